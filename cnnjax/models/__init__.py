@@ -1,0 +1,39 @@
+"""The nets, one paper a file, and `build`, which makes one from a run's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from cnnjax.errors import UserError
+from cnnjax.models.lenet import LeNet5
+
+__all__ = ["LeNet5", "build"]
+
+MODELS: dict[str, type[nnx.Module]] = {"lenet5": LeNet5}
+
+
+def build(config: Mapping[str, Any]) -> nnx.Module:
+    """The model that a run's config describes, freshly initialised.
+
+    Args:
+      config: ``config["model"]`` holds the model's name and its keywords, ``{"name": "lenet5", "num_classes": 10, ...}``;
+        ``config["dtype"]`` the computation's dtype (default float32), ``config["seed"]`` the seed (default 0).
+
+    Raises:
+      UserError: no such model, or one without these keywords.
+
+    >>> build({"model": {"name": "lenet5", "variant": "classic"}}).variant
+    'classic'
+    """
+    options = dict(config["model"])
+    name = options.pop("name")
+    if name not in MODELS:
+        raise UserError(f"there is no model {name!r}: it must be one of {', '.join(MODELS)}.")
+    rngs = nnx.Rngs(config.get("seed", 0))
+    try:
+        return MODELS[name](**options, dtype=config.get("dtype", "float32"), rngs=rngs)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the model {name} cannot be built from {options}: {error}.") from error

@@ -1,0 +1,139 @@
+"""One image-classification experiment, from flags to pictures. Imported by experiments only."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from cnnjax import data, models, report, train
+from cnnjax import flags as shared
+from cnnjax.train import workdir
+from cnnjax.train.metrics import softmax
+
+FLAGS = flags.FLAGS
+
+
+def run(name: str, model: Mapping[str, Any], recipe: Mapping[str, Any], *, size: int, standardize: bool = True) -> None:
+    """Train the model that ``models.build`` knows by `model` on ``--dataset``, and report.
+
+    Args:
+      name: of the experiment, for the default workdir.
+      model: name and keywords; the number of classes and of channels come from the data set.
+      recipe: the values of the flags that were not given.
+      size: of the square images that the model takes; smaller ones are enlarged or framed, see `data.to_canvas`.
+      standardize: whether pixels are brought to mean 0 and deviation 1 per channel, or only to 0..1.
+    """
+    options = shared.options(recipe)
+    folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.dated(Path("runs"), name)
+    with workdir.claim(folder):
+        dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+        splits = examples(dataset, options, size)
+        config = configuration(name, model, dataset, splits["train"], options, standardize)
+        net = models.build(config)
+        for line in workdir.settle_config(folder, config):
+            print(f"warning: {line}: from here on the bits may differ from those of a run without it", file=sys.stderr)
+        introduce(folder, config, splits)
+        result = train.fit(
+            net,
+            splits["train"],
+            splits["test"],
+            splits.get("validation"),
+            options,
+            folder,
+            config,
+            prepare=preparation(config),
+            augment=data.augment_for(config["model"]["channels"]) if options.augment else None,
+        )
+        if result.logits is None:
+            print(f"stopped after update {int(result.state.step)}, saved. Go on with: {shared.command_to_go_on(folder)}")
+            return
+        draw(folder, result, splits["test"], dataset.class_names)
+        summarize(folder, result)
+
+
+def examples(dataset: data.Dataset, options: train.Options, size: int) -> dict[str, train.Examples]:
+    """The splits of a data set as squares of `size`: train, test and, if asked for, validation."""
+    held = data.hold_out(dataset, options.validation, options.seed)
+    splits = {
+        "train": train.Examples(*held[:2]),
+        "validation": train.Examples(*held[2:]),
+        "test": train.Examples(dataset.test_images, dataset.test_labels),
+    }
+    return {
+        name: train.Examples(data.to_canvas(split.images, size), split.labels)
+        for name, split in splits.items()
+        if len(split.labels)
+    }
+
+
+def configuration(
+    name: str,
+    model: Mapping[str, Any],
+    dataset: data.Dataset,
+    training: train.Examples,
+    options: train.Options,
+    standardize: bool,
+) -> dict[str, Any]:
+    """What ``config.json`` and each checkpoint hold: all that decides the numbers, and all that a user of them needs."""
+    channels = training.images.shape[-1]
+    mean, std = data.channel_stats(training.images) if standardize else ((0.0,) * channels, (1.0,) * channels)
+    return {
+        "experiment": name,
+        "dataset": FLAGS.dataset,
+        "data_dir": FLAGS.data_dir,
+        "data_crc32": zlib.crc32(training.labels, zlib.crc32(training.images)),
+        "class_names": list(dataset.class_names),
+        "model": {**model, "num_classes": len(dataset.class_names), "channels": channels},
+        "input": {"size": training.images.shape[1], "stored_shape": list(dataset.test_images.shape[1:])}
+        | {"mean": list(mean), "std": list(std)},
+        **dataclasses.asdict(options),
+        "environment": workdir.environment(),
+    }
+
+
+def preparation(config: Mapping[str, Any]) -> train.Prepare:
+    """The function that turns pixels 0..255 into the input of the model of a run's config."""
+    mean, std = config["input"]["mean"], config["input"]["std"]
+    return lambda pixels: data.standardize(pixels, mean, std)
+
+
+def introduce(folder: Path, config: Mapping[str, Any], splits: Mapping[str, train.Examples]) -> None:
+    """Say what is about to run where."""
+    device = config["environment"]["device"]
+    counts = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
+    print(f"{config['experiment']} on {config['dataset']} ({counts}) on {device} x {jax.local_device_count()}, in {folder}")
+
+
+def draw(folder: Path, result: train.Result, test: train.Examples, names: list[str] | tuple[str, ...]) -> None:
+    """Leave the pictures of a finished run in its folder and among its TensorBoard events."""
+    assert result.logits is not None
+    report.curves(result.records, folder / "curves.png")
+    report.kernels(np.asarray(result.state.params["conv1"]["kernel"]), folder / "kernels.png")
+    report.confusion(test.labels, result.logits.argmax(-1), names, folder / "confusion.png")
+    report.mistakes(test.images, test.labels, softmax(result.logits), names, folder / "mistakes.png")
+    train.add_pictures(folder, int(result.state.step), ["curves", "kernels", "confusion", "mistakes"])
+
+
+def summarize(folder: Path, result: train.Result) -> None:
+    """Print what came out and where everything is."""
+    tested = [record for record in result.records if "test_accuracy" in record]
+    last = tested[-1]
+    print(f"\ntest accuracy {last['test_accuracy']:.2%}, loss {last['test_loss']:.4f}", end="")
+    print(f" after {last['epoch']} epochs ({int(result.state.step):,} updates)")
+    if "validation_loss" in last:
+        best = min(tested, key=lambda record: record["validation_loss"])
+        print(f"best by validation: epoch {best['epoch']}, validation accuracy {best['validation_accuracy']:.2%}", end="")
+        print(f", test accuracy {best['test_accuracy']:.2%}")
+    if result.updates:
+        print(f"{result.updates:,} updates in {result.seconds:.1f} s, evaluations and compiling included")
+    print(f"everything is in {folder}: config.json, metrics.jsonl, checkpoints/, events/ (tensorboard --logdir={folder}),")
+    print("  curves.png, kernels.png, confusion.png, mistakes.png")
+    print(f"classify an image with: python experiments/predict.py --workdir={folder} IMAGE")

@@ -1,0 +1,238 @@
+"""Checkpoints: Orbax underneath, a SHA-256 of every array on top, because Orbax restores flipped bits silently.
+
+Layout: ``WORKDIR/checkpoints/N`` holds the state after N updates. A checkpoint that fails its check is moved to
+``WORKDIR/damaged`` and never deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cnnjax.errors import UserError
+from cnnjax.train.state import TrainState, nested, to_arrays
+
+Arrays = dict[str, np.ndarray]
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read or whose content is not what was saved."""
+
+
+def fingerprint(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """SHA-256 of each array over its path, dtype, shape and bytes."""
+    return {
+        name: hashlib.sha256(f"{name} {a.dtype} {a.shape} ".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
+        for name, a in arrays.items()
+    }
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, for the one process that writes them.
+
+    Keeps the last `keep` and the one of the lowest validation loss. Saving is asynchronous and atomic.
+    `set_aside` damaged ones before: Orbax may fail to open over them.
+    """
+
+    def __init__(self, workdir: Path, keep: int):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as managers
+
+        self.folder = workdir / "checkpoints"
+        self._saving: int | None = None
+        self._saved = max(steps(workdir), default=None)
+        best = managers.BestN(
+            get_metric_fn=lambda metrics: -metrics["validation_loss"], n=1, keep_checkpoints_without_metrics=False
+        )
+        with _clear_errors(self.folder, "opening"):
+            self._manager = ocp.CheckpointManager(
+                self.folder.resolve(),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                    cleanup_tmp_directories=True,  # of saves that a kill interrupted
+                ),
+            )
+
+    def save(self, state: TrainState, config: Mapping[str, Any], validation_loss: float | None = None) -> None:
+        """Start saving the state, after the previous save has ended. Once per step; a second time does nothing.
+
+        Raises UserError when a save fails (a full disk) or the state holds NaN or infinity: neither replaces
+        the checkpoints that are there.
+        """
+        import orbax.checkpoint as ocp
+
+        arrays = to_arrays(state)
+        step = int(arrays["step"])
+        if step == (self._saved if self._saving is None else self._saving):
+            return
+        for name, array in arrays.items():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise UserError(
+                    f"{name} became NaN or infinite at update {step}; {self.last_good()}. "
+                    "Start a new --workdir with a lower --learning_rate or with --grad_clip."
+                )
+        self.wait()
+        meta = {"step": step, "config": dict(config), "arrays": fingerprint(arrays)}
+        meta["sha256"] = _digest(meta)
+        with _clear_errors(self.folder, f"saving checkpoint {step} in", self.last_good):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
+                metrics=None if validation_loss is None else {"validation_loss": validation_loss},
+            )
+        self._saving = step
+
+    def wait(self) -> None:
+        """Return when the save under way is safe on disk; raises UserError where it failed."""
+        if self._saving is None:
+            return
+        with _clear_errors(self.folder, f"saving checkpoint {self._saving} in", self.last_good):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        self._saved, self._saving = self._saving, None
+
+    def last_good(self) -> str:
+        """A half-sentence that says which checkpoint is there."""
+        if self._saved is None:
+            return "no checkpoint was saved before"
+        return f"the last good checkpoint is {self.folder / str(self._saved)}"
+
+    def close(self) -> None:
+        """Wait for the save under way and stop Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+class Restored(NamedTuple):
+    """A verified checkpoint, and the ones that were newer but damaged."""
+
+    arrays: Arrays
+    config: dict[str, Any]
+    damaged: list[str]
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps of the checkpoint folders of a workdir, oldest first, sound or not."""
+    folder = workdir / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def read(workdir: Path, step: int) -> Restored:
+    """Read and verify one checkpoint. Raises DamagedCheckpoint, naming its folder, where a bit is not as saved."""
+    import orbax.checkpoint as ocp
+
+    path = (workdir / "checkpoints" / str(step)).resolve()
+    if not path.is_dir():
+        raise UserError(f"{workdir} has no checkpoint {step}; it has {steps(workdir) or 'none'}.")
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            saved = reader.restore(
+                path, args=ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+            )
+        arrays, meta = {name: np.asarray(a) for name, a in saved.state.items()}, saved.meta
+        digest = meta.pop("sha256")
+    except Exception as error:  # Orbax and TensorStore raise a dozen types for a damaged file
+        reason = str(error).strip().split("\n")[0][:200]
+        raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {type(error).__name__}: {reason}") from error
+    if digest != _digest(meta):
+        raise DamagedCheckpoint(f"the checkpoint {path} is damaged: its metadata do not match their SHA-256")
+    if wrong := sorted(set(meta["arrays"].items()) ^ set(fingerprint(arrays).items())):
+        raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {wrong[0][0]} does not match its SHA-256")
+    return Restored(arrays, meta["config"], [])
+
+
+def read_newest(workdir: Path) -> Restored | None:
+    """The newest sound checkpoint, with a sentence for each newer one that is damaged; None without any checkpoint.
+
+    Raises DamagedCheckpoint if there are checkpoints and none is sound.
+    """
+    damaged: list[str] = []
+    for step in reversed(steps(workdir)):
+        try:
+            return read(workdir, step)._replace(damaged=damaged)
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+    if damaged:
+        raise DamagedCheckpoint("; ".join(damaged) + ". No sound one is left: start again with another --workdir.")
+    return None
+
+
+def set_aside(workdir: Path, newer_than: int) -> list[Path]:
+    """Move the checkpoints that are newer than a step to ``WORKDIR/damaged``, so that their steps can be saved again."""
+    folder, aside = workdir / "checkpoints", workdir / "damaged"
+    moved = []
+    for step in steps(workdir):
+        if step > newer_than:
+            aside.mkdir(exist_ok=True)
+            target = next(path for n in itertools.count() if not (path := aside / f"{step}.{n}").exists())
+            moved.append((folder / str(step)).rename(target))
+    return moved
+
+
+def best_step(workdir: Path) -> int | None:
+    """The step of the lowest validation loss among the checkpoints that are there; None if none was validated."""
+    losses = {}
+    for step in steps(workdir):
+        try:
+            metadata = json.loads((workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").read_text())
+            losses[step] = metadata["metrics"]["validation_loss"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return min(losses, key=losses.__getitem__, default=None)
+
+
+def restore(workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a run's checkpoint: ``(state, config)``, verified bit by bit.
+
+    Args:
+      workdir: the run's folder.
+      step: which checkpoint; by default the one of the lowest validation loss if the run held out a validation
+        set, else the newest sound one.
+
+    Returns:
+      state, the nested dict ``{"params": ..., "rest": ..., "opt_state": ..., "step": ...}`` of NumPy arrays, and
+      config, what the run's ``config.json`` held when it was saved. ``cnnjax.models.build(config)`` makes the model
+      and ``cnnjax.train.load(model, state["params"], state["rest"])`` fills it.
+
+    Raises:
+      UserError: no such workdir or checkpoint, or a damaged one.
+    """
+    workdir = Path(workdir)
+    if not steps(workdir):
+        raise UserError(f"{workdir} holds no checkpoint: give the --workdir of a run that has saved one.")
+    if step is None:
+        step = best_step(workdir)
+    found = read_newest(workdir) if step is None else read(workdir, step)
+    assert found is not None
+    state = nested(found.arrays)
+    return {"rest": {}, "opt_state": {}, **state}, found.config
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _clear_errors(
+    folder: Path, doing: str, last_good: Callable[[], str] = lambda: "nothing was changed"
+) -> Iterator[None]:
+    """Turn whatever Orbax raises while writing into one UserError that says what is still there."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # TensorStore's own types for a full disk, OSError, ValueError, ...
+        reason = str(error).strip().split("\n")[0][:300]
+        raise UserError(
+            f"{doing} {folder} failed: {type(error).__name__}: {reason}; {last_good()}. "
+            "See that the disk has room and is writable, then run the same command again."
+        ) from error

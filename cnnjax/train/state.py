@@ -1,0 +1,125 @@
+"""What training carries from update to update, and the one place where nnx modules become functions of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from cnnjax.errors import UserError
+
+Tree = Any  # nested dicts of arrays
+
+
+class TrainState(NamedTuple):
+    """Everything that an update reads and writes, and all that a checkpoint must hold.
+
+    params: nested dict of the ``nnx.Param`` values. rest: the module's other state (batch statistics).
+    opt_state: optax's. step: int32 scalar, the number of updates done.
+    """
+
+    params: Tree
+    rest: Tree
+    opt_state: optax.OptState
+    step: jax.Array
+
+
+class Net(NamedTuple):
+    """The static half of a split module, once as ``model.train()`` leaves it and once as ``model.eval()``."""
+
+    training: nnx.GraphDef
+    inference: nnx.GraphDef
+
+
+def split(model: nnx.Module) -> tuple[Net, Tree, Tree]:
+    """Split a module into its static structure, its parameters and the rest of its state, as plain dicts."""
+    model.train()
+    training, params, rest = nnx.split(model, nnx.Param, ...)
+    model.eval()
+    return Net(training, nnx.graphdef(model)), nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+
+def apply_training(net: Net, params: Tree, rest: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
+    """Logits of a batch in training mode, and the state that the module updated on the way."""
+    model = nnx.merge(net.training, params, rest)
+    logits = model(x)
+    return logits, nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[2])
+
+
+def apply_inference(net: Net, params: Tree, rest: Tree, x: jax.Array) -> jax.Array:
+    """Logits of a batch in evaluation mode."""
+    return nnx.merge(net.inference, params, rest)(x)
+
+
+def initial(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[Net, TrainState]:
+    """The state before the first update."""
+    net, params, rest = split(model)
+    return net, TrainState(params, rest, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
+    """Copy a state to the host as ``{"params/conv1/kernel": array, ...}``.
+
+    Always a copy: on the CPU ``np.asarray`` would be a view of memory that the next, donating update overwrites
+    while an asynchronous save still reads it.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {_name(path): np.array(leaf) for path, leaf in leaves}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainState:
+    """The inverse of `to_arrays`, in the structure of `like`.
+
+    Raises UserError where an array is missing, left over, or of another shape or dtype: another net's checkpoint.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    wanted = {_name(path): leaf for path, leaf in leaves}
+    differing = [
+        f"{name} is {_describe(arrays.get(name))} there and {_describe(wanted.get(name))} here"
+        for name in [*wanted, *(name for name in arrays if name not in wanted)]
+        if _describe(arrays.get(name)) != _describe(wanted.get(name))
+    ]
+    if differing:
+        raise UserError(
+            f"the checkpoint holds another net or optimiser: {differing[0]}"
+            + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
+            + ". Build the model from the config.json beside it, or give another --workdir."
+        )
+    return jax.tree.unflatten(structure, [arrays[name] for name in wanted])
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """``{"params/conv1/kernel": a}`` as ``{"params": {"conv1": {"kernel": a}}}``; digits become int keys."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *folders, last = (int(part) if part.isdigit() else part for part in name.split("/"))
+        node: dict[Any, Any] = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = array
+    return tree
+
+
+def load(model: nnx.Module, params: Tree, rest: Tree) -> nnx.Module:
+    """A copy of `model`, in evaluation mode, that holds the given parameters and state.
+
+    Raises UserError where they are those of another net.
+    """
+    net, own_params, own_rest = split(model)
+    like = TrainState(own_params, own_rest, (), jnp.zeros((), jnp.int32))
+    given = TrainState(params, rest, (), jnp.zeros((), jnp.int32))
+    state = from_arrays(to_arrays(given), like)
+    return nnx.merge(net.inference, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _describe(array: Any) -> str:
+    return "absent" if array is None else f"{array.dtype}{list(array.shape)}"

@@ -1,0 +1,121 @@
+"""The training update, and the jitted training and evaluation steps around it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cnnjax.data import rng
+from cnnjax.train.state import Net, TrainState, apply_inference, apply_training
+
+Metrics = dict[str, jax.Array]
+Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+Prepare = Callable[[jax.Array], jax.Array]
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over the batch of ``-log softmax(logits)[label]``, in float32. logits (N, C), labels int (N,)."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
+
+
+def make_update(net: Net, optimizer: optax.GradientTransformation, loss: Callable = cross_entropy) -> Update:
+    """The pure function ``update(state, x, labels) -> (state, metrics)`` of one gradient step. Not jitted.
+
+    x is a batch as the model takes it, labels int32 (N,); metrics are the batch's loss and accuracy before the step.
+    """
+
+    def update(state: TrainState, x: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
+        def objective(params: Any) -> tuple[jax.Array, Any]:
+            logits, rest = apply_training(net, params, state.rest, x)
+            return loss(logits, labels), (logits, rest)
+
+        (value, (logits, rest)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, changes)
+        accuracy = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
+        return TrainState(params, rest, opt_state, state.step + 1), {"loss": value, "accuracy": accuracy}
+
+    return update
+
+
+def data_mesh(devices: int | None = None) -> Mesh:
+    """All local devices (or the first `devices`) along one axis, ``"batch"``."""
+    chosen = jax.local_devices()[:devices]
+    return jax.make_mesh((len(chosen),), ("batch",), axis_types=(AxisType.Auto,), devices=chosen)
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Put a copy of every array on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def make_train_step(update: Update, mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | None) -> Callable:
+    """Jit ``train_step(state, images, labels, indices) -> (state, metrics)``; the state given is donated.
+
+    images uint8 (N, H, W, C) and labels int32 (N,) are the whole training set, on the device; indices int32 (K, B)
+    name the batches of K updates, and the metrics come back as arrays (K,). Each batch is shared out over the mesh.
+    """
+    over_devices = NamedSharding(mesh, PartitionSpec("batch"))
+
+    def one(state: TrainState, images: jax.Array, labels: jax.Array, chosen: jax.Array):
+        chosen = jax.lax.with_sharding_constraint(chosen, over_devices)
+        x = images[chosen].astype(jnp.float32)
+        if augment is not None:
+            x = augment(rng.key(seed, rng.AUGMENT, state.step), x)
+        return update(state, prepare(x), labels[chosen])
+
+    def train_step(state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array):
+        if len(indices) == 1:  # outside a loop XLA spreads elementwise work over the cores
+            state, metrics = one(state, images, labels, indices[0])
+            return state, jax.tree.map(lambda m: m[None], metrics)
+        return jax.lax.scan(lambda s, chosen: one(s, images, labels, chosen), state, indices)
+
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options())
+
+
+def make_predict(net: Net, mesh: Mesh, prepare: Prepare, batch_size: int = 256) -> Callable:
+    """``predict(state, images) -> logits``: float32 (N, classes) on the host, each image once, in order.
+
+    Works through the images by `batch_size` per device; the last batch is filled up with zeros, whose logits go.
+    """
+    over_devices = NamedSharding(mesh, PartitionSpec("batch"))
+    size = batch_size * mesh.size
+
+    @jax.jit
+    def logits(params: Any, rest: Any, images: jax.Array) -> jax.Array:
+        images = jax.lax.with_sharding_constraint(images, over_devices)
+        return apply_inference(net, params, rest, prepare(images.astype(jnp.float32))).astype(jnp.float32)
+
+    def predict(state: TrainState, images: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            padded = np.pad(part, [(0, size - len(part)), *[(0, 0)] * (images.ndim - 1)])
+            parts.append(logits(state.params, state.rest, padded)[: len(part)])
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    return predict
+
+
+@functools.cache
+def compiler_options() -> dict[str, str] | None:
+    """XLA options for the outermost jit of a step: none but on the CPU, and there only if this XLA knows them.
+
+    The YNNPACK fusions make kernel gradients on the CPU several times slower.
+    """
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=options).lower(jnp.zeros(())).compile()
+    except Exception:  # what XLA raises for an option it does not know differs by version
+        return None
+    return options

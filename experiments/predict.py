@@ -1,0 +1,93 @@
+"""Classify images with a trained net: the class probabilities as a table and a figure.
+
+  python experiments/predict.py --workdir=runs/... digit.png photo.jpg
+  python experiments/predict.py --workdir=runs/... --index=0,17
+
+Images must have the size of the training images as they are stored, or the size that the net takes (32x32);
+colours are turned to gray where the net was trained on gray images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from cnnjax import data, experiment, models, report, train
+from cnnjax import flags as shared
+from cnnjax.errors import UserError
+from cnnjax.train.metrics import softmax
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
+flags.DEFINE_integer("step", None, "which checkpoint; by default the best by validation, else the newest")
+flags.DEFINE_list("index", [], "numbers of test examples to classify")
+flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets, for --index; by default as in training")
+flags.DEFINE_string("output", None, "the figure; by default prediction.png in the workdir")
+
+
+def main(arguments: list[str]) -> None:
+    """Restore, classify, print, draw."""
+    state, config = train.restore(FLAGS.workdir, FLAGS.step)
+    model = train.load(models.build(config), state["params"], state["rest"])
+    named = [(Path(path).name, read_image(path, config)) for path in arguments] + test_examples(config)
+    if not named:
+        raise UserError("nothing to classify: give PNG or JPEG files, or --index=N for a test example.")
+    titles, images = zip(*named, strict=True)
+    canvases = np.concatenate([data.to_canvas(image[None], config["input"]["size"]) for image in images])
+    inputs = experiment.preparation(config)(jnp.asarray(canvases, jnp.float32))
+    probabilities = softmax(np.asarray(model(inputs), np.float64))
+    show(titles, probabilities, config["class_names"])
+    path = Path(FLAGS.output or Path(FLAGS.workdir) / "prediction.png")
+    report.predictions(images, titles, probabilities, config["class_names"], path)
+    print(f"checkpoint {int(state['step'])} of {FLAGS.workdir}; figure: {path}")
+
+
+def read_image(path: str, config: dict) -> np.ndarray:
+    """An image file as uint8 (H, W, channels)."""
+    from PIL import Image, UnidentifiedImageError
+
+    height, width, channels = config["input"]["stored_shape"]
+    size = config["input"]["size"]
+    try:
+        with Image.open(path) as file:
+            image = np.asarray(file.convert("L" if channels == 1 else "RGB"))
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is no image that Pillow can read: give a PNG or JPEG file.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+    if image.shape[:2] not in {(height, width), (size, size)}:
+        raise UserError(
+            f"{path} has {image.shape[0]}x{image.shape[1]} pixels (height x width); "
+            f"this net was trained on {config['dataset']}: resize it to {height}x{width}."
+        )
+    return image.reshape(*image.shape[:2], channels)
+
+
+def test_examples(config: dict) -> list[tuple[str, np.ndarray]]:
+    """The test examples that ``--index`` names, each with its true class for a title."""
+    if not FLAGS.index:
+        return []
+    dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"])
+    chosen = []
+    for word in FLAGS.index:
+        if not word.strip().isdigit() or int(word) >= len(dataset.test_labels):
+            raise UserError(f"--index={word}: must be a number from 0 to {len(dataset.test_labels) - 1}.")
+        number = int(word)
+        true = dataset.class_names[dataset.test_labels[number]]
+        chosen.append((f"test {number} (true: {true})", dataset.test_images[number]))
+    return chosen
+
+
+def show(titles: tuple[str, ...], probabilities: np.ndarray, names: list[str]) -> None:
+    """Print a row per image: the most probable class, then the probability of each of the ten most probable."""
+    for title, row in zip(titles, probabilities, strict=True):
+        print(f"{title}: {names[row.argmax()]} ({row.max():.1%})")
+        for place in np.argsort(-row, kind="stable")[:10]:
+            print(f"  {names[place]:>20}  {row[place]:8.4f}  {'#' * round(40 * row[place])}")
+
+
+if __name__ == "__main__":
+    shared.run(main)
