@@ -1,0 +1,27 @@
+"""Data: the embedded digits and the data sets of TFDS as arrays, batches by (seed, step), augmentation.
+
+Importing this imports neither tfds, nor PIL, nor matplotlib.
+"""
+
+from cnnjax.data import augment, rng
+from cnnjax.data.augment import affine, augment_for, channel_stats, crop_flip, standardize
+from cnnjax.data.batches import indices, permutation, steps_per_epoch
+from cnnjax.data.sources import Dataset, digits, hold_out, load, to_canvas
+
+__all__ = [
+    "Dataset",
+    "affine",
+    "augment",
+    "augment_for",
+    "channel_stats",
+    "crop_flip",
+    "digits",
+    "hold_out",
+    "indices",
+    "load",
+    "permutation",
+    "rng",
+    "standardize",
+    "steps_per_epoch",
+    "to_canvas",
+]

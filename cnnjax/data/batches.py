@@ -1,0 +1,62 @@
+"""Which examples make up which batch: functions of (seed, step) alone, so that resuming needs no iterator."""
+
+from functools import lru_cache
+
+import jax
+import numpy as np
+
+from cnnjax.data import rng
+from cnnjax.errors import UserError
+
+
+@lru_cache(maxsize=2)  # a group of updates may straddle two epochs
+def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of the examples in one epoch: ``jax.random.permutation(key(seed, SHUFFLE, epoch), n)``.
+
+    Args:
+      seed: the run's seed.
+      epoch: 0, 1, ...
+      n: number of training examples.
+
+    Returns:
+      (n,) int32 on the host, read-only because it is shared with the next caller.
+    """
+    order = np.array(jax.random.permutation(rng.key(seed, rng.SHUFFLE, epoch), n), np.int32)
+    order.flags.writeable = False
+    return order
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """``n // batch_size``: the last, partial batch of an epoch is dropped.
+
+    Raises:
+      UserError: when not even one batch fits, or ``batch_size`` is not positive.
+    """
+    if batch_size < 1:
+        raise UserError(f"The batch size is {batch_size}; it must be at least 1.")
+    if batch_size > n:
+        raise UserError(
+            f"The batch size is {batch_size}, more than the {n} training examples; "
+            f"choose a batch size of at most {n}."
+        )
+    return n // batch_size
+
+
+def indices(seed: int, step: int, count: int, n: int, batch_size: int) -> np.ndarray:
+    """The examples of the updates ``step``, ..., ``step + count - 1``, counted from the start of training.
+
+    Update ``t`` takes rows ``[i * batch_size, (i + 1) * batch_size)`` of ``permutation(seed, epoch, n)``,
+    where ``epoch, i = divmod(t, steps_per_epoch(n, batch_size))``.
+
+    Returns:
+      (count, batch_size) int32 on the host, each in ``0..n-1``.
+
+    Raises:
+      UserError: as :func:`steps_per_epoch`.
+    """
+    per_epoch = steps_per_epoch(n, batch_size)
+    batches = np.empty((count, batch_size), np.int32)
+    for row in range(count):
+        epoch, i = divmod(step + row, per_epoch)
+        batches[row] = permutation(seed, epoch, n)[i * batch_size : (i + 1) * batch_size]
+    return batches

@@ -1,0 +1,71 @@
+"""Decoded arrays kept in one file, which is checked before it is trusted."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+_DIGEST = "sha256"
+
+
+def directory() -> Path:
+    """``$XDG_CACHE_HOME/cnnjax``, or ``~/.cache/cnnjax``; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cnnjax"
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the name, dtype, shape and bytes of every array, in the order of the names."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        sha.update(array.reshape(-1).view(np.uint8))
+    return sha.hexdigest()
+
+
+def read(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that :func:`write` put into ``path``; None when there is no such file.
+
+    A file that is truncated or changed in any bit of its content gives None too, with a warning that names it.
+    """
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if str(arrays.pop(_DIGEST)) == digest(arrays):
+            return arrays
+        problem = "its content does not match its SHA-256"
+    except Exception as error:  # whatever a damaged zip file may cause, down to MemoryError
+        problem = f"{type(error).__name__}: {error}"
+    warnings.warn(f"The cache file {path} is damaged ({problem}); decoding again.", stacklevel=2)
+    return None
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Stores the arrays in ``path``, atomically: a reader sees the old file or the whole new one.
+
+    Two processes may write the same file at once; the last one wins.  When the file cannot be written (no
+    permission, disk full) there is a warning and no file: a cache is never worth a failed run.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            # mypy takes the arrays for savez's own keyword, allow_pickle.
+            np.savez(file, **{_DIGEST: np.array(digest(arrays))}, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        warnings.warn(f"Cannot write the cache file {path} ({error}); going on without it.", stacklevel=2)
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # already in its place, or the disk is gone
+                os.unlink(temporary)

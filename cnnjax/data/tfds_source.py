@@ -1,0 +1,257 @@
+"""Image-classification data sets of TFDS as arrays, read without TensorFlow.
+
+TFDS wants to be handled with care (seen with 4.9.10): its ``data_source`` reads array_record files only;
+preparing mnist, cifar10 and others needs TensorFlow; and without a network it tries for minutes before it
+gives up, hence the questions asked here before it is let loose.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnjax.data import cache
+from cnnjax.errors import UserError
+
+_CACHE_FORMAT = 1  # raise it when the arrays in the cache change their meaning
+_CHUNK = 1000  # examples decoded per call
+_PROBE_URL = "https://storage.googleapis.com"  # TFDS fetches mnist and much else from there
+_PROBE_SECONDS = 3.0
+
+
+def load(
+    name: str, data_dir: str | os.PathLike | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """``(train_images, train_labels, test_images, test_labels, class_names)`` of a TFDS data set.
+
+    See :func:`cnnjax.data.load` for the arguments and errors, :class:`cnnjax.data.Dataset` for the arrays.
+    """
+    with _quiet_absl():
+        builder = _open(name, data_dir)
+        image_key, label_key = _supervised_keys(name, builder)
+        if not builder.is_prepared():
+            _prepare(name, builder)
+            builder = _open(name, data_dir)
+        _check_prepared(name, builder)
+        path = _cache_path(builder)
+        arrays = cache.read(path)
+        if arrays is None:
+            arrays = {}
+            for split in ("train", "test"):
+                images, labels = _decode(name, builder, split, image_key, label_key)
+                arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+            cache.write(path, arrays)
+    class_names = tuple(builder.info.features[label_key].names)
+    return (
+        arrays["train_images"],
+        arrays["train_labels"],
+        arrays["test_images"],
+        arrays["test_labels"],
+        class_names,
+    )
+
+
+@contextlib.contextmanager
+def _quiet_absl() -> Iterator[None]:
+    """Holds back TFDS's warnings that mean nothing here: no OpenCV, no dataset_info.json yet."""
+    from absl import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
+    """TFDS's builder: what it knows about a data set.  Does not touch the network."""
+    import tensorflow_datasets as tfds
+
+    where = {}
+    if data_dir is not None:
+        folder = Path(data_dir).expanduser()
+        if not folder.is_dir():
+            raise UserError(
+                f"The data directory {folder} is not an existing folder; give the folder that holds the data "
+                f"sets TFDS prepared ({name} would be {folder / name}), or create it to prepare them there."
+            )
+        where["data_dir"] = str(folder)
+    try:
+        return tfds.builder(name, **where)
+    except tfds.core.registered.DatasetNotFoundError:
+        problem = f"There is no data set {name!r}."
+    except ValueError as error:
+        if "builder name string" not in str(error):  # the name is well-formed: a version or a config is wrong
+            raise UserError(f"The data set {name!r} cannot be opened: {_first_line(error)}") from error
+        problem = f"{name!r} is not a well-formed data set name."
+    except Exception as error:
+        raise UserError(f"The data set {name!r} cannot be opened: {_first_line(error)}") from error
+    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    close = difflib.get_close_matches(name.lower(), known, n=3)
+    advice = f"Did you mean {' or '.join(close)}?" if close else "For example: digits, mnist, cifar10."
+    raise UserError(
+        f"{problem} {advice} It must be digits or the TFDS name of an image-classification data set."
+    )
+
+
+def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
+    """The features that hold the image and the label, checked before anything is downloaded."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    keys = builder.info.supervised_keys or ("image", "label")
+    image, label = (features.get(key) if isinstance(key, str) else None for key in keys[:2])
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        raise UserError(
+            f"The data set {name} has no image with a class label; it has the features "
+            f"{', '.join(features)}. Choose an image-classification data set."
+        )
+    if None in image.shape or image.shape[-1] not in (1, 3) or np.dtype(image.np_dtype) != np.uint8:
+        raise UserError(
+            f"The images of {name} have shape {image.shape} and type {np.dtype(image.np_dtype)}; they must all "
+            "have one known size, 1 or 3 channels and type uint8. Choose another data set."
+        )
+    return keys[0], keys[1]
+
+
+def _prepare(name: str, builder: Any) -> None:
+    """Downloads a data set and writes it as array_record files, or says at once why that cannot be."""
+    import tensorflow_datasets as tfds
+
+    missing = f"The data set {name} was looked for in {builder.data_path} and is not there"
+    elsewhere = "or point --data_dir or TFDS_DATA_DIR to a folder with array_record files that TFDS prepared"
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"{missing}; to download and prepare it TFDS needs TensorFlow, once. On a machine with a network: "
+            f"pip install 'cnnjax[prepare]', then the same command again; {elsewhere}."
+        )
+    if not _network_answers():
+        raise UserError(
+            f"{missing}, and it cannot be downloaded: {_PROBE_URL} does not answer within "
+            f"{_PROBE_SECONDS:.0f} seconds. Run the same command where there is a network, {elsewhere}."
+        )
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            # What lies ready on Google's storage is TFRecord, which cannot be read here.
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+    except Exception as error:
+        raise UserError(f"{missing}; preparing it failed: {_first_line(error)}") from error
+
+
+def _network_answers() -> bool:
+    """Whether an HTTPS request, through the proxy if one is set, is answered within seconds."""
+    answers = []
+
+    def ask():
+        request = urllib.request.Request(_PROBE_URL, method="HEAD")
+        try:
+            with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
+                answers.append(True)
+        except urllib.error.HTTPError as error:  # a server that says no is a server
+            error.close()
+            answers.append(True)
+        except (OSError, ValueError):  # ValueError: a proxy variable that is no URL
+            pass
+
+    # The timeout of urlopen does not hold for looking up the host's name, so the thread may be left behind.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS + 1)
+    return bool(answers)
+
+
+def _check_prepared(name: str, builder: Any) -> None:
+    info, folder = builder.info, builder.data_path
+    if info.splits and info.file_format.value != "array_record":
+        raise UserError(
+            f"The data set {name} in {folder} was prepared as {info.file_format.value}; it must be "
+            "array_record. Move that folder away or choose another --data_dir, and run the same command again "
+            "with TensorFlow installed (pip install 'cnnjax[prepare]'): it prepares array_record files."
+        )
+    if "train" not in info.splits or "test" not in info.splits:
+        has = f"the splits {', '.join(info.splits)}" if info.splits else "no splits"
+        raise UserError(
+            f"The data set {name} in {folder} has {has}; it must have train and test. "
+            + ("Choose another data set." if info.splits else "Remove that folder and prepare it again.")
+        )
+
+
+def _cache_path(builder: Any) -> Path:
+    """A name that changes with the data set's version and with the name, size or time of any record file."""
+    files = []
+    for split in ("train", "test"):
+        for path in map(os.fspath, builder.info.splits[split].filepaths):
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise UserError(
+                    f"The record file {path} cannot be read ({error.strerror}); restore it, or remove its "
+                    "folder and prepare the data set again."
+                ) from error
+            files.append((os.path.basename(path), status.st_size, status.st_mtime_ns))
+    full_name = builder.info.full_name  # for example emnist/letters/3.1.0
+    key = hashlib.sha256(json.dumps([_CACHE_FORMAT, full_name, files]).encode()).hexdigest()[:16]
+    return cache.directory() / f"{full_name.replace('/', '-')}-{key}.npz"
+
+
+def _decode(
+    name: str, builder: Any, split: str, image_key: str, label_key: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """All images (N, H, W, C) uint8 and labels (N,) int32 of a split, decoded from the record files."""
+    from tqdm import tqdm
+
+    info = builder.info.splits[split]
+    features = builder.info.features
+    n, classes = info.num_examples, features[label_key].num_classes
+    images = np.empty((n, *features[image_key].shape), np.uint8)
+    labels = np.empty(n, np.int32)
+    start = 0
+    try:
+        source = builder.as_data_source(split=split)
+        progress = tqdm(total=n, desc=f"decoding {name} {split}", delay=2, leave=False, disable=None)
+        with progress:
+            for start in range(0, n, _CHUNK):
+                rows = range(start, min(start + _CHUNK, n))
+                for row, example in zip(rows, source.__getitems__(rows), strict=True):
+                    if example[image_key].shape != images.shape[1:]:
+                        raise ValueError(f"example {row} has shape {example[image_key].shape}")
+                    images[row], labels[row] = example[image_key], example[label_key]
+                progress.update(len(rows))
+    except Exception as error:
+        files = _record_files(info, start, start + _CHUNK)
+        raise UserError(
+            f"The record file {files} of {name} is damaged ({_first_line(error)}); restore it, or remove its "
+            "folder and prepare the data set again."
+        ) from error
+    if n and not (labels.min() >= 0 and labels.max() < classes):
+        raise UserError(
+            f"The {split} split of {name} has labels from {labels.min()} to {labels.max()}; they must be "
+            f"0 to {classes - 1}. Its examples are not all labelled: choose another data set."
+        )
+    return images, labels
+
+
+def _record_files(split_info: Any, start: int, stop: int) -> str:
+    """The files that hold the examples ``start``, ..., ``stop - 1`` of a split, by the lengths of the shards."""
+    ends = list(itertools.accumulate(split_info.shard_lengths))
+    spans = zip(split_info.filepaths, [0, *ends], ends, strict=False)
+    return " or ".join(os.fspath(path) for path, low, high in spans if low < stop and high > start)
