@@ -1,6 +1,9 @@
 """Augmentation against nested loops, and by hand."""
 
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -169,3 +172,25 @@ def test_standardize_by_hand():
     np.testing.assert_array_equal(out, [[[[1.0, -2.0]]]])
     with pytest.raises(ValueError, match="2 channels"):
         standardize(images, (0.5,), (0.5,))
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from cnnjax.data import affine, crop_flip
+images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 3)).astype(np.float32)
+mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+apart = jax.device_put(images, NamedSharding(mesh, PartitionSpec("batch")))
+for change in (affine, crop_flip):
+    alone, shared = (jax.jit(change)(jax.random.key(1), x) for x in (jnp.array(images), apart))
+    assert len(shared.sharding.device_set) == 4, shared.sharding
+    np.testing.assert_allclose(shared, alone, atol=1e-3)
+"""
+
+
+def test_the_number_of_devices_does_not_matter():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True)
