@@ -24,26 +24,26 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        sha.update(array.reshape(-1).view(np.uint8))
+        sha.update(array.data.cast("B") if array.size else b"")
     return sha.hexdigest()
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays that :func:`write` put into ``path``; None when there is no such file.
 
-    A file that is truncated or changed in any bit of its content gives None too, with a warning that names it.
+    A file that is truncated, or changed in any bit of its content, gives None too, with a warning.
     """
-    if not path.exists():
-        return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
         if str(arrays.pop(_DIGEST)) == digest(arrays):
             return arrays
         problem = "its content does not match its SHA-256"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except Exception as error:  # whatever a damaged zip file may cause, down to MemoryError
         problem = f"{type(error).__name__}: {error}"
-    warnings.warn(f"The cache file {path} is damaged ({problem}); decoding again.", stacklevel=2)
+    warnings.warn(f"The cache file {path} cannot be used ({problem}); decoding again.", stacklevel=2)
     return None
 
 

@@ -8,10 +8,12 @@ gives up, hence the questions asked here before it is let loose.
 import contextlib
 import difflib
 import hashlib
+import http.client
 import importlib.util
 import itertools
 import json
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -26,6 +28,7 @@ from cnnjax.errors import UserError
 
 _CACHE_FORMAT = 1  # raise it when the arrays in the cache change their meaning
 _CHUNK = 1000  # examples decoded per call
+_PREPARING_NEEDS = ("tensorflow", "importlib_resources")
 _PROBE_URL = "https://storage.googleapis.com"  # TFDS fetches mnist and much else from there
 _PROBE_SECONDS = 3.0
 
@@ -76,6 +79,8 @@ def _quiet_absl() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    """What went wrong, in one line; TFDS wraps the cause in a longer story."""
+    error = error.__cause__ or error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -94,6 +99,8 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
             )
         where["data_dir"] = str(folder)
     try:
+        if re.match(r"\w+:[A-Za-z]", name):  # community data sets: TFDS would go and ask the network
+            raise tfds.core.registered.DatasetNotFoundError
         return tfds.builder(name, **where)
     except tfds.core.registered.DatasetNotFoundError:
         problem = f"There is no data set {name!r}."
@@ -115,8 +122,8 @@ def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
     """The features that hold the image and the label, checked before anything is downloaded."""
     import tensorflow_datasets as tfds
 
-    features = builder.info.features
-    keys = builder.info.supervised_keys or ("image", "label")
+    features = dict(builder.info.features)
+    keys = builder.info.supervised_keys or ("image", "label")  # its entries may be nested
     image, label = (features.get(key) if isinstance(key, str) else None for key in keys[:2])
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
@@ -125,8 +132,8 @@ def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
         )
     if None in image.shape or image.shape[-1] not in (1, 3) or np.dtype(image.np_dtype) != np.uint8:
         raise UserError(
-            f"The images of {name} have shape {image.shape} and type {np.dtype(image.np_dtype)}; they must all "
-            "have one known size, 1 or 3 channels and type uint8. Choose another data set."
+            f"The images of {name} have shape {image.shape} and type {np.dtype(image.np_dtype)}; they must "
+            "all have one known size, 1 or 3 channels and type uint8. Choose another data set."
         )
     return keys[0], keys[1]
 
@@ -137,9 +144,11 @@ def _prepare(name: str, builder: Any) -> None:
 
     missing = f"The data set {name} was looked for in {builder.data_path} and is not there"
     elsewhere = "or point --data_dir or TFDS_DATA_DIR to a folder with array_record files that TFDS prepared"
-    if importlib.util.find_spec("tensorflow") is None:
+    absent = [module for module in _PREPARING_NEEDS if importlib.util.find_spec(module) is None]
+    if absent:
         raise UserError(
-            f"{missing}; to download and prepare it TFDS needs TensorFlow, once. On a machine with a network: "
+            f"{missing}; to download and prepare it TFDS needs TensorFlow, once, and there is no "
+            f"{' and no '.join(absent)} here. Where there is a network: "
             f"pip install 'cnnjax[prepare]', then the same command again; {elsewhere}."
         )
     if not _network_answers():
@@ -169,7 +178,7 @@ def _network_answers() -> bool:
         except urllib.error.HTTPError as error:  # a server that says no is a server
             error.close()
             answers.append(True)
-        except (OSError, ValueError):  # ValueError: a proxy variable that is no URL
+        except (OSError, ValueError, http.client.HTTPException):  # ValueError: a proxy that is no URL
             pass
 
     # The timeout of urlopen does not hold for looking up the host's name, so the thread may be left behind.
@@ -181,17 +190,16 @@ def _network_answers() -> bool:
 
 def _check_prepared(name: str, builder: Any) -> None:
     info, folder = builder.info, builder.data_path
-    if info.splits and info.file_format.value != "array_record":
+    if info.file_format.value != "array_record":
         raise UserError(
             f"The data set {name} in {folder} was prepared as {info.file_format.value}; it must be "
-            "array_record. Move that folder away or choose another --data_dir, and run the same command again "
-            "with TensorFlow installed (pip install 'cnnjax[prepare]'): it prepares array_record files."
+            "array_record. Move that folder away or choose another --data_dir, and run the same command "
+            "again with TensorFlow installed (pip install 'cnnjax[prepare]'): it prepares array_record files."
         )
     if "train" not in info.splits or "test" not in info.splits:
-        has = f"the splits {', '.join(info.splits)}" if info.splits else "no splits"
         raise UserError(
-            f"The data set {name} in {folder} has {has}; it must have train and test. "
-            + ("Choose another data set." if info.splits else "Remove that folder and prepare it again.")
+            f"The data set {name} in {folder} has the splits {', '.join(info.splits) or 'none'}; it must "
+            "have train and test. Choose another data set."
         )
 
 
@@ -251,7 +259,7 @@ def _decode(
 
 
 def _record_files(split_info: Any, start: int, stop: int) -> str:
-    """The files that hold the examples ``start``, ..., ``stop - 1`` of a split, by the lengths of the shards."""
+    """The files that hold the examples ``start``, ..., ``stop - 1`` of a split."""
     ends = list(itertools.accumulate(split_info.shard_lengths))
     spans = zip(split_info.filepaths, [0, *ends], ends, strict=False)
     return " or ".join(os.fspath(path) for path, low, high in spans if low < stop and high > start)

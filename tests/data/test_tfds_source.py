@@ -1,0 +1,369 @@
+"""TFDS: a small data set prepared on the spot, damaged in many ways; and the real ones where they are."""
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from cnnjax import data
+from cnnjax.data import cache, tfds_source
+from cnnjax.errors import UserError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+def png(array):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "png")
+    file.seek(0)
+    return file
+
+
+class TinyColours(tfds.core.GeneratorBasedBuilder):
+    """2,100 train and 3 test images of one colour each; more than two chunks."""
+
+    VERSION = tfds.core.Version("1.2.0")
+    SPLITS = ("train", "test")
+    SHAPE = (4, 5, 3)
+    url_infos: ClassVar = {}  # TFDS would look for them beside this file, with importlib_resources
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=self.SHAPE),
+            "label": tfds.features.ClassLabel(names=["dark", "light"]),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(2100 if split == "train" else 3) for split in self.SPLITS}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            shape = [size or 4 for size in self.SHAPE]
+            yield i, {"image": png(np.full(shape, i % 256, np.uint8)), "label": i % 256 // 128}
+
+
+class TinyTrainOnly(TinyColours):
+    """No test split."""
+
+    SPLITS = ("train",)
+
+
+class TinyVarying(TinyColours):
+    """Images of unknown size."""
+
+    SHAPE = (None, None, 3)
+
+
+class TinyUnlabelled(TinyColours):
+    """Labels of -1, as some test splits have them."""
+
+    def _generate_examples(self, count):
+        for i in range(3):
+            yield i, {"image": png(np.zeros(self.SHAPE, np.uint8)), "label": -1}
+
+
+class TinyText(tfds.core.GeneratorBasedBuilder):
+    """No image at all."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict({"words": tfds.features.Text()})
+        )
+
+    def _split_generators(self, dl_manager):
+        return {}
+
+    def _generate_examples(self):
+        yield from ()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    tfds.builder("tiny_colours", data_dir=str(folder)).download_and_prepare(file_format="array_record")
+    return folder
+
+
+@pytest.fixture
+def colours(prepared, tmp_path):
+    """A copy of the prepared data set to damage: (data_dir, the folder of its version)."""
+    shutil.copytree(prepared, tmp_path / "data")
+    return tmp_path / "data", tmp_path / "data" / "tiny_colours" / "1.2.0"
+
+
+def prepare(name, folder):
+    tfds.builder(name, data_dir=str(folder)).download_and_prepare(file_format="array_record")
+
+
+def cache_files(tmp_path):
+    return sorted((tmp_path / "cache" / "cnnjax").iterdir())
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def count_decodings(monkeypatch):
+    calls = []
+    decode = tfds_source._decode
+    monkeypatch.setattr(tfds_source, "_decode", lambda *args: calls.append(args[2]) or decode(*args))
+    return calls
+
+
+def test_load_decodes_every_example(prepared):
+    colours = data.load("tiny_colours", prepared)
+    assert colours.train_images.shape == (2100, 4, 5, 3) and colours.train_images.dtype == np.uint8
+    assert colours.test_images.shape == (3, 4, 5, 3)
+    assert colours.train_labels.dtype == np.int32
+    assert colours.class_names == ("dark", "light")
+    grey = colours.train_images[:, 0, 0, 0]
+    np.testing.assert_array_equal(np.sort(grey), np.sort(np.arange(2100) % 256))
+    np.testing.assert_array_equal(colours.train_labels, grey // 128)
+    assert (colours.train_images == grey[:, None, None, None]).all()
+
+
+def test_the_second_load_comes_from_the_cache(prepared, tmp_path, monkeypatch):
+    decoded = count_decodings(monkeypatch)
+    first = data.load("tiny_colours", prepared)
+    (file,) = cache_files(tmp_path)
+    assert file.name.startswith("tiny_colours-1.2.0-") and file.suffix == ".npz"
+    second = data.load("tiny_colours", str(prepared))
+    assert same(first, second)
+    assert decoded == ["train", "test"]
+
+
+def test_a_damaged_cache_is_decoded_again_and_replaced(prepared, tmp_path, monkeypatch):
+    first = data.load("tiny_colours", prepared)
+    (file,) = cache_files(tmp_path)
+    whole = bytearray(file.read_bytes())
+    for damaged in (whole[:5000], whole[:5000] + bytes([whole[5000] ^ 4]) + whole[5001:]):
+        file.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=file.name):
+            assert same(data.load("tiny_colours", prepared), first)
+        assert cache.read(file) is not None
+
+
+def test_a_changed_source_is_decoded_again(colours, tmp_path, monkeypatch):
+    data_dir, folder = colours
+    data.load("tiny_colours", data_dir)
+    decoded = count_decodings(monkeypatch)
+    record = next(folder.glob("*train.array_record*"))
+    os.utime(record, ns=(0, 0))
+    data.load("tiny_colours", data_dir)
+    assert decoded == ["train", "test"]
+    assert len(cache_files(tmp_path)) == 2
+
+
+def test_without_a_cache_directory_it_goes_on_with_one_warning(prepared, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="going on without it") as caught:
+        assert len(data.load("tiny_colours", prepared).train_labels) == 2100
+    assert len(caught) == 1
+
+
+def test_the_verbosity_of_absl_is_put_back(prepared):
+    from absl import logging
+
+    before = logging.get_verbosity()
+    data.load("tiny_colours", prepared)
+    assert logging.get_verbosity() == before
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "removed"])
+def test_a_corrupt_record_file_is_named(colours, damage):
+    data_dir, folder = colours
+    record = next(folder.glob("*train.array_record*"))
+    content = bytearray(record.read_bytes())
+    if damage == "removed":
+        record.unlink()
+    elif damage == "truncated":
+        record.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 3
+        content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
+        record.write_bytes(content)
+    with pytest.raises(UserError, match=record.name):
+        data.load("tiny_colours", data_dir)
+
+
+def test_a_corrupt_description_is_a_sentence(colours):
+    data_dir, folder = colours
+    (folder / "dataset_info.json").write_text("{nonsense")
+    with pytest.raises(UserError, match="'tiny_colours' cannot be opened: "):
+        data.load("tiny_colours", data_dir)
+
+
+def test_an_empty_folder_is_not_prepared(tmp_path, monkeypatch):
+    pretend_tensorflow(monkeypatch, present=False)
+    (tmp_path / "tiny_colours" / "1.2.0").mkdir(parents=True)
+    with pytest.raises(UserError, match="is not there"):
+        data.load("tiny_colours", tmp_path)
+
+
+def test_prepared_as_tfrecord(colours):
+    data_dir, folder = colours
+    description = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(description | {"fileFormat": "tfrecord"}))
+    for record in folder.glob("*array_record*"):
+        record.rename(folder / record.name.replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"prepared as tfrecord; it must be array_record\. Move"):
+        data.load("tiny_colours", data_dir)
+
+
+def test_no_test_split(tmp_path):
+    prepare("tiny_train_only", tmp_path)
+    with pytest.raises(UserError, match="has the splits train; it must have train and test"):
+        data.load("tiny_train_only", tmp_path)
+
+
+def test_unlabelled_examples(tmp_path):
+    prepare("tiny_unlabelled", tmp_path)
+    with pytest.raises(UserError, match="labels from -1 to -1; they must be 0 to 1"):
+        data.load("tiny_unlabelled", tmp_path)
+
+
+def test_images_of_varying_size_are_refused_before_any_download(tmp_path):
+    with pytest.raises(UserError, match=r"shape \(None, None, 3\)"):
+        data.load("tiny_varying", tmp_path)
+
+
+def test_no_images(tmp_path):
+    with pytest.raises(UserError, match="has the features words"):
+        data.load("tiny_text", tmp_path)
+
+
+def test_the_data_directory_must_exist(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere is not an existing folder"):
+        data.load("mnist", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("mnsit", "no data set 'mnsit'. Did you mean mnist"),
+        ("Digits", "Did you mean digits"),
+        ("qqqqqq", "no data set 'qqqqqq'. For example: digits"),
+        ("zzz:mnist", "no data set 'zzz:mnist'"),
+        ("huggingface:mnist", "no data set 'huggingface:mnist'"),
+        ("", "'' is not a well-formed"),
+        ("../mnist", "not a well-formed"),
+        ("mnist:9.9.9", "cannot be loaded at version 9.9.9"),
+        ("mnist/large", "BuilderConfig large not found"),
+    ],
+)
+def test_unknown_names_are_answered_at_once(name, sentence, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(UserError, match=sentence):
+        data.load(name, tmp_path)
+    assert time.monotonic() - start < 5
+
+
+def pretend_tensorflow(monkeypatch, present):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: (present or None) if name in tfds_source._PREPARING_NEEDS else find(name, *a),
+    )
+
+
+def test_not_prepared_and_no_tensorflow(tmp_path, monkeypatch):
+    pretend_tensorflow(monkeypatch, present=False)
+    with pytest.raises(UserError, match=r"mnist.3\.0\.1 and is not there.*pip install 'cnnjax\[prepare\]'"):
+        data.load("mnist", tmp_path)
+
+
+def test_not_prepared_and_no_network(tmp_path, monkeypatch):
+    pretend_tensorflow(monkeypatch, present=True)
+    monkeypatch.setattr(tfds_source, "_PROBE_URL", "https://name.invalid")
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"is not there, and it cannot be downloaded: https://name.invalid"):
+        data.load("mnist", tmp_path)
+    assert time.monotonic() - start < 6
+
+
+def test_a_probe_that_hangs_is_left_behind(monkeypatch):
+    """Looking up a host's name has no timeout of its own."""
+    monkeypatch.setattr(tfds_source, "_PROBE_SECONDS", -0.9)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(0.5) or io.BytesIO())
+    start = time.monotonic()
+    assert not tfds_source._network_answers()
+    assert time.monotonic() - start < 0.4
+
+
+def test_a_network_that_answers_prepares(tmp_path, monkeypatch):
+    pretend_tensorflow(monkeypatch, present=True)
+    monkeypatch.setattr(tfds_source, "_network_answers", lambda: True)
+    assert len(data.load("tiny_colours", tmp_path).test_labels) == 3
+    assert list((tmp_path / "tiny_colours" / "1.2.0").glob("*train.array_record*"))
+
+
+def test_a_preparation_that_fails_says_why(tmp_path, monkeypatch):
+    pretend_tensorflow(monkeypatch, present=True)
+    monkeypatch.setattr(tfds_source, "_network_answers", lambda: True)
+    monkeypatch.setattr(
+        TinyColours, "_generate_examples", lambda *_: (_ for _ in ()).throw(OSError("cut off"))
+    )
+    with pytest.raises(UserError, match=r"preparing it failed: OSError: .*cut off"):
+        data.load("tiny_colours", tmp_path)
+
+
+@pytest.mark.parametrize("answer", ["refusal", "answer", "silence"])
+def test_any_answer_of_a_server_counts(answer, monkeypatch):
+    def urlopen(request, timeout):
+        if answer == "refusal":
+            raise urllib.error.HTTPError(request.full_url, 400, "Bad request", {}, None)
+        if answer == "silence":
+            raise TimeoutError
+        return io.BytesIO()
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    assert tfds_source._network_answers() == (answer != "silence")
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "labels", "test_labels", "classes"),
+    [
+        ("mnist", (60000, 28, 28, 1), [4, 1, 0, 7, 8], [2, 0, 4, 8, 7], "0"),
+        ("fashion_mnist", (60000, 28, 28, 1), [2, 1, 8, 4, 1], [4, 4, 9, 7, 5], "T-shirt/top"),
+        ("cifar10", (50000, 32, 32, 3), [7, 8, 4, 4, 6], [7, 0, 6, 9, 5], "airplane"),
+    ],
+)
+def test_real_data_where_it_is_prepared(name, train, labels, test_labels, classes):
+    """The first examples in TFDS's own order; decoding all of them is for the slow tests."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not os.path.isdir(os.path.join(folder, name)):
+        pytest.skip(f"TFDS_DATA_DIR holds no {name}")
+    with tfds_source._quiet_absl():
+        builder = tfds_source._open(name, folder)
+        keys = tfds_source._supervised_keys(name, builder)
+        tfds_source._check_prepared(name, builder)
+        source = builder.as_data_source(split="train")
+        assert len(source) == train[0] and len(builder.as_data_source(split="test")) == 10000
+        images, got = tfds_source._decode(name, builder, "test", *keys)
+    assert [source[i]["label"] for i in range(5)] == labels
+    assert images.shape == (10000, *train[1:])
+    assert got[:5].tolist() == test_labels
+    assert np.bincount(got).tolist()[0] == (980 if name == "mnist" else 1000)
+    assert builder.info.features["label"].names[0] == classes
