@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,8 +37,6 @@ def run(name: str, model: Mapping[str, Any], recipe: Mapping[str, Any], *, size:
         splits = examples(dataset, options, size)
         config = configuration(name, model, dataset, splits["train"], options, standardize)
         net = models.build(config)
-        for line in workdir.settle_config(folder, config):
-            print(f"warning: {line}: from here on the bits may differ from those of a run without it", file=sys.stderr)
         introduce(folder, config, splits)
         result = train.fit(
             net,
@@ -53,7 +50,9 @@ def run(name: str, model: Mapping[str, Any], recipe: Mapping[str, Any], *, size:
             augment=data.augment_for(config["model"]["channels"]) if options.augment else None,
         )
         if result.logits is None:
-            print(f"stopped after update {int(result.state.step)}, saved. Go on with: {shared.command_to_go_on(folder)}")
+            print(
+                f"stopped after update {int(result.state.step)}, saved. Go on with: {shared.command_to_go_on(folder)}"
+            )
             return
         draw(folder, result, splits["test"], dataset.class_names)
         summarize(folder, result)
@@ -82,14 +81,14 @@ def configuration(
     options: train.Options,
     standardize: bool,
 ) -> dict[str, Any]:
-    """What ``config.json`` and each checkpoint hold: all that decides the numbers, and all that a user of them needs."""
+    """What ``config.json`` and each checkpoint hold: what decides the numbers, and what a user of them needs."""
     channels = training.images.shape[-1]
     mean, std = data.channel_stats(training.images) if standardize else ((0.0,) * channels, (1.0,) * channels)
     return {
         "experiment": name,
         "dataset": FLAGS.dataset,
         "data_dir": FLAGS.data_dir,
-        "data_crc32": zlib.crc32(training.labels, zlib.crc32(training.images)),
+        "data_crc32": zlib.crc32(training.labels.tobytes(), zlib.crc32(training.images.tobytes())),
         "class_names": list(dataset.class_names),
         "model": {**model, "num_classes": len(dataset.class_names), "channels": channels},
         "input": {"size": training.images.shape[1], "stored_shape": list(dataset.test_images.shape[1:])}
@@ -109,7 +108,7 @@ def introduce(folder: Path, config: Mapping[str, Any], splits: Mapping[str, trai
     """Say what is about to run where."""
     device = config["environment"]["device"]
     counts = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
-    print(f"{config['experiment']} on {config['dataset']} ({counts}) on {device} x {jax.local_device_count()}, in {folder}")
+    print(f"{config['experiment']} on {config['dataset']} ({counts}), {jax.local_device_count()} x {device}, in {folder}")
 
 
 def draw(folder: Path, result: train.Result, test: train.Examples, names: list[str] | tuple[str, ...]) -> None:
@@ -130,10 +129,14 @@ def summarize(folder: Path, result: train.Result) -> None:
     print(f" after {last['epoch']} epochs ({int(result.state.step):,} updates)")
     if "validation_loss" in last:
         best = min(tested, key=lambda record: record["validation_loss"])
-        print(f"best by validation: epoch {best['epoch']}, validation accuracy {best['validation_accuracy']:.2%}", end="")
+        print(
+            f"best by validation: epoch {best['epoch']}, validation accuracy {best['validation_accuracy']:.2%}", end=""
+        )
         print(f", test accuracy {best['test_accuracy']:.2%}")
     if result.updates:
         print(f"{result.updates:,} updates in {result.seconds:.1f} s, evaluations and compiling included")
-    print(f"everything is in {folder}: config.json, metrics.jsonl, checkpoints/, events/ (tensorboard --logdir={folder}),")
+    print(
+        f"everything is in {folder}: config.json, metrics.jsonl, checkpoints/, events/ (tensorboard --logdir={folder}),"
+    )
     print("  curves.png, kernels.png, confusion.png, mistakes.png")
     print(f"classify an image with: python experiments/predict.py --workdir={folder} IMAGE")

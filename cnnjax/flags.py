@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def define_training_flags() -> None:
     """Define the flags of every training script. Where the default is none, the script's recipe decides."""
-    flags.DEFINE_string("dataset", "digits", "digits (embedded), or the TFDS name of a set of images: mnist, cifar10, ...")
+    flags.DEFINE_string(
+        "dataset", "digits", "digits (embedded), or the TFDS name of a set of images: mnist, cifar10, ..."
+    )
     flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default TFDS's own place")
-    flags.DEFINE_string("workdir", None, "the run's folder, to start or to go on with; by default a new one under runs/")
+    flags.DEFINE_string(
+        "workdir", None, "the run's folder, to start or to go on with; by default a new one under runs/"
+    )
     flags.DEFINE_integer("epochs", None, "passes over the training examples", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "examples per update, over all devices", lower_bound=1)
     _define_float("learning_rate", "the (peak) learning rate", above=0)
@@ -35,11 +40,17 @@ def define_training_flags() -> None:
     flags.DEFINE_enum("schedule", None, SCHEDULES, "the learning rate over the updates")
     _define_float("weight_decay", "share of the weights added to the gradient (adamw: taken off them)", least=0)
     _define_float("grad_clip", "largest global norm of the gradient; by default not clipped", above=0)
-    flags.DEFINE_bool("augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped")
-    flags.DEFINE_enum("dtype", "float32", DTYPES, "of the computation; parameters, batch statistics and loss stay float32")
+    flags.DEFINE_bool(
+        "augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped"
+    )
+    flags.DEFINE_enum(
+        "dtype", "float32", DTYPES, "of the computation; parameters, batch statistics and loss stay float32"
+    )
     flags.DEFINE_integer("seed", 0, "decides every random number of the run", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer("validation", 0, "training examples held out to choose the best checkpoint by", lower_bound=0)
-    flags.DEFINE_integer("patience", None, "stop after so many evaluations without a lower validation loss", lower_bound=1)
+    flags.DEFINE_integer(
+        "patience", None, "stop after so many evaluations without a lower validation loss", lower_bound=1
+    )
     flags.DEFINE_integer("eval_every", 1, "epochs between evaluations", lower_bound=1)
     flags.DEFINE_integer("checkpoint_every", 500, "updates between checkpoints", lower_bound=1)
     flags.DEFINE_integer("log_every", 10, "updates between records in metrics.jsonl", lower_bound=1)
@@ -60,6 +71,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     def guarded(argv: list[str]) -> int:
         if not FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # Orbax reports its steps at INFO and WARNING
+        # a saving thread's error is raised again, and reported, where the loop waits for the save
+        threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
         try:
             main(argv[1:])
         except UserError as error:

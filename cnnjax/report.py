@@ -78,8 +78,8 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
     """The confusion matrix; each row coloured by its shares, the numbers written in up to 20 classes."""
     counts = confusion_matrix(labels, predicted, len(names))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(3.5 + 0.42 * len(names), 16)
-    figure = _figure(side + 0.8, side)
+    side = min(3 + 0.4 * len(names), 16)
+    figure = _figure(side * 1.2, side)
     panel = figure.subplots()
     # errors are rare: the square root makes one of a hundred visible
     drawn = panel.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
@@ -122,7 +122,9 @@ def mistakes(
             f"{names[guess]} {probabilities[index, guess]:.0%}\ntrue {names[labels[index]]}  (#{index})", fontsize=7
         )
     total = int((predicted != labels).sum())
-    figure.suptitle(f"the {len(wrong)} surest of {total} mistakes among {len(labels)}: predicted, true, index", fontsize=9)
+    figure.suptitle(
+        f"the {len(wrong)} surest of {total} mistakes among {len(labels)}: predicted, true, index", fontsize=9
+    )
     _save(figure, path)
 
 

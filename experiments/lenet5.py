@@ -20,7 +20,9 @@ from cnnjax.models.lenet import VARIANTS
 
 FLAGS = flags.FLAGS
 shared.define_training_flags()
-flags.DEFINE_enum("variant", "modern", VARIANTS, "modern: ReLU and max-pool; classic: sigmoid and average-pool, as in d2l")
+flags.DEFINE_enum(
+    "variant", "modern", VARIANTS, "modern: ReLU and max-pool; classic: sigmoid and average-pool, as in d2l"
+)
 
 RECIPES: dict[str, dict[str, Any]] = {
     "modern": {

@@ -83,10 +83,11 @@ def test_examples(config: dict) -> list[tuple[str, np.ndarray]]:
 
 def show(titles: tuple[str, ...], probabilities: np.ndarray, names: list[str]) -> None:
     """Print a row per image: the most probable class, then the probability of each of the ten most probable."""
+    width = max(map(len, names))
     for title, row in zip(titles, probabilities, strict=True):
         print(f"{title}: {names[row.argmax()]} ({row.max():.1%})")
         for place in np.argsort(-row, kind="stable")[:10]:
-            print(f"  {names[place]:>20}  {row[place]:8.4f}  {'#' * round(40 * row[place])}")
+            print(f"  {names[place]:>{width}}  {row[place]:8.4f}  {'#' * round(40 * row[place])}")
 
 
 if __name__ == "__main__":

@@ -36,8 +36,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
         raise UserError(f"The batch size is {batch_size}; it must be at least 1.")
     if batch_size > n:
         raise UserError(
-            f"The batch size is {batch_size}, more than the {n} training examples; "
-            f"choose a batch size of at most {n}."
+            f"The batch size is {batch_size}, more than the {n} training examples; choose a batch size of at most {n}."
         )
     return n // batch_size
 

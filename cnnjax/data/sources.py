@@ -120,9 +120,7 @@ def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
     return enlarged
 
 
-def hold_out(
-    dataset: Dataset, validation: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def hold_out(dataset: Dataset, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Takes ``validation`` training examples out, at random: a function of (dataset, validation, seed) alone.
 
     Args:
@@ -142,8 +140,9 @@ def hold_out(
             f"{validation} examples were to be held out for validation; {dataset.name} has {n} training "
             f"examples, so the number must be between 0 and {n - 1}."
         )
-    order = np.asarray(jax.random.permutation(rng.key(seed, rng.HOLD_OUT), n))
     held = np.zeros(n, bool)
-    held[order[:validation]] = True
+    if validation:
+        order = np.asarray(jax.random.permutation(rng.key(seed, rng.HOLD_OUT), n))
+        held[order[:validation]] = True
     images, labels = dataset.train_images, dataset.train_labels
     return images[~held], labels[~held], images[held], labels[held]

@@ -113,9 +113,7 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
     known = ["digits", *tfds.list_builders(with_community_datasets=False)]
     close = difflib.get_close_matches(name.lower(), known, n=3)
     advice = f"Did you mean {' or '.join(close)}?" if close else "For example: digits, mnist, cifar10."
-    raise UserError(
-        f"{problem} {advice} It must be digits or the TFDS name of an image-classification data set."
-    )
+    raise UserError(f"{problem} {advice} It must be digits or the TFDS name of an image-classification data set.")
 
 
 def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
@@ -221,9 +219,7 @@ def _cache_path(builder: Any) -> Path:
     return cache.directory() / f"{full_name.replace('/', '-')}-{key}.npz"
 
 
-def _decode(
-    name: str, builder: Any, split: str, image_key: str, label_key: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _decode(name: str, builder: Any, split: str, image_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """All images (N, H, W, C) uint8 and labels (N,) int32 of a split, decoded from the record files."""
     from tqdm import tqdm
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
@@ -12,14 +13,14 @@ from cnnjax.models.lenet import LeNet5
 
 __all__ = ["LeNet5", "build"]
 
-MODELS: dict[str, type[nnx.Module]] = {"lenet5": LeNet5}
+MODELS: dict[str, Callable[..., nnx.Module]] = {"lenet5": LeNet5}
 
 
 def build(config: Mapping[str, Any]) -> nnx.Module:
     """The model that a run's config describes, freshly initialised.
 
     Args:
-      config: ``config["model"]`` holds the model's name and its keywords, ``{"name": "lenet5", "num_classes": 10, ...}``;
+      config: ``config["model"]`` holds the model's name and its keywords, ``{"name": "lenet5", "channels": 1, ...}``;
         ``config["dtype"]`` the computation's dtype (default float32), ``config["seed"]`` the seed (default 0).
 
     Raises:
@@ -32,8 +33,8 @@ def build(config: Mapping[str, Any]) -> nnx.Module:
     name = options.pop("name")
     if name not in MODELS:
         raise UserError(f"there is no model {name!r}: it must be one of {', '.join(MODELS)}.")
-    rngs = nnx.Rngs(config.get("seed", 0))
+    make = functools.partial(MODELS[name], **options, dtype=config.get("dtype", "float32"))
     try:
-        return MODELS[name](**options, dtype=config.get("dtype", "float32"), rngs=rngs)
+        return nnx.jit(lambda: make(rngs=nnx.Rngs(config.get("seed", 0))))()  # one compilation, not one per weight
     except (TypeError, ValueError) as error:
         raise UserError(f"the model {name} cannot be built from {options}: {error}.") from error

@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE 1998)."""
+"""LeNet-5 (LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LeNet5(nnx.Module):
 
     Args:
       num_classes: length of the logits.
-      variant: ``modern``: ReLU and max-pool, He-normal weights. ``classic``: sigmoid and average-pool, Xavier-uniform
+      variant: ``modern``: ReLU and max-pool, He-uniform weights. ``classic``: sigmoid and average-pool, Xavier-uniform
         weights, the net of Zhang et al., Dive into Deep Learning, section 7.6 (there the 28x28 image is padded
         by 2 in the first convolution; here it comes in padded).
       channels: of the images.
@@ -32,7 +32,7 @@ class LeNet5(nnx.Module):
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, was {variant!r}")
         self.variant = variant
-        init = nnx.initializers.he_normal() if variant == "modern" else nnx.initializers.xavier_uniform()
+        init = nnx.initializers.he_uniform() if variant == "modern" else nnx.initializers.xavier_uniform()
         how = {"kernel_init": init, "dtype": dtype, "rngs": rngs}
         self.conv1 = Conv(channels, 6, (5, 5), **how)
         self.conv2 = Conv(6, 16, (5, 5), **how)

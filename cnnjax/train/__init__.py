@@ -10,8 +10,8 @@ from cnnjax.train.step import Prepare, cross_entropy, make_predict, make_train_s
 __all__ = [
     "Examples",
     "Options",
-    "Result",
     "Prepare",
+    "Result",
     "TrainState",
     "add_pictures",
     "cross_entropy",

@@ -1,7 +1,8 @@
-"""Checkpoints: Orbax underneath, a SHA-256 of every array on top, because Orbax restores flipped bits silently.
+"""Checkpoints: Orbax underneath, SHA-256 on top, because Orbax restores flipped bits silently.
 
-Layout: ``WORKDIR/checkpoints/N`` holds the state after N updates. A checkpoint that fails its check is moved to
-``WORKDIR/damaged`` and never deleted.
+``WORKDIR/checkpoints/N`` holds the state after N updates, with a hash of every array in its metadata, taken before
+it was written, and a hash of every file in ``SHA256SUMS``, taken after (``sha256sum -c`` reads it). A checkpoint that
+fails a check is moved to ``WORKDIR/damaged`` and never deleted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from cnnjax.errors import UserError
 from cnnjax.train.state import TrainState, nested, to_arrays
 
 Arrays = dict[str, np.ndarray]
+SUMS = "SHA256SUMS"
 
 
 class DamagedCheckpoint(UserError):
@@ -48,14 +51,13 @@ class Checkpoints:
         self.folder = workdir / "checkpoints"
         self._saving: int | None = None
         self._saved = max(steps(workdir), default=None)
-        best = managers.BestN(
-            get_metric_fn=lambda metrics: -metrics["validation_loss"], n=1, keep_checkpoints_without_metrics=False
-        )
+        best = managers.BestN(get_metric_fn=_worth, n=1, keep_checkpoints_without_metrics=False)
         with _clear_errors(self.folder, "opening"):
             self._manager = ocp.CheckpointManager(
                 self.folder.resolve(),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                    best_fn=_worth,  # overruled by the policy, but without it Orbax writes no metrics
                     cleanup_tmp_directories=True,  # of saves that a kill interrupted
                 ),
             )
@@ -72,13 +74,13 @@ class Checkpoints:
         step = int(arrays["step"])
         if step == (self._saved if self._saving is None else self._saving):
             return
+        self.wait()
         for name, array in arrays.items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise UserError(
                     f"{name} became NaN or infinite at update {step}; {self.last_good()}. "
                     "Start a new --workdir with a lower --learning_rate or with --grad_clip."
                 )
-        self.wait()
         meta = {"step": step, "config": dict(config), "arrays": fingerprint(arrays)}
         meta["sha256"] = _digest(meta)
         with _clear_errors(self.folder, f"saving checkpoint {step} in", self.last_good):
@@ -96,6 +98,7 @@ class Checkpoints:
         with _clear_errors(self.folder, f"saving checkpoint {self._saving} in", self.last_good):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
+            _write_sums(self.folder / str(self._saving))
         self._saved, self._saving = self._saving, None
 
     def last_good(self) -> str:
@@ -133,6 +136,10 @@ def read(workdir: Path, step: int) -> Restored:
     path = (workdir / "checkpoints" / str(step)).resolve()
     if not path.is_dir():
         raise UserError(f"{workdir} has no checkpoint {step}; it has {steps(workdir) or 'none'}.")
+    if wrong_files := _check_sums(path):
+        raise DamagedCheckpoint(
+            f"the checkpoint {path} is damaged: {wrong_files[0]} is missing or not as it was written"
+        )
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             saved = reader.restore(
@@ -167,7 +174,7 @@ def read_newest(workdir: Path) -> Restored | None:
 
 
 def set_aside(workdir: Path, newer_than: int) -> list[Path]:
-    """Move the checkpoints that are newer than a step to ``WORKDIR/damaged``, so that their steps can be saved again."""
+    """Move the checkpoints newer than a step to ``WORKDIR/damaged``, so that their steps can be saved again."""
     folder, aside = workdir / "checkpoints", workdir / "damaged"
     moved = []
     for step in steps(workdir):
@@ -183,8 +190,8 @@ def best_step(workdir: Path) -> int | None:
     losses = {}
     for step in steps(workdir):
         try:
-            metadata = json.loads((workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").read_text())
-            losses[step] = metadata["metrics"]["validation_loss"]
+            metrics = json.loads((workdir / "checkpoints" / str(step) / "metrics/metrics").read_text())
+            losses[step] = metrics["validation_loss"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return min(losses, key=losses.__getitem__, default=None)
@@ -215,6 +222,34 @@ def restore(workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any
     assert found is not None
     state = nested(found.arrays)
     return {"rest": {}, "opt_state": {}, **state}, found.config
+
+
+def _worth(metrics: Mapping[str, float]) -> float:
+    return -metrics["validation_loss"]
+
+
+def _write_sums(path: Path) -> None:
+    """List the files of a finished checkpoint with their hashes, as ``sha256sum`` does. A kill may prevent it."""
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    lines = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    fresh = path.parent.parent / "SHA256SUMS.new"  # not in the checkpoint, where a half-written one would stay
+    fresh.write_text("".join(lines))
+    os.replace(fresh, path / SUMS)
+
+
+def _check_sums(path: Path) -> list[str]:
+    """The files of a checkpoint that are missing or differ from its SHA256SUMS, if it has one."""
+    if not (path / SUMS).exists():
+        return []
+    try:
+        entries = [line.split("  ", 1) for line in (path / SUMS).read_text().splitlines()]
+        return [
+            name
+            for digest, name in entries
+            if not (path / name).is_file() or hashlib.sha256((path / name).read_bytes()).hexdigest() != digest
+        ]
+    except (UnicodeDecodeError, ValueError):
+        return [SUMS]
 
 
 def _digest(meta: Mapping[str, Any]) -> str:

@@ -20,11 +20,10 @@ from tqdm import tqdm
 
 from cnnjax.data import batches
 from cnnjax.errors import UserError
-from cnnjax.train import checkpoint, optimizer, step
+from cnnjax.train import checkpoint, optimizer, step, workdir
 from cnnjax.train.metrics import MetricsLog, Record, score
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, from_arrays, initial
-
 
 TRACED_CALLS = 5
 
@@ -64,12 +63,14 @@ def fit(
 ) -> Result:
     """Train until the last epoch, going on from the newest sound checkpoint in `folder`.
 
-    The caller holds `folder` by `claim`. `config` is what the checkpoints will carry. `prepare` turns float32
+    The caller holds `folder` by `workdir.claim`. `config`, what decides the numbers as JSON values, goes into
+    ``config.json`` and every checkpoint, and must be that of the run that is gone on with. `prepare` turns float32
     pixels 0..255 (B, H, W, C) into the model's input; `augment(key, pixels)` comes before it, in training only.
     The model is read, not changed.
 
     Raises:
-      UserError: loss not finite, a save that failed, a checkpoint of another net, no sound checkpoint left.
+      UserError: another configuration than the run's, a batch that does not fit, a loss that is not finite, a save
+        that failed, a checkpoint of another net, no sound checkpoint left.
     """
     run = Run(model, train, test, validation, options, folder, config, prepare, augment)
     with contextlib.closing(run), catch_signals() as caught:
@@ -97,6 +98,8 @@ class Run:
             options.optimizer, self.rate, weight_decay=options.weight_decay, grad_clip=options.grad_clip
         )
         net, state = initial(model, rule)
+        for line in workdir.settle_config(folder, config):
+            print(f"warning: {line}: from here on the bits may differ from those of a run without it", file=sys.stderr)
         update = step.make_update(net, rule)
         self.train_step = step.make_train_step(update, self.mesh, options.seed, prepare, augment)
         self.predict = step.make_predict(net, self.mesh, prepare)
@@ -111,7 +114,7 @@ class Run:
     def until_end(self, caught: list[signal.Signals]) -> Result:
         """Update until the last epoch is done, early stopping says enough, or a signal came."""
         images, labels = step.replicate(self.mesh, self.train)
-        started = time.perf_counter()
+        started = self.clock = time.perf_counter()
         with progress(self.total, self.first) as self.bar:
             while not self.finished() and not caught:
                 count = group(self.step, self.options.updates_per_call, self.per_epoch)
@@ -159,8 +162,9 @@ class Run:
         if number % self.options.log_every == 0:
             values = {"train_loss": loss, "train_accuracy": accuracy, "learning_rate": float(self.rate(number - 1))}
             self.log.write(number, (number - 1) // self.per_epoch + 1, values)
-            images = (self.bar.format_dict["rate"] or 0) * self.options.batch_size
-            self.bar.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.1%}, {images:,.0f} images/s", refresh=False)
+            before, self.clock = self.clock, time.perf_counter()
+            speed = self.options.log_every * self.options.batch_size / (self.clock - before)
+            self.bar.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.1%}, {speed:,.0f} images/s", refresh=False)
 
     def evaluate(self) -> bool:
         """Score every split once and record it; True if the validation loss is the lowest so far."""
@@ -264,4 +268,6 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
 def progress(total: int, first: int) -> tqdm:
     """A bar of updates on standard error; in a log file a line every ten seconds."""
-    return tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10)
+    return tqdm(
+        total=total, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10
+    )

@@ -64,11 +64,11 @@ class MetricsLog:
         fresh = path.with_suffix(".new")
         fresh.write_text("".join(json.dumps(record) + "\n" for record in self.records))
         os.replace(fresh, path)
-        self._file = open(path, "a")
+        self._file = open(path, "a")  # noqa: SIM115
         self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Add the record ``{"step", "epoch", **values}``; names like ``test_loss`` are grouped by split in TensorBoard."""
+        """Add the record ``{"step", "epoch", **values}``; TensorBoard groups ``test_loss`` and its like by split."""
         record = {"step": step, "epoch": epoch, **values}
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")

@@ -39,16 +39,16 @@ class Net(NamedTuple):
 def split(model: nnx.Module) -> tuple[Net, Tree, Tree]:
     """Split a module into its static structure, its parameters and the rest of its state, as plain dicts."""
     model.train()
-    training, params, rest = nnx.split(model, nnx.Param, ...)
+    training, params, rest = _split(model)
     model.eval()
-    return Net(training, nnx.graphdef(model)), nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+    return Net(training, nnx.graphdef(model)), params, rest
 
 
 def apply_training(net: Net, params: Tree, rest: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
     """Logits of a batch in training mode, and the state that the module updated on the way."""
     model = nnx.merge(net.training, params, rest)
     logits = model(x)
-    return logits, nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[2])
+    return logits, _split(model)[2]
 
 
 def apply_inference(net: Net, params: Tree, rest: Tree, x: jax.Array) -> jax.Array:
@@ -115,6 +115,12 @@ def load(model: nnx.Module, params: Tree, rest: Tree) -> nnx.Module:
     given = TrainState(params, rest, (), jnp.zeros((), jnp.int32))
     state = from_arrays(to_arrays(given), like)
     return nnx.merge(net.inference, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
+
+
+def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
+    graph, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = map(nnx.to_pure_dict, states)
+    return graph, params, rest
 
 
 def _name(path: tuple[Any, ...]) -> str:

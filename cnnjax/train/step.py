@@ -70,7 +70,9 @@ def make_train_step(update: Update, mesh: Mesh, seed: int, prepare: Prepare, aug
         x = images[chosen].astype(jnp.float32)
         if augment is not None:
             x = augment(rng.key(seed, rng.AUGMENT, state.step), x)
-        return update(state, prepare(x), labels[chosen])
+        # the barrier keeps XLA from computing pixels again for each of the taps that read them
+        x = jax.lax.optimization_barrier(prepare(x))
+        return update(state, x, labels[chosen])
 
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array):
         if len(indices) == 1:  # outside a loop XLA spreads elementwise work over the cores

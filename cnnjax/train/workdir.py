@@ -37,7 +37,7 @@ def claim(path: Path) -> Iterator[None]:
     """
     _make(path, exist_ok=True)
     try:
-        lock = open(path / ".lock", "a")
+        lock = open(path / ".lock", "a")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"--workdir={path} cannot be written to ({error.strerror}): give another folder.") from None
     with lock:
@@ -53,7 +53,12 @@ def claim(path: Path) -> Iterator[None]:
                 f"--workdir={path} holds {strangers[0]} but no config.json, so it is not a run's folder: "
                 "give an empty or a new one."
             )
-        yield
+        try:
+            yield
+        finally:
+            if [p.name for p in path.iterdir()] == [".lock"]:  # an error came before anything was worth keeping
+                (path / ".lock").unlink()
+                path.rmdir()
 
 
 def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:

@@ -79,9 +79,7 @@ def test_scale_and_shift_stay_in_their_ranges():
 def test_a_shift_moves_down_and_right_and_lets_in_zeros():
     image = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
     moved = warp(image, jnp.eye(2)[None], jnp.array([[0.25, 0.5]]))
-    np.testing.assert_array_equal(
-        moved[0, :, :, 0], [[0, 0, 0, 0], [0, 0, 1, 2], [0, 0, 5, 6], [0, 0, 9, 10]]
-    )
+    np.testing.assert_array_equal(moved[0, :, :, 0], [[0, 0, 0, 0], [0, 0, 1, 2], [0, 0, 5, 6], [0, 0, 9, 10]])
 
 
 def test_affine_wants_floats_and_sensible_strengths():

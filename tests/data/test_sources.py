@@ -104,9 +104,7 @@ def test_hold_out_parts_the_training_examples():
     np.testing.assert_array_equal(
         np.sort(both.view("V64").ravel()), np.sort(digits.train_images.reshape(1437, -1).view("V64").ravel())
     )
-    np.testing.assert_array_equal(
-        np.bincount(train_labels) + np.bincount(labels), np.bincount(digits.train_labels)
-    )
+    np.testing.assert_array_equal(np.bincount(train_labels) + np.bincount(labels), np.bincount(digits.train_labels))
 
 
 def test_hold_out_is_a_function_of_the_seed():

@@ -81,9 +81,7 @@ class TinyText(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict({"words": tfds.features.Text()})
-        )
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"words": tfds.features.Text()}))
 
     def _split_generators(self, dl_manager):
         return {}
@@ -322,9 +320,7 @@ def test_a_network_that_answers_prepares(tmp_path, monkeypatch):
 def test_a_preparation_that_fails_says_why(tmp_path, monkeypatch):
     pretend_tensorflow(monkeypatch, present=True)
     monkeypatch.setattr(tfds_source, "_network_answers", lambda: True)
-    monkeypatch.setattr(
-        TinyColours, "_generate_examples", lambda *_: (_ for _ in ()).throw(OSError("cut off"))
-    )
+    monkeypatch.setattr(TinyColours, "_generate_examples", lambda *_: (_ for _ in ()).throw(OSError("cut off")))
     with pytest.raises(UserError, match=r"preparing it failed: OSError: .*cut off"):
         data.load("tiny_colours", tmp_path)
 

@@ -1,0 +1,38 @@
+"""Launching the experiment scripts as real processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.Popen[str]:
+    """Start ``experiments/SCRIPT ARGUMENTS`` with the tests' own interpreter, its output in pipes.
+
+    With `file_limit` no file that it writes can grow beyond so many bytes.
+    """
+
+    def limit() -> None:
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        preexec_fn=limit,
+    )
+
+
+def run(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end; its exit code, standard output and standard error."""
+    process = start(script, *arguments, file_limit=file_limit)
+    output, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)

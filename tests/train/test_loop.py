@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import train
+from cnnjax.errors import UserError
+from cnnjax.train import checkpoint, loop, metrics, optimizer, state, step
+from tests.train import tiny
+
+OPTIONS = train.Options(epochs=4, batch_size=16, learning_rate=0.05, checkpoint_every=5, log_every=1)
+UPDATES = 4 * 6
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    found = checkpoint.read_newest(folder)
+    assert found is not None
+    return found.arrays
+
+
+def same_bits(one: Path, other: Path) -> bool:
+    a, b = arrays(one), arrays(other)
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def interrupt_at(number: int, what: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a signal when update `number` is recorded."""
+    record = loop.Run.record
+
+    def recording(self: loop.Run, n: int, loss: float, accuracy: float) -> None:
+        record(self, n, loss, accuracy)
+        if n == number:
+            os.kill(os.getpid(), what)
+
+    monkeypatch.setattr(loop.Run, "record", recording)
+
+
+def test_learns_and_leaves_its_records(tmp_path: Path) -> None:
+    result = tiny.fit(tmp_path, OPTIONS)
+    assert result.updates == UPDATES and int(result.state.step) == UPDATES
+    assert result.logits is not None and result.logits.shape == (37, 4)
+    records = metrics.read(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in records if "train_loss" in r] == list(range(1, UPDATES + 1))
+    assert [r["epoch"] for r in records if "test_loss" in r] == [1, 2, 3, 4]
+    assert records[-1]["test_accuracy"] > 0.8  # chance is 0.25
+    assert checkpoint.steps(tmp_path) == [20, 24]
+    assert any((tmp_path / "events").iterdir())
+
+
+def test_one_update_is_sgd_by_hand() -> None:
+    """w <- w - 0.1 dL/dw with dL/dlogits = (softmax - onehot) / B, on a single dense layer."""
+
+    class Dense(nnx.Module):
+        def __init__(self) -> None:
+            self.w = nnx.Param(jnp.array([[1.0, -1.0], [0.5, 2.0]]))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return x @ self.w[...]
+
+    rule = optimizer.optimizer("sgd", 0.1)
+    net, first = state.initial(Dense(), rule)
+    x, labels = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), np.array([0, 1], np.int32)
+    after, values = jax.jit(step.make_update(net, rule))(first, x, labels)
+    w = np.array([[1.0, -1.0], [0.5, 2.0]])
+    logits = x.astype(np.float64) @ w
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = w - 0.1 * x.T.astype(np.float64) @ (p - np.eye(2)[labels]) / 2
+    np.testing.assert_allclose(after.params["w"], expected, rtol=1e-6)
+    np.testing.assert_allclose(values["loss"], -np.log(p[[0, 1], labels]).mean(), rtol=1e-6)
+    assert float(values["accuracy"]) == (logits.argmax(1) == labels).mean() and int(after.step) == 1
+
+
+def test_every_example_is_evaluated_once() -> None:
+    """37 images are no multiple of the batch: the logits are those of one pass over all."""
+    model = tiny.Tiny(rngs=nnx.Rngs(0))
+    net, first = state.initial(model, optimizer.optimizer("sgd", 0.1))
+    images = tiny.examples(37, 2).images
+    predict = step.make_predict(net, step.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
+    model.eval()
+    expected = np.asarray(model(jnp.asarray(images, jnp.float32) / 255))
+    np.testing.assert_allclose(predict(first, images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_statistics_are_carried_and_float32(tmp_path: Path) -> None:
+    tiny.fit(tmp_path, replace(OPTIONS, epochs=1))
+    saved = arrays(tmp_path)
+    assert saved["rest/norm/mean"].dtype == np.float32 and np.abs(saved["rest/norm/mean"]).max() > 0.01
+
+
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_next_run_ends_with_the_same_bits(
+    what: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.fit(tmp_path / "whole", OPTIONS)
+    with monkeypatch.context() as patch:
+        interrupt_at(8, what, patch)
+        result = tiny.fit(tmp_path / "cut", OPTIONS)
+    assert result.logits is None and 8 <= result.updates < UPDATES
+    assert checkpoint.steps(tmp_path / "cut")[-1] == result.updates
+    rest = tiny.fit(tmp_path / "cut", OPTIONS)
+    assert rest.updates == UPDATES - result.updates
+    assert same_bits(tmp_path / "cut", tmp_path / "whole")
+    assert (tmp_path / "cut/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_a_finished_run_started_again_changes_nothing(tmp_path: Path) -> None:
+    tiny.fit(tmp_path, OPTIONS)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = tiny.fit(tmp_path, OPTIONS)
+    assert again.updates == 0 and again.logits is not None
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_epochs_may_grow(tmp_path: Path) -> None:
+    tiny.fit(tmp_path / "four", OPTIONS)
+    tiny.fit(tmp_path / "grown", replace(OPTIONS, epochs=2))
+    tiny.fit(tmp_path / "grown", OPTIONS)
+    assert same_bits(tmp_path / "four", tmp_path / "grown")
+
+
+def test_groups_of_updates_resume_at_their_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(OPTIONS, updates_per_call=4)  # of 6 updates an epoch: groups of 4 and 2
+    tiny.fit(tmp_path / "whole", options)
+    with monkeypatch.context() as patch:
+        interrupt_at(7, signal.SIGTERM, patch)
+        assert tiny.fit(tmp_path / "cut", options).updates in {10, 12}
+    tiny.fit(tmp_path / "cut", options)
+    assert same_bits(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_group_borders() -> None:
+    assert [loop.group(done, 4, 6) for done in (0, 4, 6, 10)] == [4, 2, 4, 2]
+    assert [loop.group(done, 4, 6) for done in (1, 5, 13)] == [3, 1, 3]
+    assert loop.group(123, 1, 6) == 1
+
+
+def test_the_best_checkpoint_is_kept_and_chosen_by_the_validation_set(tmp_path: Path) -> None:
+    options = replace(OPTIONS, validation=20, epochs=8, learning_rate=3.0, optimizer="sgd")  # bounces about
+    result = tiny.fit(tmp_path, options)
+    losses = {r["step"]: r["validation_loss"] for r in result.records if "validation_loss" in r}
+    best = min(losses, key=losses.__getitem__)
+    assert best != 48, "the best is the last: this test would show nothing"
+    assert checkpoint.best_step(tmp_path) == best
+    assert best in checkpoint.steps(tmp_path) and {45, 48} <= set(checkpoint.steps(tmp_path))
+    assert int(train.restore(tmp_path)[0]["step"]) == best
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    options = replace(OPTIONS, validation=20, epochs=50, learning_rate=3.0, optimizer="sgd", patience=2)
+    result = tiny.fit(tmp_path, options)
+    losses = [r["validation_loss"] for r in result.records if "validation_loss" in r]
+    assert len(losses) < 50 and len(losses) - 1 - int(np.argmin(losses)) == 2
+    assert result.logits is not None
+    assert tiny.fit(tmp_path, options).updates == 0, "started again, it must not train on"
+
+
+def test_patience_needs_a_validation_set() -> None:
+    with pytest.raises(UserError, match="--patience needs --validation"):
+        replace(OPTIONS, patience=2)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    tiny.fit(tmp_path, replace(OPTIONS, epochs=1))
+    with pytest.raises(UserError, match=r"the loss of update 7 became nan; the last good checkpoint is .*/6\."):
+        tiny.fit(tmp_path, OPTIONS, prepare=lambda pixels: pixels * jnp.nan)
+    assert checkpoint.steps(tmp_path) == [5, 6]
+    assert all(np.isfinite(a).all() for a in arrays(tmp_path).values())
+
+
+def test_parameters_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    model = tiny.Tiny(rngs=nnx.Rngs(0))
+    _, first = state.initial(model, optimizer.optimizer("sgd", 0.1))
+    keeper = checkpoint.Checkpoints(tmp_path, 2)
+    keeper.save(first, {})
+    bad = first._replace(params=jax.tree.map(lambda a: a * jnp.inf, first.params), step=first.step + 1)
+    with pytest.raises(UserError, match=r"params/\S+ became NaN or infinite at update 1; the last good .*/0\."):
+        keeper.save(bad, {})
+    keeper.close()
+    assert checkpoint.steps(tmp_path) == [0]
+
+
+def test_another_net_s_checkpoint_is_refused(tmp_path: Path) -> None:
+    tiny.fit(tmp_path, replace(OPTIONS, epochs=1))
+
+    class Other(tiny.Tiny):
+        def __init__(self) -> None:
+            super().__init__(rngs=nnx.Rngs(0))
+            self.conv1 = nnx.Linear(16, 5, rngs=nnx.Rngs(0))
+
+    with pytest.raises(
+        UserError, match=r"another net or optimiser: params/conv1/bias is float32\[4\] there and float32\[5\]"
+    ):
+        tiny.fit(tmp_path, OPTIONS, model=Other())
+    with pytest.raises(UserError, match="opt_state"):
+        tiny.fit(tmp_path, replace(OPTIONS, optimizer="momentum"))
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="97"):
+        tiny.fit(tmp_path, replace(OPTIONS, batch_size=97))
+
+
+def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orbax's write fails as a full disk makes it fail: one sentence, and the checkpoint before is there."""
+    import orbax.checkpoint as ocp
+
+    tiny.fit(tmp_path, replace(OPTIONS, epochs=1))
+    before = arrays(tmp_path)
+
+    def full(*args: Any, **keywords: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", full)
+        with pytest.raises(
+            UserError, match=r"saving checkpoint 10 in .* No space left on device; the last good .*/6\."
+        ):
+            tiny.fit(tmp_path, OPTIONS)
+    assert arrays(tmp_path).keys() == before.keys() and int(arrays(tmp_path)["step"]) == 6
+    tiny.fit(tmp_path, OPTIONS)
+    tiny.fit(tmp_path / "whole", OPTIONS)
+    assert same_bits(tmp_path, tmp_path / "whole")
+
+
+def test_profile_leaves_a_trace(tmp_path: Path) -> None:
+    tiny.fit(tmp_path, replace(OPTIONS, profile=True))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_metrics_survive_a_line_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1}) + "\n" + json.dumps({"step": 2}) + "\n" + '{"step": 3, "tr')
+    log = metrics.MetricsLog(tmp_path, 1)
+    log.write(2, 1, {"train_loss": 0.5})
+    log.flush()
+    log.close()
+    assert path.read_text() == '{"step": 1}\n{"step": 2, "epoch": 1, "train_loss": 0.5}\n'
+
+
+def test_score_by_hand() -> None:
+    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
+    values = metrics.score(logits, np.array([0, 1]))
+    assert values["loss"] == pytest.approx((np.log(2) + np.log(10)) / 2)
+    assert values["accuracy"] == 0.5

@@ -1,0 +1,47 @@
+"""A net and data small enough to train in a test's blink: 4x4 images whose class is their brightest quadrant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from cnnjax import train
+
+
+class Tiny(nnx.Module):
+    """Batch norm (so that there is state beside the parameters) and a dense layer."""
+
+    def __init__(self, width: int = 16, *, rngs: nnx.Rngs):
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.conv1 = nnx.Linear(width, 4, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv1(self.norm(x.reshape(len(x), -1)))
+
+
+def examples(count: int, seed: int) -> train.Examples:
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 4, count).astype(np.int32)
+    images = draw.integers(0, 120, (count, 4, 4, 1)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        image[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] += 90
+    return train.Examples(images, labels)
+
+
+def fit(folder: Path, options: train.Options, model: nnx.Module | None = None, **changes: Any) -> train.Result:
+    """`train.fit` on 96 examples, with 37 to test on (no multiple of anything)."""
+    arguments: dict[str, Any] = {
+        "train": examples(96, 1),
+        "test": examples(37, 2),
+        "validation": examples(20, 3) if options.validation else None,
+        "prepare": lambda pixels: pixels / 255,
+        **changes,
+    }
+    folder.mkdir(exist_ok=True)
+    model = model or Tiny(rngs=nnx.Rngs(options.seed))
+    return train.fit(model, options=options, folder=folder, config={"seed": options.seed}, **arguments)
