@@ -89,8 +89,9 @@ def as_float_array(name: str, value: Any) -> jax.Array:
     array = as_array(name, value)
     if array.dtype not in FLOAT_DTYPES:
         raise TypeError(
-            f"{name} must be {', '.join(FLOAT_DTYPES[:-1])} or {FLOAT_DTYPES[-1]}, got {array.dtype}: convert it "
-            f"first, as by {name}.astype(jnp.float32)" + (" / 255" if array.dtype == "uint8" else "")
+            f"{name} must be {', '.join(FLOAT_DTYPES[:-1])} or {FLOAT_DTYPES[-1]}, got {array.dtype}: "
+            f"convert it first, as by {name}.astype(jnp.float32)"
+            + (" / 255" if array.dtype == "uint8" else "")
         )
     return array
 
@@ -121,8 +122,8 @@ def pooled_rank(x: jax.Array, window: Any) -> int:
         )
     if rank == 1 and not hasattr(window, "__len__"):
         raise ValueError(
-            f"window must be ({window!r},) where x has one spatial dimension, got {window!r} for x {x.shape}; "
-            "if x is one image (H, W, C), give it a batch axis: x[None]"
+            f"window must be ({window!r},) where x has one spatial dimension, got {window!r} for x {x.shape}"
+            "; if x is one image (H, W, C), give it a batch axis: x[None]"
         )
     if x.shape[-1] == 0 or 0 in x.shape[1:-1]:
         raise ValueError(f"x must have channels and spatial sizes of at least 1, got shape {x.shape}")
@@ -130,7 +131,7 @@ def pooled_rank(x: jax.Array, window: Any) -> int:
 
 
 def check_conv_arrays(x: jax.Array, w: jax.Array, b: jax.Array | None, groups: Any) -> None:
-    """x (N, *S, C), w (*K, C // groups, F), b (F,): check ranks and channels, and recognise foreign layouts."""
+    """x (N, *S, C), w (*K, C // groups, F), b (F,): check ranks and channels, know foreign layouts."""
     if isinstance(groups, bool) or not isinstance(groups, int):
         raise TypeError(f"groups must be an int, got {groups!r}")
     if groups < 1:
@@ -154,21 +155,27 @@ def check_conv_arrays(x: jax.Array, w: jax.Array, b: jax.Array | None, groups: A
     if features % groups:
         raise ValueError(f"groups must divide w's output channels, {shapes}")
     if b is not None and b.shape != (features,):
-        raise ValueError(f"b must have shape ({features},), one per output channel of w, got {b.shape}")
+        hint = f"; {_turn_w(w)}" if b.shape == w.shape[:1] else ""
+        raise ValueError(f"b must have shape ({features},), one per output channel of w, got {b.shape}{hint}")
 
 
 def _layout_hint(x: jax.Array, w: jax.Array, groups: int) -> str:
     """What to do where the channels disagree as they stand but agree in another framework's layout."""
-    spatial = ", ".join(str(axis) for axis in range(2, x.ndim))
     turn_x = "x looks channels-first: cnnjax wants (N, *S, C), jnp.moveaxis(x, 1, -1)"
-    turn_w = f"w looks like PyTorch's (F, C // groups, *K): cnnjax wants (*K, C // groups, F), w.transpose({spatial}, 1, 0)"
     if x.shape[1] == w.shape[-2] * groups:
         return f"; {turn_x}"
     if x.shape[-1] == w.shape[1] * groups:
-        return f"; {turn_w}"
+        return f"; {_turn_w(w)}"
     if x.shape[1] == w.shape[1] * groups:
-        return f"; {turn_x}; {turn_w}"
+        return f"; {turn_x}; {_turn_w(w)}"
     return ""
+
+
+def _turn_w(w: jax.Array) -> str:
+    axes = ", ".join(map(str, (*range(2, w.ndim), 1, 0)))
+    return (
+        f"w looks like PyTorch's (F, C // groups, *K): cnnjax wants (*K, C // groups, F), w.transpose({axes})"
+    )
 
 
 def check_output_dtype(preferred_element_type: Any) -> None:

@@ -1,10 +1,11 @@
 """The ways to compute one convolution, one function each.  All give the same numbers.
 
 Each takes x (N, *S, C) and w (*K, C // groups, F) of one float dtype and the :class:`Windows` of w over x,
-whose padding is not negative, and returns (N, *S', F) in that dtype.  The door and the choice between them are
-in :mod:`cnnjax.ops.conv`.
+whose padding is not negative, and returns (N, *S', F) in that dtype.  The door and the choice between them
+are in :mod:`cnnjax.ops.conv`.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -19,8 +20,9 @@ def lax_conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precisio
     """XLA's own convolution."""
     padding = windows.padding
     if max(windows.stride) > 1:
-        # Padded to the exact size beforehand, the input gradient has padding in every dimension that it dilates;
-        # without it XLA (jax 0.10 to 0.12) takes kernel 2 with stride 2 for something else and ends the process.
+        # Padded to the exact size beforehand, the input gradient has padding in every dimension that it
+        # dilates.  Without it XLA (jax 0.10 to 0.12) can take kernel 2 with stride 2 for a grouped
+        # convolution, and ends the process.
         x = pad_spatial(x, windows.exact_padding)
         padding = ((0, 0),) * len(padding)
     spatial = "DHW"[-len(padding) :]
@@ -42,7 +44,10 @@ def direct(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision:
     y[n, o, f] = sum_t sum_c x[n, o * stride + t * dilation, c] w[t, c, f]
     """
     x = lax.optimization_barrier(pad_spatial(x, windows.exact_padding))
-    terms = (_channel_product(shifted, w[tap][None], groups, precision) for tap, shifted in taps(x, windows))
+    terms = (
+        _channel_product(shifted[..., None, :], w[tap][None], groups, precision)
+        for tap, shifted in taps(x, windows)
+    )
     return sum(terms, start=jnp.zeros((), x.dtype))
 
 
@@ -51,12 +56,13 @@ def im2col(
 ) -> jax.Array:
     """One matrix product: each row the input under one window, each column one kernel.
 
-    y[n, o, f] = sum_(t, c) cols[n, o, (t, c)] w[(t, c), f],  cols[n, o, (t, c)] = x[n, o * stride + t * dilation, c]
+    y[n, o, f] = sum_(t, c) cols[n, o, (t, c)] w[(t, c), f]
+    cols[n, o, (t, c)] = x[n, o * stride + t * dilation, c]
 
-    With few channels the rows are short and the product is slow.  ``block`` = B > 1 computes B neighbours of the
-    last spatial dimension in one row: x (..., W, C) is seen as (..., W / B, B C), and the kernel becomes a band,
-    B copies of itself each shifted by one column, so that the same product has B times the columns.  It needs
-    stride and dilation 1 in that dimension, and groups 1.
+    With few channels the rows are short and the product is slow.  ``block`` = B > 1 computes B neighbours of
+    the last spatial dimension in one row: x (..., W, C) is seen as (..., W / B, B C), and the kernel becomes
+    a band, B copies of itself each shifted by one column, so that the same product has B times the columns.
+    It needs stride and dilation 1 in that dimension, and groups 1.
     """
     x = pad_spatial(x, windows.exact_padding)
     if block == 1:
@@ -93,24 +99,29 @@ def _band(w: jax.Array, block: int, taps: int) -> jax.Array:
 def _patches_times_kernel(
     x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any
 ) -> jax.Array:
-    shifted = [part for _, part in taps(x, windows)]
-    w = w.reshape(len(shifted), *w.shape[-2:])
+    count = math.prod(windows.window)
+    w = w.reshape(count, *w.shape[-2:])
+    if windows.window == x.shape[1:-1]:  # one window, the whole of x: nothing to copy
+        cols = x.reshape(x.shape[0], *windows.output, -1)
+    else:
+        cols = lax.concatenate([shifted for _, shifted in taps(x, windows)], x.ndim - 1)
     if groups > 1:
-        return _channel_product(jnp.stack(shifted, axis=-2), w, groups, precision)
-    cols = shifted[0] if len(shifted) == 1 else lax.concatenate(shifted, x.ndim - 1)
+        return _channel_product(cols.reshape(*cols.shape[:-1], count, -1), w, groups, precision)
     return jnp.matmul(cols, w.reshape(-1, w.shape[-1]), precision=precision)
 
 
 def _channel_product(x: jax.Array, w: jax.Array, groups: int, precision: Any) -> jax.Array:
-    """x (..., [T,] C) times w (T, C // groups, F) summed over taps and channels: (..., F), within groups."""
+    """x (..., T, C) times w (T, C // groups, F), summed over the taps and within groups over the channels."""
     count, per_group, features = w.shape
-    x = x.reshape(*x.shape[: -1 if count == 1 else -2], count, groups, per_group)
+    x = x.reshape(*x.shape[:-1], groups, per_group)
     w = w.reshape(count, per_group, groups, features // groups)
     if per_group == 1:  # depthwise: no sum over channels, so no matrix product
-        y = (x * w[:, 0, :, 0] if features == groups else x * w[:, 0]).sum(-3)
-        return y.reshape(*y.shape[:-2], features)
-    y = jnp.einsum("...tgc,tcgf->...gf", x, w, precision=precision)
-    return y.reshape(*y.shape[:-2], features)
+        y = (x * w[:, 0]).sum(-3)
+    elif groups == 1:
+        y = jnp.einsum("...tc,tcf->...f", x[..., 0, :], w[:, :, 0], precision=precision)
+    else:
+        y = jnp.einsum("...tgc,tcgf->...gf", x, w, precision=precision)
+    return y.reshape(*x.shape[:-3], features)
 
 
 ALGORITHMS = {"lax": lax_conv, "direct": direct, "im2col": im2col}

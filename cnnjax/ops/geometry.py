@@ -251,13 +251,15 @@ def slide(
         if room < 0:
             raise ValueError(
                 f"window must fit into the padded input: in spatial dimension {axis} window {window[axis]} "
-                f"with dilation {dilation[axis]} spans {dilated(window[axis], dilation[axis])}, input {size} with "
-                f"padding {(low, high)} has {size + low + high} (spatial shape {tuple(sizes)}; arrays are "
-                "channels-last, (N, *S, C))"
+                f"with dilation {dilation[axis]} spans {dilated(window[axis], dilation[axis])}, input {size} "
+                f"with padding {(low, high)} has {size + low + high} (spatial shape {tuple(sizes)}; arrays "
+                "are channels-last, (N, *S, C))"
             )
         count = room // stride[axis] + 1
-        if ceil_mode and room % stride[axis] and count * stride[axis] < size + low:
-            count += 1
+        if ceil_mode:
+            count = -(-room // stride[axis]) + 1
+            if (count - 1) * stride[axis] >= size + low:
+                count -= 1
         output.append(count)
     return Windows(sizes, window, stride, dilation, pads, tuple(output))
 

@@ -1,7 +1,7 @@
 """Pooling: one number from each window of each channel, in one to three dimensions."""
 
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -178,15 +178,26 @@ def _counts(windows: Windows, *, padded: bool) -> np.ndarray:
     per_axis = [real_taps(windows, axis, padded=padded) for axis in range(len(windows.sizes))]
     if all(min(counts) == max(counts) for counts in per_axis):
         return np.asarray(math.prod(counts[0] for counts in per_axis))
-    return np.multiply.reduce(np.ix_(*per_axis))[..., None]
+    return reduce(np.multiply, np.ix_(*per_axis))[..., None]
+
+
+def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:
+    """x padded to where the last window ends."""
+    # cropped first: a last window of ceil_mode must not reach what a crop has taken away
+    crop = tuple((0, min(high, 0)) for _, high in windows.padding)
+    rest = tuple(
+        (low, high - cropped) for (low, high), (_, cropped) in zip(windows.exact_padding, crop, strict=True)
+    )
+    return pad_spatial(pad_spatial(x, crop), rest, value=value)
 
 
 # ---- sums ----
 
 
+@partial(jax.jit, static_argnums=1)
 def _sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
     """x (N, *S, C) summed over each window; padding counts as zero."""
-    x = pad_spatial(x, windows.exact_padding)
+    x = _padded(x, windows)
     if sum(windows.window) > 32:
         return lax.reduce_window(
             x,
@@ -217,70 +228,64 @@ def _slices_along(x: jax.Array, windows: Windows, axis: int) -> list[jax.Array]:
 #
 # The winner of a window is remembered as its place: the flat row-major position in the dilated window.  The
 # output picks the elements in those places.  With the places held fixed that is linear in x, so it is its own
-# derivative, and its transpose carries the gradient back.  Written as comparisons it needs no scatter, and every
-# transformation of JAX goes through it.
+# derivative, and its transpose carries the gradient back.  Written as comparisons it needs no scatter, and
+# every transformation of JAX goes through it.
 
 
 def _max_pool(x: jax.Array, windows: Windows, return_indices: bool) -> Any:
     is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    best = _largest(x, windows) if is_float else _first_maximum(x, windows, with_place=False)[0]
+    best = _largest(x, windows) if is_float else _first_maximum(x, windows)[0]
     if not return_indices:
         return best
-    _, place = _first_maximum(lax.stop_gradient(x), windows, with_place=True)
-    return best, _flat_index(place, windows)
+    return best, _flat_index(_first_maximum(lax.stop_gradient(x), windows)[1], windows)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _largest(x: jax.Array, windows: Windows) -> jax.Array:
-    return _first_maximum(x, windows, with_place=False)[0]
+    return _first_maximum(x, windows)[0]
 
 
 @_largest.defjvp
 def _largest_jvp(windows: Windows, primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
+    place = _first_maximum(lax.stop_gradient(x), windows)[1]
     # by _largest again, so that derivatives of any order come here
-    _, place = _first_maximum(lax.stop_gradient(x), windows, with_place=True)
     return _largest(x, windows), _pick(dx, place, windows)
 
 
-def _first_maximum(x: jax.Array, windows: Windows, *, with_place: bool) -> tuple[jax.Array, jax.Array | None]:
+@partial(jax.jit, static_argnums=1)
+def _first_maximum(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     """The largest element of each window and its place, the first of equals.
 
     One dimension after the other, last first: the first row with the largest row maximum, and in it the first
     column, is the first in row-major order.
     """
-    extents = windows.extents
-    integers = jnp.issubdtype(x.dtype, jnp.integer)
-    lowest = jnp.iinfo(x.dtype).min if integers else -jnp.inf
-    best = pad_spatial(x, windows.exact_padding, value=lowest)
-    place = jnp.zeros(best.shape, _place_dtype(windows)) if with_place else None
-    for axis in reversed(range(len(extents))):
-        weight = math.prod(extents[axis + 1 :])
-        best, place = _first_maximum_along(best, place, windows, axis, weight)
+    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    best = _padded(x, windows, value=lowest)
+    place = jnp.zeros(best.shape, _place_dtype(windows))
+    for axis in reversed(range(len(windows.sizes))):
+        best, place = _first_maximum_along(best, place, windows, axis)
     return best, place
 
 
 def _first_maximum_along(
-    x: jax.Array, place: jax.Array | None, windows: Windows, axis: int, weight: int
-) -> tuple[jax.Array, jax.Array | None]:
-    """The maxima along one dimension; ``weight`` is what one step in it counts in a place."""
-    values = _slices_along(x, windows, axis)
-    best, best_place = values[0], None
-    places = [] if place is None else _slices_along(place, windows, axis)
-    if places:
-        best_place = places[0]
-    shape = (-1,) + (1,) * (len(windows.sizes) - axis)
-    starts = np.arange(windows.output[axis]).reshape(shape) * windows.stride[axis]
-    for t in range(1, windows.window[axis]):
+    x: jax.Array, place: jax.Array, windows: Windows, axis: int
+) -> tuple[jax.Array, jax.Array]:
+    """The maxima of x along one spatial dimension, and their places in it and the later dimensions."""
+    stride, dilation = windows.stride[axis], windows.dilation[axis]
+    step = dilation * math.prod(windows.extents[axis + 1 :])
+    starts = np.arange(windows.output[axis]) * stride
+    starts = starts.reshape(-1, *(1,) * (len(windows.sizes) - axis))
+    best, *values = _slices_along(x, windows, axis)
+    best_place, *places = _slices_along(place, windows, axis)
+    for t, (value, at) in enumerate(zip(values, places, strict=True), 1):
         # NaN is never <= : it is taken, and once taken it stays
-        keep = (values[t] <= best) | (best != best)
-        only_padding_so_far = starts + (t - 1) * windows.dilation[axis] < windows.padding[axis][0]
+        keep = (value <= best) | (best != best)
+        only_padding_so_far = starts + (t - 1) * dilation < windows.padding[axis][0]
         if only_padding_so_far.any():
             keep &= ~only_padding_so_far
-        best = jnp.where(keep, best, values[t])
-        if places:
-            step = np.asarray(t * windows.dilation[axis] * weight, places[t].dtype)
-            best_place = jnp.where(keep, best_place, places[t] + step)
+        best = jnp.where(keep, best, value)
+        best_place = jnp.where(keep, best_place, at + np.asarray(t * step, at.dtype))
     return best, best_place
 
 
@@ -289,11 +294,12 @@ def _place_dtype(windows: Windows) -> Any:
     return np.min_scalar_type(-math.prod(windows.extents))
 
 
+@partial(jax.jit, static_argnums=2)
 def _pick(x: jax.Array, place: jax.Array, windows: Windows) -> jax.Array:
     """The element of each window that stands in the window's place; linear in x."""
     if math.prod(windows.window) > 64:
         return _gather(x, place, windows)
-    x = pad_spatial(x, windows.exact_padding)
+    x = _padded(x, windows)
     zero = jnp.zeros((), x.dtype)
     total = jnp.zeros(place.shape, x.dtype)
     for tap, met in taps(x, windows):
