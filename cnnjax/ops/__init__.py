@@ -1,0 +1,7 @@
+"""Arrays in, arrays out: convolutions, poolings and their geometry as pure functions."""
+
+from cnnjax.ops.conv import conv
+from cnnjax.ops.geometry import output_shape, receptive_field
+from cnnjax.ops.pool import avg_pool, max_pool, min_pool
+
+__all__ = ["avg_pool", "conv", "max_pool", "min_pool", "output_shape", "receptive_field"]

@@ -1,0 +1,201 @@
+"""The door: what every op checks about its arrays and keywords before it computes.
+
+Sizes and windows are checked in :mod:`cnnjax.ops.geometry`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+# What users of PyTorch, Keras, lax, flax and ONNX type by habit, and the cnnjax spelling.
+HABITS = {
+    "strides": "stride",
+    "window_strides": "stride",
+    "window_stride": "stride",
+    "kernel_size": "window",
+    "kernel_shape": "window",
+    "pool_size": "window",
+    "window_shape": "window",
+    "window_dimensions": "window",
+    "ksize": "window",
+    "pads": "padding",
+    "auto_pad": "padding",
+    "dilations": "dilation",
+    "dilation_rate": "dilation",
+    "kernel_dilation": "dilation",
+    "rhs_dilation": "dilation",
+    "window_dilation": "dilation",
+    "lhs_dilation": "input_dilation",
+    "base_dilation": "input_dilation",
+    "feature_group_count": "groups",
+    "num_groups": "groups",
+    "group": "groups",
+    "bias": "b",
+    "weight": "w",
+    "kernel": "w",
+    "filters": "w",
+    "rhs": "w",
+    "lhs": "x",
+    "input": "x",
+    "inputs": "x",
+    "data_format": "channels-last arrays, (N, *S, C), always",
+    "dimension_numbers": "channels-last arrays, (N, *S, C), always",
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def meets_habits(op: Callable[P, R]) -> Callable[P, R]:
+    """Let an op answer an unknown keyword with the cnnjax spelling of what was meant."""
+    known = inspect.signature(op).parameters
+
+    @functools.wraps(op)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(_unknown_keyword(op.__name__, name, list(known)))
+        return op(*args, **kwargs)
+
+    return checked
+
+
+def _unknown_keyword(op: str, name: str, known: list[str]) -> str:
+    meant = HABITS.get(name)
+    if meant in known:
+        return f"{op} takes {meant}=, not {name}="
+    if meant == "window" and "w" in known:
+        return f"{op} takes no {name}=: the window is the shape of w, (*K, C // groups, F)"
+    if meant is not None and " " in meant:
+        return f"{op} takes no {name}=: it wants {meant}"
+    return f"{op} takes no {name}=; its arguments are {', '.join(known)}"
+
+
+def as_array(name: str, value: Any) -> jax.Array:
+    """A JAX array of what is one already, of a NumPy array, or of a module's variable."""
+    if not (isinstance(value, jax.Array) or hasattr(value, "__array__") or hasattr(value, "__jax_array__")):
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    return jnp.asarray(value)
+
+
+def as_float_array(name: str, value: Any) -> jax.Array:
+    """An array of one of the four float dtypes."""
+    array = as_array(name, value)
+    if array.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{name} must be {', '.join(FLOAT_DTYPES[:-1])} or {FLOAT_DTYPES[-1]}, got {array.dtype}: "
+            f"convert it first, as by {name}.astype(jnp.float32)"
+            + (" / 255" if array.dtype == "uint8" else "")
+        )
+    return array
+
+
+def as_number_array(name: str, value: Any) -> jax.Array:
+    """An array of one of the four float dtypes or of integers."""
+    array = as_array(name, value)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return array
+    return as_float_array(name, array)
+
+
+def same_dtype(**arrays: jax.Array | None) -> None:
+    """Refuse arrays that differ in dtype: JAX would promote them without a word."""
+    dtypes = {name: str(array.dtype) for name, array in arrays.items() if array is not None}
+    if len(set(dtypes.values())) > 1:
+        listed = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{' and '.join(dtypes)} must share a dtype, got {listed}")
+
+
+def pooled_rank(x: jax.Array, window: Any) -> int:
+    """The number of spatial dimensions of a pool's x, which is (N, *S, C)."""
+    rank = x.ndim - 2
+    if not 1 <= rank <= 3:
+        raise ValueError(
+            f"x must be (N, *S, C) with one to three spatial dimensions, got shape {x.shape}; "
+            "one example alone needs a batch axis: x[None]"
+        )
+    if rank == 1 and not hasattr(window, "__len__"):
+        raise ValueError(
+            f"window must be ({window!r},) where x has one spatial dimension, got {window!r} for x {x.shape}"
+            "; if x is one image (H, W, C), give it a batch axis: x[None]"
+        )
+    if x.shape[-1] == 0 or 0 in x.shape[1:-1]:
+        raise ValueError(f"x must have channels and spatial sizes of at least 1, got shape {x.shape}")
+    return rank
+
+
+def check_conv_arrays(x: jax.Array, w: jax.Array, b: jax.Array | None, groups: Any) -> None:
+    """x (N, *S, C), w (*K, C // groups, F), b (F,): check ranks and channels, know foreign layouts."""
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(f"groups must be an int, got {groups!r}")
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1, got {groups}")
+    shapes = f"got x {x.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
+    if w.ndim not in (3, 4, 5):
+        raise ValueError(f"w must be (*K, C // groups, F) with one to three spatial dimensions, {shapes}")
+    if x.ndim == w.ndim - 1:
+        raise ValueError(f"x must be (N, *S, C) with exactly one batch axis, as x[None] has, {shapes}")
+    if x.ndim != w.ndim:
+        raise ValueError(
+            f"x (N, *S, C) and w (*K, C // groups, F) must have the same number of axes, {shapes}"
+        )
+    if 0 in x.shape[1:] or 0 in w.shape:
+        raise ValueError(f"x and w must have no empty axis but x's batch, {shapes}")
+    channels, features = x.shape[-1], w.shape[-1]
+    if channels != w.shape[-2] * groups:
+        raise ValueError(
+            f"x's channels must be w's input channels times groups, {shapes}" + _layout_hint(x, w, groups)
+        )
+    if features % groups:
+        raise ValueError(f"groups must divide w's output channels, {shapes}")
+    if b is not None and b.shape != (features,):
+        hint = f"; {_turn_w(w)}" if b.shape == w.shape[:1] else ""
+        raise ValueError(f"b must have shape ({features},), one per output channel of w, got {b.shape}{hint}")
+
+
+def _layout_hint(x: jax.Array, w: jax.Array, groups: int) -> str:
+    """What to do where the channels disagree as they stand but agree in another framework's layout."""
+    turn_x = "x looks channels-first: cnnjax wants (N, *S, C), jnp.moveaxis(x, 1, -1)"
+    if x.shape[1] == w.shape[-2] * groups:
+        return f"; {turn_x}"
+    if x.shape[-1] == w.shape[1] * groups:
+        return f"; {_turn_w(w)}"
+    if x.shape[1] == w.shape[1] * groups:
+        return f"; {turn_x}; {_turn_w(w)}"
+    return ""
+
+
+def _turn_w(w: jax.Array) -> str:
+    axes = ", ".join(map(str, (*range(2, w.ndim), 1, 0)))
+    return (
+        f"w looks like PyTorch's (F, C // groups, *K): cnnjax wants (*K, C // groups, F), w.transpose({axes})"
+    )
+
+
+def check_output_dtype(preferred_element_type: Any) -> None:
+    """preferred_element_type must be None or a float dtype that is switched on."""
+    if preferred_element_type is None:
+        return
+    try:
+        dtype = jnp.dtype(preferred_element_type)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"preferred_element_type must be None or one of {', '.join(FLOAT_DTYPES)}, "
+            f"got {preferred_element_type!r}"
+        )
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError("preferred_element_type=float64 needs jax_enable_x64, which is off")
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the names allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -1,0 +1,339 @@
+"""Pooling: one number from each window of each channel, in one to three dimensions."""
+
+import math
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnnjax.ops.arguments import as_float_array, as_number_array, meets_habits, pooled_rank
+from cnnjax.ops.geometry import Sizes, Windows, as_int, per_dimension, real_taps, require_real_taps, slide
+from cnnjax.ops.patches import pad_spatial, taps
+
+
+@meets_habits
+def max_pool(
+    x: jax.Array,
+    window: Any,
+    *,
+    stride: Any = None,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The largest element of each window.
+
+        y[n, o, c] = max_t x[n, o * stride + t * dilation, c]
+
+    Padding never wins: a window of nothing but -inf gives -inf, from its first real element.  NaN wins over
+    all numbers.  Among equals the first in row-major order wins, and takes the whole gradient.
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions, float or integer.
+        window: an int, or one int per spatial dimension (where there is one: ``(k,)``).
+        stride: an int, or one per spatial dimension; None means the window.
+        padding: as for :func:`cnnjax.ops.conv`.
+        dilation: distance between the taps of a window, an int or one per spatial dimension.
+        ceil_mode: also take a last window that reaches beyond the input, if it starts inside the input or the
+            low padding; needs padding in numbers.
+        return_indices: also return where the maxima are.
+
+    Returns:
+        (N, *S', C) of x's dtype; with return_indices the pair of that and the int32 indices of the winners,
+        flat in the unpadded spatial plane.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: shapes disagree, a window is larger than the padded input or lies wholly in the padding.
+
+    >>> x = jnp.array([1.0, 3.0, 2.0, 5.0, 5.0, 4.0]).reshape(1, 6, 1)
+    >>> max_pool(x, (2,)).ravel()
+    Array([3., 5., 5.], dtype=float32)
+    >>> max_pool(x, (3,), stride=1, return_indices=True)[1].ravel()
+    Array([1, 3, 3, 3], dtype=int32)
+
+    References:
+        Jarrett et al., What is the best multi-stage architecture for object recognition?, ICCV 2009.
+    """
+    x = as_number_array("x", x)
+    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    return _max_pool(x, windows, _checked_flag("return_indices", return_indices))
+
+
+@meets_habits
+def min_pool(
+    x: jax.Array,
+    window: Any,
+    *,
+    stride: Any = None,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The smallest element of each window: :func:`max_pool` upside down, with the same arguments and rules.
+
+        y[n, o, c] = min_t x[n, o * stride + t * dilation, c]
+
+    Args:
+        x: (N, *S, C), float or integer.
+        window, stride, padding, dilation, ceil_mode, return_indices: as for :func:`max_pool`.
+
+    Returns:
+        (N, *S', C) of x's dtype; with return_indices also the int32 indices of the winners.
+
+    Raises:
+        TypeError, ValueError: as for :func:`max_pool`.
+
+    >>> min_pool(jnp.array([1.0, 3.0, 2.0, 5.0]).reshape(1, 4, 1), (2,)).ravel()
+    Array([1., 2.], dtype=float32)
+    """
+    x = as_number_array("x", x)
+    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    # ~ turns the order of integers round without the overflow that - has
+    turn = jnp.negative if jnp.issubdtype(x.dtype, jnp.floating) else jnp.invert
+    result = _max_pool(turn(x), windows, _checked_flag("return_indices", return_indices))
+    return (turn(result[0]), result[1]) if return_indices else turn(result)
+
+
+@meets_habits
+def avg_pool(
+    x: jax.Array,
+    window: Any,
+    *,
+    stride: Any = None,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+    divisor_override: int | None = None,
+) -> jax.Array:
+    """The mean of each window.
+
+        y[n, o, c] = (1 / count_o) sum_t x[n, o * stride + t * dilation, c]
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions.
+        window, stride, padding, dilation, ceil_mode: as for :func:`max_pool`.
+        count_include_pad: count_o counts the padding too (what ceil_mode reaches beyond it never counts);
+            by default only elements of x.
+        divisor_override: an int to divide by instead of count_o.
+
+    Returns:
+        (N, *S', C) of x's dtype; the sum is accumulated in float32, or in float64 where that is the dtype.
+
+    Raises:
+        TypeError: an argument is of the wrong kind, or x is not of a float dtype.
+        ValueError: shapes disagree, a window is larger than the padded input or lies wholly in the padding.
+
+    >>> avg_pool(jnp.array([1.0, 3.0, 2.0, 6.0]).reshape(1, 4, 1), (2,)).ravel()
+    Array([2., 4.], dtype=float32)
+
+    References:
+        LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998.
+    """
+    x = as_float_array("x", x)
+    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    if not _checked_flag("count_include_pad", count_include_pad) and divisor_override is None:
+        count = _counts(windows, padded=False)
+    elif divisor_override is None:
+        count = _counts(windows, padded=True)
+    else:
+        count = np.asarray(as_int("divisor_override", divisor_override))
+        if count == 0:
+            raise ValueError("divisor_override must not be 0")
+    compute_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    sums = _sum_of_windows(x.astype(compute_dtype), windows)
+    return (sums / jnp.asarray(count, compute_dtype)).astype(x.dtype)
+
+
+def _windows(x: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Windows:
+    """A pool's windows over x (N, *S, C), none of them empty."""
+    rank = pooled_rank(x, window)
+    window = per_dimension("window", window, rank)
+    windows = slide(
+        x.shape[1:-1],
+        window,
+        stride=window if stride is None else stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+    )
+    require_real_taps(windows)
+    return windows
+
+
+def _checked_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _counts(windows: Windows, *, padded: bool) -> np.ndarray:
+    """How many elements each window counts: one number, or (*S', 1) where they differ."""
+    per_axis = [real_taps(windows, axis, padded=padded) for axis in range(len(windows.sizes))]
+    if all(min(counts) == max(counts) for counts in per_axis):
+        return np.asarray(math.prod(counts[0] for counts in per_axis))
+    return reduce(np.multiply, np.ix_(*per_axis))[..., None]
+
+
+def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:
+    """x padded to where the last window ends."""
+    # cropped first: a last window of ceil_mode must not reach what a crop has taken away
+    crop = tuple((0, min(high, 0)) for _, high in windows.padding)
+    rest = tuple(
+        (low, high - cropped) for (low, high), (_, cropped) in zip(windows.exact_padding, crop, strict=True)
+    )
+    return pad_spatial(pad_spatial(x, crop), rest, value=value)
+
+
+# ---- sums ----
+
+
+@partial(jax.jit, static_argnums=1)
+def _sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
+    """x (N, *S, C) summed over each window; padding counts as zero."""
+    x = _padded(x, windows)
+    if sum(windows.window) > 32:
+        return lax.reduce_window(
+            x,
+            np.zeros((), x.dtype),
+            lax.add,
+            (1, *windows.window, 1),
+            (1, *windows.stride, 1),
+            "VALID",
+            window_dilation=(1, *windows.dilation, 1),
+        )
+    for axis in reversed(range(len(windows.sizes))):
+        slices = _slices_along(x, windows, axis)
+        x = sum(slices[1:], start=slices[0])
+    return x
+
+
+def _slices_along(x: jax.Array, windows: Windows, axis: int) -> list[jax.Array]:
+    """Per tap of the window along one spatial dimension, the elements of the padded x that it meets."""
+    stride, dilation = windows.stride[axis], windows.dilation[axis]
+    last = (windows.output[axis] - 1) * stride + 1
+    return [
+        lax.slice_in_dim(x, t * dilation, t * dilation + last, stride, axis + 1)
+        for t in range(windows.window[axis])
+    ]
+
+
+# ---- maxima ----
+#
+# The winner of a window is remembered as its place: the flat row-major position in the dilated window.  The
+# output picks the elements in those places.  With the places held fixed that is linear in x, so it is its own
+# derivative, and its transpose carries the gradient back.  Written as comparisons it needs no scatter, and
+# every transformation of JAX goes through it.
+
+
+def _max_pool(x: jax.Array, windows: Windows, return_indices: bool) -> Any:
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    best = _largest(x, windows) if is_float else _first_maximum(x, windows)[0]
+    if not return_indices:
+        return best
+    return best, _flat_index(_first_maximum(lax.stop_gradient(x), windows)[1], windows)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _largest(x: jax.Array, windows: Windows) -> jax.Array:
+    return _first_maximum(x, windows)[0]
+
+
+@_largest.defjvp
+def _largest_jvp(windows: Windows, primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    place = _first_maximum(lax.stop_gradient(x), windows)[1]
+    # by _largest again, so that derivatives of any order come here
+    return _largest(x, windows), _pick(dx, place, windows)
+
+
+@partial(jax.jit, static_argnums=1)
+def _first_maximum(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
+    """The largest element of each window and its place, the first of equals.
+
+    One dimension after the other, last first: the first row with the largest row maximum, and in it the first
+    column, is the first in row-major order.
+    """
+    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    best = _padded(x, windows, value=lowest)
+    place = jnp.zeros(best.shape, _place_dtype(windows))
+    for axis in reversed(range(len(windows.sizes))):
+        best, place = _first_maximum_along(best, place, windows, axis)
+    return best, place
+
+
+def _first_maximum_along(
+    x: jax.Array, place: jax.Array, windows: Windows, axis: int
+) -> tuple[jax.Array, jax.Array]:
+    """The maxima of x along one spatial dimension, and their places in it and the later dimensions."""
+    stride, dilation = windows.stride[axis], windows.dilation[axis]
+    step = dilation * math.prod(windows.extents[axis + 1 :])
+    starts = np.arange(windows.output[axis]) * stride
+    starts = starts.reshape(-1, *(1,) * (len(windows.sizes) - axis))
+    best, *values = _slices_along(x, windows, axis)
+    best_place, *places = _slices_along(place, windows, axis)
+    for t, (value, at) in enumerate(zip(values, places, strict=True), 1):
+        # NaN is never <= : it is taken, and once taken it stays
+        keep = (value <= best) | (best != best)
+        only_padding_so_far = starts + (t - 1) * dilation < windows.padding[axis][0]
+        if only_padding_so_far.any():
+            keep &= ~only_padding_so_far
+        best = jnp.where(keep, best, value)
+        best_place = jnp.where(keep, best_place, at + np.asarray(t * step, at.dtype))
+    return best, best_place
+
+
+def _place_dtype(windows: Windows) -> Any:
+    """The smallest integer type that holds every place, and -1."""
+    return np.min_scalar_type(-math.prod(windows.extents))
+
+
+@partial(jax.jit, static_argnums=2)
+def _pick(x: jax.Array, place: jax.Array, windows: Windows) -> jax.Array:
+    """The element of each window that stands in the window's place; linear in x."""
+    if math.prod(windows.window) > 64:
+        return _gather(x, place, windows)
+    x = _padded(x, windows)
+    zero = jnp.zeros((), x.dtype)
+    total = jnp.zeros(place.shape, x.dtype)
+    for tap, met in taps(x, windows):
+        here = np.asarray(_place_of(tap, windows), place.dtype)
+        total += jnp.where(place == here, met, zero)
+    return total
+
+
+def _place_of(tap: Sizes, windows: Windows) -> int:
+    """The flat position of a tap in the dilated window."""
+    place = 0
+    for t, d, extent in zip(tap, windows.dilation, windows.extents, strict=True):
+        place = place * extent + t * d
+    return place
+
+
+def _gather(x: jax.Array, place: jax.Array, windows: Windows) -> jax.Array:
+    """:func:`_pick` by index, for windows of many taps."""
+    n, channels = x.shape[0], x.shape[-1]
+    flat = x.reshape(n, -1, channels)
+    index = _flat_index(place, windows).reshape(n, -1, channels)
+    return jnp.take_along_axis(flat, index, axis=1).reshape(place.shape)
+
+
+def _flat_index(place: jax.Array, windows: Windows) -> jax.Array:
+    """Places as int32 indices, flat in the unpadded spatial plane."""
+    rest = place.astype(jnp.int32)
+    index: Any = 0
+    scale = 1
+    for axis in reversed(range(len(windows.sizes))):
+        extent = windows.extents[axis]
+        shape = (-1,) + (1,) * (len(windows.sizes) - axis)
+        starts = np.arange(windows.output[axis], dtype=np.int32).reshape(shape) * windows.stride[axis]
+        index += (starts - windows.padding[axis][0] + rest % extent) * scale
+        rest //= extent
+        scale *= windows.sizes[axis]
+    return index.astype(jnp.int32)

@@ -1,0 +1,107 @@
+"""Every op under every transformation of JAX: one row per op, one column per transformation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from cnnjax import ops
+
+
+def with_kernel(**keywords):
+    """conv as a function of x alone, through a kernel that depends on x."""
+
+    def op(x):
+        w = x.mean() + jnp.arange(float(3 * 3 * 4)).reshape(3, 3, 2, 2) / 36
+        return ops.conv(x, w.astype(x.dtype), **keywords)
+
+    return op
+
+
+OPS = {
+    "conv": with_kernel(),
+    "conv lax": with_kernel(algorithm="lax", stride=2, padding=1),
+    "conv direct": with_kernel(algorithm="direct"),
+    "conv im2col": with_kernel(algorithm="im2col", padding="SAME", padding_mode="reflect"),
+    "max_pool": lambda x: ops.max_pool(x, 2),
+    "max_pool overlapping": lambda x: ops.max_pool(x, 3, stride=1, padding=1, dilation=2),
+    "max_pool large": lambda x: ops.max_pool(x, (5, 6), stride=1) * ops.max_pool(x, 1, padding=0)[:, :1, :1],
+    "min_pool": lambda x: ops.min_pool(x, 2),
+    "avg_pool": lambda x: ops.avg_pool(x, 2),
+    "avg_pool overlapping": lambda x: ops.avg_pool(x, 3, stride=1, padding=1),
+}
+
+
+def gradient(op):
+    return jax.grad(lambda x: (op(x) ** 2).sum())
+
+
+def check_jit(op, x):
+    np.testing.assert_allclose(jax.jit(op)(x), op(x), rtol=1e-12)
+
+
+def check_jvp(op, x):
+    dx = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    eps = 1e-6
+    slope = (op(x + eps * dx) - op(x - eps * dx)) / (2 * eps)
+    np.testing.assert_allclose(jax.jvp(op, (x,), (dx,))[1], slope, rtol=1e-6, atol=1e-6)
+
+
+def check_grad(op, x):
+    dx = jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    loss = jax.jvp(lambda x: (op(x) ** 2).sum(), (x,), (dx,))[1]
+    np.testing.assert_allclose((gradient(op)(x) * dx).sum(), loss, rtol=1e-10)
+
+
+def check_hessian(op, x):
+    """Forward over reverse and reverse over reverse, against differences of the gradient."""
+    v = jnp.sin(1.0 + jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    eps = 1e-6
+    slope = (gradient(op)(x + eps * v) - gradient(op)(x - eps * v)) / (2 * eps)
+    forward = jax.jvp(gradient(op), (x,), (v,))[1]
+    reverse = jax.grad(lambda x: (gradient(op)(x) * v).sum())(x)
+    np.testing.assert_allclose(forward, slope, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-10, atol=1e-10)
+    assert jax.hessian(lambda x: op(x).sum())(x).shape == x.shape * 2
+
+
+def check_vmap(op, x):
+    xs = jnp.stack([x, 2 * x, -x])
+    np.testing.assert_allclose(jax.vmap(op)(xs), jnp.stack([op(x) for x in xs]), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        jax.vmap(gradient(op))(xs), jnp.stack([gradient(op)(x) for x in xs]), rtol=1e-10, atol=1e-12
+    )
+
+
+def check_checkpoint(op, x):
+    np.testing.assert_allclose(gradient(jax.checkpoint(op))(x), gradient(op)(x), rtol=1e-12)
+
+
+def check_scan(op, x):
+    def step(x, _):
+        return x - 0.01 * gradient(op)(x), op(x)
+
+    last, ys = jax.lax.scan(step, x, length=2)
+    np.testing.assert_allclose(ys[0], op(x), rtol=1e-12)
+    np.testing.assert_allclose(ys[1], op(x - 0.01 * gradient(op)(x)), rtol=1e-10)
+    assert last.shape == x.shape
+
+
+def check_shard_map(op, x):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("batch",))
+    spec = PartitionSpec("batch")
+    sharded = jax.jit(jax.shard_map(op, mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_allclose(sharded(x), op(x), rtol=1e-12)
+    np.testing.assert_allclose(gradient(sharded)(x), gradient(op)(x), rtol=1e-10)
+
+
+CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("transformation", CHECKS)
+def test_table(op, transformation):
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(3), (2, 6, 7, 2), "float64")
+        CHECKS[transformation](OPS[op], x)

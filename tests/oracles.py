@@ -1,0 +1,125 @@
+"""The definitions, as nested loops in NumPy, float64: slow, and meant to be checked by eye.
+
+Arrays are channels-last.  Windows are given in full: one int per spatial dimension, padding in (low, high)
+pairs.  Gradients are written down beside the values: whatever y reads from x with a weight, dx gets back from
+dy with the same weight.
+"""
+
+import itertools
+
+import numpy as np
+
+
+def source(position, size, low, high, mode="zeros", hole=1):
+    """The index of x that stands at a position of the padded x, along one dimension; None for a zero."""
+    p = position - low
+    if mode == "zeros":
+        return p // hole if 0 <= p <= (size - 1) * hole + min(high, 0) and p % hole == 0 else None
+    if mode == "replicate":
+        return min(max(p, 0), size - 1)
+    if mode == "reflect":
+        return -p if p < 0 else p if p < size else 2 * (size - 1) - p
+    if mode == "circular":  # over what a crop leaves
+        first, count = max(-low, 0), size - max(-low, 0) - max(-high, 0)
+        return first + (p - first) % count
+    raise ValueError(mode)
+
+
+def outputs(size, k, stride, pads, dilation, ceil_mode=False):
+    """How many windows fit along one dimension."""
+    low, high = pads
+    extent = dilation * (k - 1) + 1
+    count = 0
+    while count * stride + extent <= size + low + high:
+        count += 1
+    if ceil_mode:
+        if (count - 1) * stride + extent < size + low + high:
+            count += 1
+        if (count - 1) * stride >= size + low:
+            count -= 1
+    return count
+
+
+def positions(window, o, stride, dilation):
+    """Per tap of window o: its index, and where it stands in the padded input."""
+    for t in itertools.product(*map(range, window)):
+        yield t, [oi * s + ti * d for oi, s, ti, d in zip(o, stride, t, dilation, strict=True)]
+
+
+def conv(x, w, b, dy, *, stride, padding, mode, dilation, holes, groups):
+    """Cross-correlation y, and dx, dw, db for a cotangent dy (None: of zeros)."""
+    *window, per_group, features = w.shape
+    sizes = x.shape[1:-1]
+    dilated = [(size - 1) * hole + 1 for size, hole in zip(sizes, holes, strict=True)]
+    out = [outputs(*a) for a in zip(dilated, window, stride, padding, dilation, strict=True)]
+    y = np.zeros((x.shape[0], *out, features))
+    dy = np.zeros(y.shape) if dy is None else dy
+    dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(features)
+    for n, *o, f in np.ndindex(*y.shape):
+        g = f // (features // groups)
+        y[(n, *o, f)] = 0 if b is None else b[f]
+        db[f] += dy[(n, *o, f)]
+        for t, where in positions(window, o, stride, dilation):
+            at = [
+                source(p, size, low, high, mode, hole)
+                for p, size, (low, high), hole in zip(where, sizes, padding, holes, strict=True)
+            ]
+            if None in at:
+                continue
+            for c in range(per_group):
+                i, j = (n, *at, g * per_group + c), (*t, c, f)
+                y[(n, *o, f)] += x[i] * w[j]
+                dx[i] += dy[(n, *o, f)] * w[j]
+                dw[j] += dy[(n, *o, f)] * x[i]
+    return y, dx, dw, db
+
+
+def max_pool(x, dy, *, window, stride, padding, dilation, ceil_mode):
+    """The first largest element of each window (the first NaN, if any): y, its flat index, and dx."""
+    sizes = x.shape[1:-1]
+    out = [
+        outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)
+    ]
+    y = np.zeros((x.shape[0], *out, x.shape[-1]))
+    index, dx = np.zeros(y.shape, int), np.zeros(x.shape)
+    for n, *o, c in np.ndindex(*y.shape):
+        best = None
+        for _, where in positions(window, o, stride, dilation):
+            at = [
+                source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)
+            ]
+            if None in at:
+                continue
+            value = x[(n, *at, c)]
+            if best is None or value > x[best] or (np.isnan(value) and not np.isnan(x[best])):
+                best = (n, *at, c)
+        y[(n, *o, c)] = x[best]
+        index[(n, *o, c)] = np.ravel_multi_index(best[1:-1], sizes)
+        dx[best] += 0 if dy is None else dy[(n, *o, c)]
+    return y, index, dx
+
+
+def avg_pool(x, dy, *, window, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override):
+    """The mean of each window: y, and dx."""
+    sizes = x.shape[1:-1]
+    out = [
+        outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)
+    ]
+    y, dx = np.zeros((x.shape[0], *out, x.shape[-1])), np.zeros(x.shape)
+    for n, *o, c in np.ndindex(*y.shape):
+        met, count = [], 0
+        for _, where in positions(window, o, stride, dilation):
+            at = [
+                source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)
+            ]
+            in_padded = all(
+                p < size + low + high for p, size, (low, high) in zip(where, sizes, padding, strict=True)
+            )
+            if None not in at:
+                met.append((n, *at, c))
+            count += in_padded if count_include_pad else None not in at
+        count = divisor_override or count
+        y[(n, *o, c)] = sum(x[i] for i in met) / count
+        for i in met:
+            dx[i] += 0 if dy is None else dy[(n, *o, c)] / count
+    return y, dx
