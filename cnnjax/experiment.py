@@ -108,7 +108,7 @@ def introduce(folder: Path, config: Mapping[str, Any], splits: Mapping[str, trai
     """Say what is about to run where."""
     device = config["environment"]["device"]
     counts = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
-    print(f"{config['experiment']} on {config['dataset']} ({counts}), {jax.local_device_count()} x {device}, in {folder}")
+    print(f"{config['experiment']} on {config['dataset']} ({counts}), {jax.local_device_count()} x {device}: {folder}")
 
 
 def draw(folder: Path, result: train.Result, test: train.Examples, names: list[str] | tuple[str, ...]) -> None:
