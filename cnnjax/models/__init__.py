@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,8 +32,8 @@ def build(config: Mapping[str, Any]) -> nnx.Module:
     name = options.pop("name")
     if name not in MODELS:
         raise UserError(f"there is no model {name!r}: it must be one of {', '.join(MODELS)}.")
-    make = functools.partial(MODELS[name], **options, dtype=config.get("dtype", "float32"))
+    rngs = nnx.Rngs(config.get("seed", 0))
     try:
-        return nnx.jit(lambda: make(rngs=nnx.Rngs(config.get("seed", 0))))()  # one compilation, not one per weight
+        return MODELS[name](**options, dtype=config.get("dtype", "float32"), rngs=rngs)
     except (TypeError, ValueError) as error:
         raise UserError(f"the model {name} cannot be built from {options}: {error}.") from error
