@@ -63,7 +63,8 @@ def conv(
     Returns:
         (N, *S', F).  Sums are accumulated in float32, or in float64 where that is the dtype, and cast at the
         end.  Largest error over the largest output, against exact sums: float64 1e-14, float32 2e-6, float16
-        1e-3, bfloat16 8e-3.
+        1e-3, bfloat16 8e-3.  By "lax" and "direct" NaN and infinities reach the outputs that see them and no
+        others; "auto" may choose a way by which they also reach up to three neighbours in the last dimension.
 
     Raises:
         TypeError: an argument is of the wrong kind, x is not of a float dtype, or x, w and b differ in dtype.

@@ -301,6 +301,14 @@ def _pick(x: jax.Array, place: jax.Array, windows: Windows) -> jax.Array:
         return _gather(x, place, windows)
     x = _padded(x, windows)
     zero = jnp.zeros((), x.dtype)
+    if windows.stride == windows.extents:  # windows tile x: a comparison per element, and no slices
+        split = np.ravel(list(zip(windows.output, windows.extents, strict=True)))
+        tiles = x.reshape(x.shape[0], *split, x.shape[-1])
+        inner = tuple(range(2, tiles.ndim - 1, 2))
+        places = np.arange(math.prod(windows.extents)).astype(place.dtype).reshape(windows.extents)
+        here = np.expand_dims(places, tuple(range(1, 2 * len(inner), 2)))
+        won = jnp.expand_dims(place, inner) == here
+        return jnp.where(won, tiles, zero).sum(axis=inner)
     total = jnp.zeros(place.shape, x.dtype)
     for tap, met in taps(x, windows):
         here = np.asarray(_place_of(tap, windows), place.dtype)
@@ -324,6 +332,7 @@ def _gather(x: jax.Array, place: jax.Array, windows: Windows) -> jax.Array:
     return jnp.take_along_axis(flat, index, axis=1).reshape(place.shape)
 
 
+@partial(jax.jit, static_argnums=1)
 def _flat_index(place: jax.Array, windows: Windows) -> jax.Array:
     """Places as int32 indices, flat in the unpadded spatial plane."""
     rest = place.astype(jnp.int32)

@@ -147,13 +147,14 @@ def random_case(seed):
         )
 
 
-def value_and_gradient(f, x):
-    """f's value and, for a fixed random cotangent, its gradient, in one compilation."""
-    ct = np.random.default_rng(0).normal(size=jax.eval_shape(f, x).shape)
+def value_and_gradient(f, x, has_aux=False):
+    """f's value, its gradient for a fixed random cotangent, and any second result, in one compilation."""
+    out = jax.eval_shape(f, x)
+    ct = np.random.default_rng(0).normal(size=(out[0] if has_aux else out).shape)
 
     def both(x):
-        y, pull = jax.vjp(f, x)
-        return y, *pull(jnp.asarray(ct))
+        y, pull, *aux = jax.vjp(f, x, has_aux=has_aux)
+        return y, *pull(jnp.asarray(ct)), *aux
 
     return ct, jax.jit(both)(x)
 
@@ -166,8 +167,9 @@ def test_max_pool_against_the_oracle(seed):
     x[x == 0] = -INF
     with jax.enable_x64(True):
         for pool, sign in ((max_pool, 1), (min_pool, -1)) if seed % 4 == 0 else ((max_pool, 1),):
-            ct, (y, dx) = value_and_gradient(lambda x, pool=pool: pool(x, **keywords), x)
-            _, index = pool(x, **keywords, return_indices=True)
+            ct, (y, dx, index) = value_and_gradient(
+                lambda x, pool=pool: pool(x, **keywords, return_indices=True), x, has_aux=True
+            )
             expected, expected_index, expected_dx = oracles.max_pool(sign * x, ct, **full)
             np.testing.assert_array_equal(y, sign * expected)
             np.testing.assert_array_equal(index, expected_index)
@@ -204,7 +206,7 @@ def test_large_windows(window, stride):
     np.testing.assert_allclose(mean_dx, expected_dx, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(15))
 def test_against_pytorch(seed):
     torch = pytest.importorskip("torch")
     draw = random.Random(seed)
@@ -229,9 +231,11 @@ def test_against_pytorch(seed):
         return None if index is None else np.moveaxis(index.numpy(), 1, -1)
 
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: max_pool(x, window, **common), x)
-        index = check(y, dx, getattr(functional, f"max_pool{rank}d"), return_indices=True)
-        np.testing.assert_array_equal(max_pool(x, window, **common, return_indices=True)[1], index)
+        ct, (y, dx, index) = value_and_gradient(
+            lambda x: max_pool(x, window, **common, return_indices=True), x, has_aux=True
+        )
+        expected = check(y, dx, getattr(functional, f"max_pool{rank}d"), return_indices=True)
+        np.testing.assert_array_equal(index, expected)
         for include in (True, False):
             _, (y, dx) = value_and_gradient(
                 lambda x, include=include: avg_pool(x, window, **common, count_include_pad=include), x
