@@ -77,17 +77,13 @@ def conv(x, w, b, dy, *, stride, padding, mode, dilation, holes, groups):
 def max_pool(x, dy, *, window, stride, padding, dilation, ceil_mode):
     """The first largest element of each window (the first NaN, if any): y, its flat index, and dx."""
     sizes = x.shape[1:-1]
-    out = [
-        outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)
-    ]
+    out = [outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)]
     y = np.zeros((x.shape[0], *out, x.shape[-1]))
     index, dx = np.zeros(y.shape, int), np.zeros(x.shape)
     for n, *o, c in np.ndindex(*y.shape):
         best = None
         for _, where in positions(window, o, stride, dilation):
-            at = [
-                source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)
-            ]
+            at = [source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)]
             if None in at:
                 continue
             value = x[(n, *at, c)]
@@ -102,19 +98,13 @@ def max_pool(x, dy, *, window, stride, padding, dilation, ceil_mode):
 def avg_pool(x, dy, *, window, stride, padding, dilation, ceil_mode, count_include_pad, divisor_override):
     """The mean of each window: y, and dx."""
     sizes = x.shape[1:-1]
-    out = [
-        outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)
-    ]
+    out = [outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)]
     y, dx = np.zeros((x.shape[0], *out, x.shape[-1])), np.zeros(x.shape)
     for n, *o, c in np.ndindex(*y.shape):
         met, count = [], 0
         for _, where in positions(window, o, stride, dilation):
-            at = [
-                source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)
-            ]
-            in_padded = all(
-                p < size + low + high for p, size, (low, high) in zip(where, sizes, padding, strict=True)
-            )
+            at = [source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)]
+            in_padded = all(p < size + low + high for p, size, (low, high) in zip(where, sizes, padding, strict=True))
             if None not in at:
                 met.append((n, *at, c))
             count += in_padded if count_include_pad else None not in at

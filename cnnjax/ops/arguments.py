@@ -90,8 +90,7 @@ def as_float_array(name: str, value: Any) -> jax.Array:
     if array.dtype not in FLOAT_DTYPES:
         raise TypeError(
             f"{name} must be {', '.join(FLOAT_DTYPES[:-1])} or {FLOAT_DTYPES[-1]}, got {array.dtype}: "
-            f"convert it first, as by {name}.astype(jnp.float32)"
-            + (" / 255" if array.dtype == "uint8" else "")
+            f"convert it first, as by {name}.astype(jnp.float32)" + (" / 255" if array.dtype == "uint8" else "")
         )
     return array
 
@@ -142,16 +141,12 @@ def check_conv_arrays(x: jax.Array, w: jax.Array, b: jax.Array | None, groups: A
     if x.ndim == w.ndim - 1:
         raise ValueError(f"x must be (N, *S, C) with exactly one batch axis, as x[None] has, {shapes}")
     if x.ndim != w.ndim:
-        raise ValueError(
-            f"x (N, *S, C) and w (*K, C // groups, F) must have the same number of axes, {shapes}"
-        )
+        raise ValueError(f"x (N, *S, C) and w (*K, C // groups, F) must have the same number of axes, {shapes}")
     if 0 in x.shape[1:] or 0 in w.shape:
         raise ValueError(f"x and w must have no empty axis but x's batch, {shapes}")
     channels, features = x.shape[-1], w.shape[-1]
     if channels != w.shape[-2] * groups:
-        raise ValueError(
-            f"x's channels must be w's input channels times groups, {shapes}" + _layout_hint(x, w, groups)
-        )
+        raise ValueError(f"x's channels must be w's input channels times groups, {shapes}" + _layout_hint(x, w, groups))
     if features % groups:
         raise ValueError(f"groups must divide w's output channels, {shapes}")
     if b is not None and b.shape != (features,):
@@ -173,9 +168,7 @@ def _layout_hint(x: jax.Array, w: jax.Array, groups: int) -> str:
 
 def _turn_w(w: jax.Array) -> str:
     axes = ", ".join(map(str, (*range(2, w.ndim), 1, 0)))
-    return (
-        f"w looks like PyTorch's (F, C // groups, *K): cnnjax wants (*K, C // groups, F), w.transpose({axes})"
-    )
+    return f"w looks like PyTorch's (F, C // groups, *K): cnnjax wants (*K, C // groups, F), w.transpose({axes})"
 
 
 def check_output_dtype(preferred_element_type: Any) -> None:
@@ -188,8 +181,7 @@ def check_output_dtype(preferred_element_type: Any) -> None:
         dtype = None
     if dtype is None or dtype not in FLOAT_DTYPES:
         raise TypeError(
-            f"preferred_element_type must be None or one of {', '.join(FLOAT_DTYPES)}, "
-            f"got {preferred_element_type!r}"
+            f"preferred_element_type must be None or one of {', '.join(FLOAT_DTYPES)}, got {preferred_element_type!r}"
         )
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError("preferred_element_type=float64 needs jax_enable_x64, which is off")

@@ -139,8 +139,7 @@ def _place(
     if max(holes) > 1:
         if padding_mode != "zeros":
             raise ValueError(
-                f"padding_mode must be 'zeros' where input_dilation is not 1, got {padding_mode!r} and "
-                f"{input_dilation}"
+                f"padding_mode must be 'zeros' where input_dilation is not 1, got {padding_mode!r} and {input_dilation}"
             )
         x = pad_spatial(x, windows.padding, holes=holes)
     elif padding_mode != "zeros":

@@ -45,15 +45,12 @@ def direct(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision:
     """
     x = lax.optimization_barrier(pad_spatial(x, windows.exact_padding))
     terms = (
-        _channel_product(shifted[..., None, :], w[tap][None], groups, precision)
-        for tap, shifted in taps(x, windows)
+        _channel_product(shifted[..., None, :], w[tap][None], groups, precision) for tap, shifted in taps(x, windows)
     )
     return sum(terms, start=jnp.zeros((), x.dtype))
 
 
-def im2col(
-    x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, block: int = 1
-) -> jax.Array:
+def im2col(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, block: int = 1) -> jax.Array:
     """One matrix product: each row the input under one window, each column one kernel.
 
     y[n, o, f] = sum_(t, c) cols[n, o, (t, c)] w[(t, c), f]
@@ -77,9 +74,7 @@ def im2col(
     x = lax.pad(x, jnp.zeros((), x.dtype), [*blank, (0, in_blocks * block - width, 0), (0, 0, 0)])
     # the barrier keeps XLA from computing the padding again for each of the slices
     x = lax.optimization_barrier(x.reshape(*sizes, in_blocks, block * channels))
-    blocked = windows._replace(
-        window=(*windows.window[:-1], block_taps), output=(*windows.output[:-1], out_blocks)
-    )
+    blocked = windows._replace(window=(*windows.window[:-1], block_taps), output=(*windows.output[:-1], out_blocks))
     y = _patches_times_kernel(x, _band(w, block, block_taps), blocked, 1, precision)
     y = y.reshape(*y.shape[:-2], out_blocks * block, features)
     return lax.slice_in_dim(y, 0, outputs, axis=y.ndim - 2)
@@ -90,15 +85,11 @@ def _band(w: jax.Array, block: int, taps: int) -> jax.Array:
     *outer, k, channels, features = w.shape
     blank = [(0, 0, 0)] * len(outer)
     zero = jnp.zeros((), w.dtype)
-    shifted = [
-        lax.pad(w, zero, [*blank, (o, taps * block - k - o, 0), (0, 0, 0), (0, 0, 0)]) for o in range(block)
-    ]
+    shifted = [lax.pad(w, zero, [*blank, (o, taps * block - k - o, 0), (0, 0, 0), (0, 0, 0)]) for o in range(block)]
     return jnp.stack(shifted, axis=-2).reshape(*outer, taps, block * channels, block * features)
 
 
-def _patches_times_kernel(
-    x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any
-) -> jax.Array:
+def _patches_times_kernel(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
     count = math.prod(windows.window)
     w = w.reshape(count, *w.shape[-2:])
     if windows.window == x.shape[1:-1]:  # one window, the whole of x: nothing to copy

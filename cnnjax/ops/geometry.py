@@ -89,9 +89,7 @@ def output_shape(
     References:
         Dumoulin and Visin, A guide to convolution arithmetic for deep learning, arXiv:1603.07285.
     """
-    windows = slide(
-        spatial_shape, window, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
-    )
+    windows = slide(spatial_shape, window, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
     return windows.output
 
 
@@ -143,9 +141,7 @@ def _layer(index: int, layer: Any) -> tuple[Any, Any, Any]:
     if isinstance(layer, Mapping):
         unknown = set(layer) - {"window", "stride", "dilation", "padding"}
         if unknown or "window" not in layer:
-            raise ValueError(
-                f"layers[{index}] must have the keys window, stride and dilation, got {sorted(layer)}"
-            )
+            raise ValueError(f"layers[{index}] must have the keys window, stride and dilation, got {sorted(layer)}")
         return layer["window"], layer.get("stride", 1), layer.get("dilation", 1)
     if isinstance(layer, Sequence) and not isinstance(layer, str):
         if not 1 <= len(layer) <= 3:
@@ -244,8 +240,7 @@ def slide(
         cropped = max(-low, 0) + max(-high, 0)
         if cropped >= size:
             raise ValueError(
-                f"padding must leave something of the input: {(low, high)} crops all {size} of spatial "
-                f"dimension {axis}"
+                f"padding must leave something of the input: {(low, high)} crops all {size} of spatial dimension {axis}"
             )
         room = size + low + high - dilated(window[axis], dilation[axis])
         if room < 0:

@@ -185,9 +185,7 @@ def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:
     """x padded to where the last window ends."""
     # cropped first: a last window of ceil_mode must not reach what a crop has taken away
     crop = tuple((0, min(high, 0)) for _, high in windows.padding)
-    rest = tuple(
-        (low, high - cropped) for (low, high), (_, cropped) in zip(windows.exact_padding, crop, strict=True)
-    )
+    rest = tuple((low, high - cropped) for (low, high), (_, cropped) in zip(windows.exact_padding, crop, strict=True))
     return pad_spatial(pad_spatial(x, crop), rest, value=value)
 
 
@@ -219,8 +217,7 @@ def _slices_along(x: jax.Array, windows: Windows, axis: int) -> list[jax.Array]:
     stride, dilation = windows.stride[axis], windows.dilation[axis]
     last = (windows.output[axis] - 1) * stride + 1
     return [
-        lax.slice_in_dim(x, t * dilation, t * dilation + last, stride, axis + 1)
-        for t in range(windows.window[axis])
+        lax.slice_in_dim(x, t * dilation, t * dilation + last, stride, axis + 1) for t in range(windows.window[axis])
     ]
 
 
@@ -268,9 +265,7 @@ def _first_maximum(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array
     return best, place
 
 
-def _first_maximum_along(
-    x: jax.Array, place: jax.Array, windows: Windows, axis: int
-) -> tuple[jax.Array, jax.Array]:
+def _first_maximum_along(x: jax.Array, place: jax.Array, windows: Windows, axis: int) -> tuple[jax.Array, jax.Array]:
     """The maxima of x along one spatial dimension, and their places in it and the later dimensions."""
     stride, dilation = windows.stride[axis], windows.dilation[axis]
     step = dilation * math.prod(windows.extents[axis + 1 :])

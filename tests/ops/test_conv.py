@@ -5,7 +5,7 @@ import random
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
+from tests import oracles
 import pytest
 
 from cnnjax.ops import conv
@@ -210,9 +210,7 @@ def test_sums_are_accumulated_in_float32(dtype, algorithm):
     assert conv(ones, w, algorithm=algorithm).item() == 4096
     # the kernel gradient sums over 4,096 outputs
     long = jnp.ones((1, 4097, 1), dtype)
-    gradient = jax.jit(jax.grad(lambda w: conv(long, w, algorithm=algorithm).sum()))(
-        jnp.ones((2, 1, 1), dtype)
-    )
+    gradient = jax.jit(jax.grad(lambda w: conv(long, w, algorithm=algorithm).sum()))(jnp.ones((2, 1, 1), dtype))
     assert gradient.dtype == dtype and gradient.ravel().tolist() == [4096, 4096]
 
 

@@ -5,7 +5,7 @@ import random
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
+from tests import oracles
 import pytest
 
 from cnnjax.ops import avg_pool, max_pool, min_pool
@@ -23,9 +23,7 @@ def test_hand_computed():
     np.testing.assert_array_equal(max_pool(x, 2)[0, ..., 0], [[5, 7], [13, 15]])
     np.testing.assert_array_equal(min_pool(x, 2)[0, ..., 0], [[0, 2], [8, 10]])
     np.testing.assert_array_equal(avg_pool(x, 2)[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
-    np.testing.assert_array_equal(
-        max_pool(x, (1, 3), stride=1)[0, ..., 0], [[2, 3], [6, 7], [10, 11], [14, 15]]
-    )
+    np.testing.assert_array_equal(max_pool(x, (1, 3), stride=1)[0, ..., 0], [[2, 3], [6, 7], [10, 11], [14, 15]])
     np.testing.assert_array_equal(max_pool(x, 2, stride=1, dilation=3)[0, ..., 0], [[15]])
     _, index = max_pool(x, 2, padding=1, return_indices=True)
     np.testing.assert_array_equal(index[0, ..., 0], [[0, 2, 3], [8, 10, 11], [12, 14, 15]])
@@ -53,9 +51,7 @@ def test_average_counts_by_hand():
 def winner_and_gradient(pool, x, **keywords):
     y, index = pool(x, (3,), **keywords, return_indices=True)
     gradient = jax.grad(lambda x: jnp.where(jnp.isfinite(y), pool(x, (3,), **keywords), 0).sum())(x)
-    tangent = jax.jvp(
-        lambda x: pool(x, (3,), **keywords), (x,), (jnp.arange(1.0, 1 + x.size).reshape(x.shape),)
-    )
+    tangent = jax.jvp(lambda x: pool(x, (3,), **keywords), (x,), (jnp.arange(1.0, 1 + x.size).reshape(x.shape),))
     return y.ravel().tolist(), index.ravel().tolist(), gradient.ravel().tolist(), tangent[1].ravel().tolist()
 
 
@@ -199,9 +195,7 @@ def test_large_windows(window, stride):
     expected, _, expected_dx = oracles.max_pool(x, ct, **keywords)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-11, atol=1e-11)
-    expected, expected_dx = oracles.avg_pool(
-        x, ct, **keywords, count_include_pad=False, divisor_override=None
-    )
+    expected, expected_dx = oracles.avg_pool(x, ct, **keywords, count_include_pad=False, divisor_override=None)
     np.testing.assert_allclose(mean, expected, rtol=1e-11)
     np.testing.assert_allclose(mean_dx, expected_dx, rtol=1e-11, atol=1e-11)
 
