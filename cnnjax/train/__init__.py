@@ -5,7 +5,7 @@ from cnnjax.train.loop import Examples, Result, fit
 from cnnjax.train.metrics import add_pictures
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, load, split
-from cnnjax.train.step import Prepare, cross_entropy, make_predict, make_train_step, make_update
+from cnnjax.train.step import Prepare, cross_entropy, make_batches, make_predict, make_train_step, make_update
 
 __all__ = [
     "Examples",
@@ -17,6 +17,7 @@ __all__ = [
     "cross_entropy",
     "fit",
     "load",
+    "make_batches",
     "make_predict",
     "make_train_step",
     "make_update",

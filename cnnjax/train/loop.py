@@ -100,8 +100,8 @@ class Run:
         net, state = initial(model, rule)
         for line in workdir.settle_config(folder, config):
             print(f"warning: {line}: from here on the bits may differ from those of a run without it", file=sys.stderr)
-        update = step.make_update(net, rule)
-        self.train_step = step.make_train_step(update, self.mesh, options.seed, prepare, augment)
+        self.train_step = step.make_train_step(step.make_update(net, rule))
+        self.batches = step.make_batches(self.mesh, options.seed, prepare, augment)
         self.predict = step.make_predict(net, self.mesh, prepare)
         self.state = step.replicate(self.mesh, self._resume(state))
         self.step = self.first = int(self.state.step)
@@ -121,7 +121,8 @@ class Run:
                 chosen = batches.indices(
                     self.options.seed, self.step, count, len(self.train.labels), self.options.batch_size
                 )
-                self.state, metrics = self.train_step(self.state, images, labels, chosen)
+                x, y = self.batches(images, labels, chosen, np.int32(self.step))
+                self.state, metrics = self.train_step(self.state, x, y)
                 self.pending.append((self.step, metrics))
                 self.step += count
                 self.trace()

@@ -5,11 +5,11 @@ import random
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests import oracles
 import pytest
 
 from cnnjax.ops import avg_pool, max_pool, min_pool
 from cnnjax.ops.geometry import require_real_taps, slide
+from tests import oracles
 
 INF, NAN = float("inf"), float("nan")
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,29 +47,27 @@ def test_environment_names_what_bits_depend_on() -> None:
     assert {"jax", "jaxlib", "device", "devices", "cores", "python"} <= workdir.environment().keys()
 
 
-def claim_and_wait(path: Path, claimed, release) -> None:
-    with workdir.claim(path):
-        workdir.settle_config(path, CONFIG)
-        claimed.set()
-        release.wait(30)
+HOLDER = """
+import sys
+from pathlib import Path
+from cnnjax.train import workdir
+with workdir.claim(Path(sys.argv[1])):
+    workdir.write_json(Path(sys.argv[1]) / "config.json", {"epochs": 3})
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    claimed, release = context.Event(), context.Event()
-    process = context.Process(target=claim_and_wait, args=(tmp_path / "run", claimed, release))
-    process.start()
-    try:
-        assert claimed.wait(60)
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "claimed\n"
         with pytest.raises(UserError, match="in use by another process"), workdir.claim(tmp_path / "run"):
             pytest.fail("a second process got in")
-        process.kill()  # the lock goes with its process, however that ends
-        process.join()
+        holder.kill()  # the lock goes with its process, however that ends
+        holder.wait()
         with workdir.claim(tmp_path / "run"):
-            assert workdir.read_config(tmp_path / "run") == CONFIG
-    finally:
-        release.set()
-        process.join()
+            assert workdir.read_config(tmp_path / "run") == {"epochs": 3}
 
 
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
