@@ -6,9 +6,18 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+#: Compiled code is kept for the next process: the bits are the same, the start is twice as quick.
+CACHE = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": CACHE.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
 
 
 def start(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.Popen[str]:
@@ -26,7 +35,7 @@ def start(script: str, *arguments: object, file_limit: int | None = None) -> sub
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **ENVIRONMENT},
         preexec_fn=limit,
     )
 

@@ -85,7 +85,7 @@ def warp(images: jax.Array, inverse: jax.Array, offset: jax.Array) -> jax.Array:
 
 
 def affine(
-    key: jax.Array, images: jax.Array, *, degrees: float = 15.0, scale: float = 0.15, shift: float = 0.15
+    key: jax.Array, images: jax.Array, *, degrees: float = 10.0, scale: float = 0.1, shift: float = 0.1
 ) -> jax.Array:
     """Turns, stretches and shifts each image at random: ``warp(images, *random_affine(key, B, ...))``.
 

@@ -230,11 +230,28 @@ def _slices_along(x: jax.Array, windows: Windows, axis: int) -> list[jax.Array]:
 
 
 def _max_pool(x: jax.Array, windows: Windows, return_indices: bool) -> Any:
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    best = _largest(x, windows) if is_float else _first_maximum(x, windows)[0]
+    if math.prod(windows.window) <= 8 and all(low <= 0 for low, _ in windows.padding):
+        best = _largest_of_few(x, windows)
+    elif jnp.issubdtype(x.dtype, jnp.floating):
+        best = _largest(x, windows)
+    else:
+        best = _first_maximum(x, windows)[0]
     if not return_indices:
         return best
     return best, _flat_index(_first_maximum(lax.stop_gradient(x), windows)[1], windows)
+
+
+def _largest_of_few(x: jax.Array, windows: Windows) -> jax.Array:
+    """The maxima by comparing tap with tap, differentiable as it stands.
+
+    For 2x2 windows it beats the places: XLA computes the producer of x, a convolution's bias, in each tap that is
+    read, and here that is once (LeNet-5's gradient on 2 CPU cores: 7 ms against 10).
+    """
+    # without padding on the low side the first tap is real, and no padding after it wins
+    best, *others = (met for _, met in taps(_padded(x, windows, value=_lowest(x.dtype)), windows))
+    for value in others:
+        best = jnp.where((value <= best) | (best != best), best, value)  # NaN is never <= : taken, it stays
+    return best
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -257,12 +274,15 @@ def _first_maximum(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array
     One dimension after the other, last first: the first row with the largest row maximum, and in it the first
     column, is the first in row-major order.
     """
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    best = _padded(x, windows, value=lowest)
+    best = _padded(x, windows, value=_lowest(x.dtype))
     place = jnp.zeros(best.shape, _place_dtype(windows))
     for axis in reversed(range(len(windows.sizes))):
         best, place = _first_maximum_along(best, place, windows, axis)
     return best, place
+
+
+def _lowest(dtype: Any) -> Any:
+    return -jnp.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
 
 
 def _first_maximum_along(x: jax.Array, place: jax.Array, windows: Windows, axis: int) -> tuple[jax.Array, jax.Array]:

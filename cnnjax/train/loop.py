@@ -220,6 +220,8 @@ class Run:
 
     def close(self) -> None:
         """Close the files, waiting for the save under way."""
+        if self.options.profile and 1 <= self.calls <= TRACED_CALLS:
+            jax.profiler.stop_trace()
         try:
             self.checkpoints.close()
         finally:
