@@ -70,9 +70,10 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     def guarded(argv: list[str]) -> int:
         if not FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)  # Orbax reports its steps at INFO and WARNING
+            logging.set_verbosity(logging.FATAL)  # Orbax logs its steps, and each error that it raises as well
         # a saving thread's error is raised again, and reported, where the loop waits for the save
         threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
+        sys.unraisablehook = lambda failed: logging.info("%s: %s", failed.object, failed.exc_value)
         try:
             main(argv[1:])
         except UserError as error:

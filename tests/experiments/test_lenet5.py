@@ -136,7 +136,8 @@ def test_predict_names_an_image_it_cannot_read(tmp_path: Path) -> None:
     predict = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(predict)
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "wrong_size.png")
-    (tmp_path / "corrupt.png").write_bytes((tmp_path / "wrong_size.png").read_bytes()[:40])
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8)).astype(np.uint8)).save(tmp_path / "corrupt.png")
+    (tmp_path / "corrupt.png").write_bytes((tmp_path / "corrupt.png").read_bytes()[:90])
     (tmp_path / "text.png").write_text("a digit")
     config = {"dataset": "digits", "input": {"size": 32, "stored_shape": [8, 8, 1]}}
     for name, message in (
