@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.geometry import Windows
+from cnnjax.ops.geometry import Windows, slide
 from cnnjax.ops.patches import pad_spatial, taps
 
 
@@ -36,6 +36,35 @@ def lax_conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precisio
         feature_group_count=groups,
         precision=precision,
     )
+
+
+def transposed(
+    y: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, run: Any = lax_conv
+) -> jax.Array:
+    """The adjoint of the convolution in x: the full correlation of y with the turned kernel.
+
+    x[n, s, c] = sum_t sum_f y'[n, s + low - t * dilation, f] w[t, c, f]
+
+    where y' is y (N, *S', F) with stride - 1 zeros set between its elements.
+    """
+    gaps = [
+        (extent - 1 - low, size + low - (count - 1) * stride - 1, stride - 1)
+        for extent, size, stride, (low, _), count in zip(
+            windows.extents, windows.sizes, windows.stride, windows.padding, windows.output, strict=True
+        )
+    ]
+    # XLA ends the process on some derivatives of convolutions with strides; behind the barrier it cannot
+    # merge this padding into the convolution, which stays a plain one of stride 1.
+    y = lax.optimization_barrier(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *gaps, (0, 0, 0)]))
+    window = windows.window
+    full = slide(y.shape[1:-1], window, dilation=windows.dilation)
+    turned = lax.rev(w, range(len(window)))
+    # (*K, C // groups, F) with F group by group, to (*K, F // groups, C) with C group by group
+    per_group, features = w.shape[-2:]
+    turned = turned.reshape(*window, per_group, groups, features // groups)
+    turned = jnp.moveaxis(turned, -1, -3).swapaxes(-1, -2)
+    turned = turned.reshape(*window, features // groups, groups * per_group)
+    return run(y, turned, full, groups, precision)
 
 
 def direct(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:

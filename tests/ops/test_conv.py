@@ -5,12 +5,12 @@ import random
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests import oracles
 import pytest
 
 from cnnjax.ops import conv
 from cnnjax.ops.conv_algorithms import ALGORITHMS, im2col, lax_conv
 from cnnjax.ops.geometry import resolve_padding, slide
+from tests import oracles
 
 
 def test_hand_computed():
