@@ -1,6 +1,6 @@
 """Arrays in, arrays out: convolutions, poolings and their geometry as pure functions."""
 
-from cnnjax.ops.conv import conv, conv_transpose, depthwise_conv, separable_conv, true_conv
+from cnnjax.ops.conv import conv, conv_transpose, depthwise_conv, separable_conv, toeplitz_matrix, true_conv
 from cnnjax.ops.conv_grad import conv_input_grad, conv_kernel_grad
 from cnnjax.ops.conv_unshared import connected_conv, local_conv
 from cnnjax.ops.geometry import output_shape, receptive_field
@@ -26,6 +26,7 @@ __all__ = [
     "pixel_unshuffle",
     "receptive_field",
     "separable_conv",
+    "toeplitz_matrix",
     "true_conv",
     "unfold",
 ]

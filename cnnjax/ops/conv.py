@@ -17,7 +17,7 @@ from cnnjax.ops.arguments import (
     one_of,
     same_dtype,
 )
-from cnnjax.ops.conv_algorithms import ALGORITHMS, im2col, transposed
+from cnnjax.ops.conv_algorithms import ALGORITHMS, check_matrix_size, check_serves, explicit_matrix, im2col, transposed
 from cnnjax.ops.geometry import Windows, dilated, per_dimension, positive_sizes, resolve_padding, slide
 from cnnjax.ops.patches import PADDING_MODES, pad_spatial
 
@@ -70,13 +70,14 @@ def conv(
         end.  Largest error over the largest output, against exact sums: float64 1e-14, float32 2e-6, float16
         1e-3, bfloat16 8e-3; "winograd4", and "winograd" with a window of 5, lose up to a factor of 20 in
         float32 and float64.  By "lax" and "direct" NaN and infinities reach the outputs that see them and no
-        others; "auto" may choose a way by which they also reach up to three neighbours in the last dimension; by "fft", "winograd"
-        and "toeplitz" they spread further.
+        others; "auto" may choose a way by which they also reach up to three neighbours in the last dimension,
+        and by "fft", "winograd" and "toeplitz" they spread further.
 
     Raises:
         TypeError: an argument is of the wrong kind, x is not of a float dtype, or x, w and b differ in dtype.
         ValueError: shapes disagree, the window is larger than the padded input, or the algorithm named
-            cannot serve the arguments.  Where the sizes of another layout coincide with cnnjax's by chance, nothing can tell.
+            cannot serve the arguments.  Where the sizes of another layout coincide with cnnjax's by chance,
+            nothing can tell.
 
     >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     >>> w = jnp.arange(4.0).reshape(2, 2, 1, 1)
@@ -103,6 +104,8 @@ def conv(
 
     out_dtype = x.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
     compute_dtype = _compute_dtype(x.dtype, out_dtype)
+    if algorithm != "auto":
+        check_serves(algorithm, windows, x.shape[-1], w.shape[-1], compute_dtype.itemsize)
     if 0 in x.shape:  # an empty batch; not every platform's convolution takes one
         return jnp.zeros((x.shape[0], *windows.output, w.shape[-1]), out_dtype)
     run = _chosen(x, w, windows, groups) if algorithm == "auto" else ALGORITHMS[algorithm]
@@ -271,6 +274,52 @@ def _check_depthwise_kernel(name: str, x: jax.Array, w: jax.Array) -> None:
             f"{name} must be (*K, C, M) and x (N, *S, C), of the same number of axes and channels C, with one "
             f"to three spatial dimensions and no empty axis but x's batch, got x {x.shape}, {name} {w.shape}"
         )
+
+
+@meets_habits
+def toeplitz_matrix(
+    w: jax.Array,
+    spatial_shape: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """A convolution as one explicit matrix: vec(conv(x, w)) = M vec(x), vec row-major over (*S, C).
+
+        M[(o, f), (s, c)] = w[t, c, f] where s = o * stride + t * dilation - low for a tap t, and else 0
+
+    In one dimension with one channel and stride 1 it is a Toeplitz matrix: constant along its diagonals.
+
+    Args:
+        w: (*K, C // groups, F).
+        spatial_shape: S, one int per spatial dimension.
+        stride, padding, dilation, groups: as for :func:`conv`.
+
+    Returns:
+        (prod(S') F, prod(S) C), of w's dtype.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: shapes disagree, or the matrix is larger than 256 MiB.
+
+    >>> toeplitz_matrix(jnp.array([1.0, 10.0]).reshape(2, 1, 1), (3,))
+    Array([[ 1., 10.,  0.],
+           [ 0.,  1., 10.]], dtype=float32)
+
+    References:
+        Sedghi, Gupta and Long, The singular values of convolutional layers, ICLR 2019.
+    """
+    w = as_float_array("w", w)
+    sizes = positive_sizes("spatial_shape", spatial_shape)
+    if len(sizes) != w.ndim - 2:
+        raise ValueError(f"spatial_shape must have one size per spatial dimension of w {w.shape}, got {sizes}")
+    channels = w.shape[-2] * (groups if isinstance(groups, int) else 1)
+    check_conv_arrays(jax.ShapeDtypeStruct((1, *sizes, channels), w.dtype), w, None, groups)
+    windows = slide(sizes, w.shape[:-2], stride=stride, padding=padding, dilation=dilation)
+    check_matrix_size("toeplitz_matrix", windows, channels, w.shape[-1], w.dtype.itemsize)
+    return explicit_matrix(w, windows, groups)
 
 
 @meets_habits

@@ -24,6 +24,11 @@ OPS = {
     "conv lax": with_kernel(algorithm="lax", stride=2, padding=1),
     "conv direct": with_kernel(algorithm="direct"),
     "conv im2col": with_kernel(algorithm="im2col", padding="SAME", padding_mode="reflect"),
+    "conv fft": with_kernel(algorithm="fft", stride=2, padding=1),
+    "conv winograd": with_kernel(algorithm="winograd"),
+    "conv winograd4": with_kernel(algorithm="winograd4", padding="SAME"),
+    "conv toeplitz": with_kernel(algorithm="toeplitz", padding=1),
+    "toeplitz_matrix": lambda x: ops.toeplitz_matrix(x[0, :2, :3].reshape(2, 3, 2, 1), (3, 4), padding=1) * x.mean(),
     "conv_transpose": with_kernel(op=ops.conv_transpose),
     "conv_transpose strided": with_kernel(op=ops.conv_transpose, stride=2, padding=1, output_padding=1),
     "conv_input_grad": with_kernel(
