@@ -113,3 +113,44 @@ def avg_pool(x, dy, *, window, stride, padding, dilation, ceil_mode, count_inclu
         for i in met:
             dx[i] += 0 if dy is None else dy[(n, *o, c)] / count
     return y, dx
+
+
+# ---- patches ----
+
+
+def pad(x, dy, *, padding, mode, value):
+    """x padded: y, and dx."""
+    y = np.full((x.shape[0], *(s + low + high for s, (low, high) in zip(x.shape[1:], padding, strict=False)),
+                 x.shape[-1]), float(value))  # fmt: skip
+    dx = np.zeros(x.shape)
+    for n, *p, c in np.ndindex(*y.shape):
+        at = [source(i, size, *pair, mode) for i, size, pair in zip(p, x.shape[1:-1], padding, strict=True)]
+        if None not in at:
+            y[(n, *p, c)] = x[(n, *at, c)]
+            dx[(n, *at, c)] += dy[(n, *p, c)]
+    return y, dx
+
+
+def unfold(x, dcols, *, window, stride, padding, dilation):
+    """The input under each window, tap by tap: cols, and dx."""
+    sizes = x.shape[1:-1]
+    out = [outputs(*a) for a in zip(sizes, window, stride, padding, dilation, strict=True)]
+    cols, dx = np.zeros((x.shape[0], *out, np.prod(window) * x.shape[-1])), np.zeros(x.shape)
+    for n, *o in np.ndindex(*cols.shape[:-1]):
+        for t, (_, where) in enumerate(positions(window, o, stride, dilation)):
+            at = [source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)]
+            for c in range(x.shape[-1]) if None not in at else ():
+                i, j = (n, *at, c), (n, *o, t * x.shape[-1] + c)
+                cols[j] = x[i]
+                dx[i] += 0 if dcols is None else dcols[j]
+    return cols, dx
+
+
+def pixel_shuffle(x, r):
+    """Input channel c * r^rank + offset goes to channel c, at that offset of a block of r a side."""
+    rank = x.ndim - 2
+    y = np.zeros((x.shape[0], *(s * r for s in x.shape[1:-1]), x.shape[-1] // r**rank))
+    for n, *p, c in np.ndindex(*y.shape):
+        offset = np.ravel_multi_index([i % r for i in p], [r] * rank)
+        y[(n, *p, c)] = x[(n, *(i // r for i in p), c * r**rank + offset)]
+    return y

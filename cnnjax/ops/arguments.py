@@ -41,6 +41,7 @@ HABITS = {
     "kernel": "w",
     "filters": "w",
     "rhs": "w",
+    "transpose_kernel": "w as of the conv whose adjoint this is, (*K, C // groups, F)",
     "lhs": "x",
     "input": "x",
     "inputs": "x",
@@ -111,25 +112,31 @@ def same_dtype(**arrays: jax.Array | None) -> None:
         raise TypeError(f"{' and '.join(dtypes)} must share a dtype, got {listed}")
 
 
-def pooled_rank(x: jax.Array, window: Any) -> int:
-    """The number of spatial dimensions of a pool's x, which is (N, *S, C)."""
+def spatial_rank(name: str, x: jax.Array) -> int:
+    """The number of spatial dimensions of an array (N, *S, C)."""
     rank = x.ndim - 2
     if not 1 <= rank <= 3:
         raise ValueError(
-            f"x must be (N, *S, C) with one to three spatial dimensions, got shape {x.shape}; "
-            "one example alone needs a batch axis: x[None]"
+            f"{name} must be (N, *S, C) with one to three spatial dimensions, got shape {x.shape}; "
+            f"one example alone needs a batch axis: {name}[None]"
         )
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} must have channels and spatial sizes of at least 1, got shape {x.shape}")
+    return rank
+
+
+def pooled_rank(x: jax.Array, window: Any) -> int:
+    """The number of spatial dimensions of a pool's x, which is (N, *S, C)."""
+    rank = spatial_rank("x", x)
     if rank == 1 and not hasattr(window, "__len__"):
         raise ValueError(
             f"window must be ({window!r},) where x has one spatial dimension, got {window!r} for x {x.shape}"
             "; if x is one image (H, W, C), give it a batch axis: x[None]"
         )
-    if x.shape[-1] == 0 or 0 in x.shape[1:-1]:
-        raise ValueError(f"x must have channels and spatial sizes of at least 1, got shape {x.shape}")
     return rank
 
 
-def check_conv_arrays(x: jax.Array, w: jax.Array, b: jax.Array | None, groups: Any) -> None:
+def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> None:
     """x (N, *S, C), w (*K, C // groups, F), b (F,): check ranks and channels, know foreign layouts."""
     if isinstance(groups, bool) or not isinstance(groups, int):
         raise TypeError(f"groups must be an int, got {groups!r}")
@@ -152,6 +159,37 @@ def check_conv_arrays(x: jax.Array, w: jax.Array, b: jax.Array | None, groups: A
     if b is not None and b.shape != (features,):
         hint = f"; {_turn_w(w)}" if b.shape == w.shape[:1] else ""
         raise ValueError(f"b must have shape ({features},), one per output channel of w, got {b.shape}{hint}")
+
+
+def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, groups: Any) -> None:
+    """y (N, *S', F), w (*K, C // groups, F), b (C,): check ranks and channels, know foreign layouts."""
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(f"groups must be an int, got {groups!r}")
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1, got {groups}")
+    shapes = f"got y {y.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
+    if w.ndim not in (3, 4, 5):
+        raise ValueError(f"w must be (*K, C // groups, F) with one to three spatial dimensions, {shapes}")
+    if y.ndim == w.ndim - 1:
+        raise ValueError(f"y must be (N, *S, F) with exactly one batch axis, as y[None] has, {shapes}")
+    if y.ndim != w.ndim:
+        raise ValueError(f"y (N, *S, F) and w (*K, C // groups, F) must have the same number of axes, {shapes}")
+    if 0 in y.shape[1:] or 0 in w.shape:
+        raise ValueError(f"y and w must have no empty axis but y's batch, {shapes}")
+    if y.shape[-1] != w.shape[-1]:
+        hint = ""
+        if y.shape[1] == w.shape[-1]:
+            hint = "; y looks channels-first: cnnjax wants (N, *S, F), jnp.moveaxis(y, 1, -1)"
+        elif y.shape[-1] == w.shape[-2]:
+            hint = "; w must be the kernel of the conv whose adjoint this is, as w.swapaxes(-1, -2) may be"
+        elif y.shape[-1] == w.shape[0]:
+            hint = f"; {_turn_w(w)}"
+        raise ValueError(f"y's channels must be w's last axis, F, {shapes}{hint}")
+    if y.shape[-1] % groups:
+        raise ValueError(f"groups must divide y's channels, {shapes}")
+    channels = w.shape[-2] * groups
+    if b is not None and b.shape != (channels,):
+        raise ValueError(f"b must have shape ({channels},), one per channel of the result, got {b.shape}")
 
 
 def _layout_hint(x: jax.Array, w: jax.Array, groups: int) -> str:

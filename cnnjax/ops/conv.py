@@ -1,6 +1,7 @@
 """Convolution as neural networks use it, in one to three dimensions, and the choice of algorithm."""
 
 import math
+import operator
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,13 @@ from cnnjax.ops.arguments import (
     as_float_array,
     check_conv_arrays,
     check_output_dtype,
+    check_transposed_arrays,
     meets_habits,
     one_of,
     same_dtype,
 )
-from cnnjax.ops.conv_algorithms import ALGORITHMS, im2col
-from cnnjax.ops.geometry import Windows, per_dimension, slide
+from cnnjax.ops.conv_algorithms import ALGORITHMS, check_matrix_size, check_serves, explicit_matrix, im2col, transposed
+from cnnjax.ops.geometry import Windows, dilated, per_dimension, positive_sizes, resolve_padding, slide
 from cnnjax.ops.patches import PADDING_MODES, pad_spatial
 
 
@@ -56,20 +58,26 @@ def conv(
         input_dilation: distance between the elements of x, zeros set between them before padding; with other
             values than 1 padding_mode must be "zeros", and "SAME" speaks of the dilated size.
         groups: divides C and F; output channels see the input channels of their own group only.
-        algorithm: ``"auto"`` (by shapes and platform), or ``"lax" | "direct" | "im2col"``: the same numbers.
+        algorithm: ``"auto"`` (by shapes and platform), or one by name, all of the same numbers: ``"lax"``
+            (XLA's own), ``"direct"`` (the definition), ``"im2col"`` (one matrix product), ``"fft"`` (products
+            of spectra), ``"winograd"`` and ``"winograd4"`` (minimal filtering with 2 and 4 outputs to a tile;
+            windows of 3 and 5, stride and dilation 1), ``"toeplitz"`` (one explicit matrix, up to 256 MiB).
         precision: as in ``jax.lax.conv_general_dilated``.
         preferred_element_type: the dtype of the output, by default that of x.
 
     Returns:
         (N, *S', F).  Sums are accumulated in float32, or in float64 where that is the dtype, and cast at the
         end.  Largest error over the largest output, against exact sums: float64 1e-14, float32 2e-6, float16
-        1e-3, bfloat16 8e-3.  By "lax" and "direct" NaN and infinities reach the outputs that see them and no
-        others; "auto" may choose a way by which they also reach up to three neighbours in the last dimension.
+        1e-3, bfloat16 8e-3; "winograd4", and "winograd" with a window of 5, lose up to a factor of 20 in
+        float32 and float64.  By "lax" and "direct" NaN and infinities reach the outputs that see them and no
+        others; "auto" may choose a way by which they also reach up to three neighbours in the last dimension,
+        and by "fft", "winograd" and "toeplitz" they spread further.
 
     Raises:
         TypeError: an argument is of the wrong kind, x is not of a float dtype, or x, w and b differ in dtype.
-        ValueError: shapes disagree, or the window is larger than the padded input.  Where the sizes of
-            another layout coincide with cnnjax's by chance, nothing can tell.
+        ValueError: shapes disagree, the window is larger than the padded input, or the algorithm named
+            cannot serve the arguments.  Where the sizes of another layout coincide with cnnjax's by chance,
+            nothing can tell.
 
     >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     >>> w = jnp.arange(4.0).reshape(2, 2, 1, 1)
@@ -81,6 +89,8 @@ def conv(
         Dumoulin and Visin, A guide to convolution arithmetic for deep learning, arXiv:1603.07285.
         Chellapilla, Puri and Simard, High performance convolutional neural networks for document processing,
         IWFHR 2006 (im2col).
+        Mathieu, Henaff and LeCun, Fast training of convolutional networks through FFTs, arXiv:1312.5851.
+        Lavin and Gray, Fast algorithms for convolutional neural networks, arXiv:1509.09308 (Winograd).
     """
     x, w = as_float_array("x", x), as_float_array("w", w)
     b = None if b is None else as_float_array("b", b)
@@ -94,10 +104,330 @@ def conv(
 
     out_dtype = x.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
     compute_dtype = _compute_dtype(x.dtype, out_dtype)
+    if algorithm != "auto":
+        check_serves(algorithm, windows, x.shape[-1], w.shape[-1], compute_dtype.itemsize)
     if 0 in x.shape:  # an empty batch; not every platform's convolution takes one
         return jnp.zeros((x.shape[0], *windows.output, w.shape[-1]), out_dtype)
     run = _chosen(x, w, windows, groups) if algorithm == "auto" else ALGORITHMS[algorithm]
     return _compute(x, w, b, run, windows, groups, precision, compute_dtype, out_dtype)
+
+
+@meets_habits
+def true_conv(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = "VALID",
+    padding_mode: str = "zeros",
+    dilation: Any = 1,
+    input_dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> jax.Array:
+    """Convolution as mathematics has it: :func:`conv` with the kernel turned about all its axes.
+
+        y[n, o, f] = b[f] + sum_t sum_c x[n, o * stride + (k - 1 - t) * dilation, c] w[t, c, f]
+
+    With padding "FULL" y[s] is the sum of x[s - t] w[t]: it commutes, and polynomials multiply by it.
+
+    Args:
+        x: (N, *S, C).
+        w: (*K, C // groups, F).
+        b: (F,) or None.
+        stride, padding, padding_mode, dilation, input_dilation, groups, algorithm, precision,
+            preferred_element_type: as for :func:`conv`.  ``scipy.signal.convolve``'s modes "full", "valid"
+            and "same" are the paddings "FULL", "VALID" and "SAME_LOWER".
+
+    Returns:
+        (N, *S', F).
+
+    Raises:
+        TypeError, ValueError: as for :func:`conv`.
+
+    >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+    >>> true_conv(x, jnp.array([3.0, 4.0]).reshape(2, 1, 1), padding="FULL").ravel()  # (1 + 2z) (3 + 4z)
+    Array([ 3., 10.,  8.], dtype=float32)
+
+    References:
+        Goodfellow, Bengio and Courville, Deep Learning, MIT Press 2016, section 9.1.
+    """
+    w = as_float_array("w", w)
+    return conv(
+        x,
+        jnp.flip(w, range(max(w.ndim - 2, 0))),
+        b,
+        stride=stride,
+        padding=padding,
+        padding_mode=padding_mode,
+        dilation=dilation,
+        input_dilation=input_dilation,
+        groups=groups,
+        algorithm=algorithm,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+
+
+@meets_habits
+def depthwise_conv(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = "VALID",
+    padding_mode: str = "zeros",
+    dilation: Any = 1,
+) -> jax.Array:
+    """M kernels for each channel by itself, and no sum over channels.
+
+        y[n, o, c M + m] = b[c M + m] + sum_t x[n, o * stride + t * dilation, c] w[t, c, m]
+
+    Args:
+        x: (N, *S, C).
+        w: (*K, C, M), of the same dtype and number of axes.
+        b: (C M,) or None.
+        stride, padding, padding_mode, dilation: as for :func:`conv`.
+
+    Returns:
+        (N, *S', C M).
+
+    Raises:
+        TypeError, ValueError: as for :func:`conv`.
+
+    >>> x = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])
+    >>> depthwise_conv(x, jnp.array([[[1.0, 10.0], [1.0, 10.0]]]))[0]
+    Array([[ 1., 10.,  2., 20.],
+           [ 3., 30.,  4., 40.]], dtype=float32)
+
+    References:
+        Sifre, Rigid-motion scattering for image classification, PhD thesis, 2014.
+        Howard et al., MobileNets, arXiv:1704.04861.
+    """
+    x, w = as_float_array("x", x), as_float_array("w", w)
+    same_dtype(x=x, w=w)
+    _check_depthwise_kernel("w", x, w)
+    channels, multiplier = w.shape[-2:]
+    w = w.reshape(*w.shape[:-2], 1, channels * multiplier)
+    return conv(x, w, b, stride=stride, padding=padding, padding_mode=padding_mode, dilation=dilation, groups=channels)
+
+
+@meets_habits
+def separable_conv(
+    x: jax.Array,
+    w_depth: jax.Array,
+    w_point: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = "VALID",
+    padding_mode: str = "zeros",
+    dilation: Any = 1,
+) -> jax.Array:
+    """A :func:`depthwise_conv`, and a product over its channels at each place.
+
+        y[n, o, f] = b[f] + sum_c sum_m (sum_t x[n, o * stride + t * dilation, c] w_depth[t, c, m]) w_point[c M + m, f]
+
+    Args:
+        x: (N, *S, C).
+        w_depth: (*K, C, M), of the same dtype and number of axes.
+        w_point: (C M, F), or (1, ..., 1, C M, F) with as many axes as x.
+        b: (F,) or None.
+        stride, padding, padding_mode, dilation: those of the depthwise convolution, as for :func:`conv`.
+
+    Returns:
+        (N, *S', F).
+
+    Raises:
+        TypeError, ValueError: as for :func:`conv`.
+
+    >>> x = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])
+    >>> separable_conv(x, jnp.ones((2, 2, 1)), jnp.array([[1.0], [10.0]]))
+    Array([[[64.]]], dtype=float32)
+
+    References:
+        Chollet, Xception: deep learning with depthwise separable convolutions, CVPR 2017.
+    """
+    x, w_depth, w_point = (
+        as_float_array(name, value) for name, value in (("x", x), ("w_depth", w_depth), ("w_point", w_point))
+    )
+    b = None if b is None else as_float_array("b", b)
+    same_dtype(x=x, w_depth=w_depth, w_point=w_point, b=b)
+    _check_depthwise_kernel("w_depth", x, w_depth)
+    ones, middle = (1,) * (x.ndim - 2), w_depth.shape[-2] * w_depth.shape[-1]
+    if w_point.shape[:-1] not in ((middle,), (*ones, middle)) or not w_point.shape[-1]:
+        raise ValueError(
+            f"w_point must be (C M, F) or {(*ones, 'C M', 'F')}, C M = {middle} of w_depth {w_depth.shape}, "
+            f"got shape {w_point.shape}".replace("'", "")
+        )
+    y = depthwise_conv(x, w_depth, stride=stride, padding=padding, padding_mode=padding_mode, dilation=dilation)
+    return conv(y, w_point.reshape(*ones, *w_point.shape[-2:]), b)
+
+
+def _check_depthwise_kernel(name: str, x: jax.Array, w: jax.Array) -> None:
+    if w.ndim not in (3, 4, 5) or x.ndim != w.ndim or x.shape[-1] != w.shape[-2] or 0 in w.shape:
+        raise ValueError(
+            f"{name} must be (*K, C, M) and x (N, *S, C), of the same number of axes and channels C, with one "
+            f"to three spatial dimensions and no empty axis but x's batch, got x {x.shape}, {name} {w.shape}"
+        )
+
+
+@meets_habits
+def toeplitz_matrix(
+    w: jax.Array,
+    spatial_shape: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """A convolution as one explicit matrix: vec(conv(x, w)) = M vec(x), vec row-major over (*S, C).
+
+        M[(o, f), (s, c)] = w[t, c, f] where s = o * stride + t * dilation - low for a tap t, and else 0
+
+    In one dimension with one channel and stride 1 it is a Toeplitz matrix: constant along its diagonals.
+
+    Args:
+        w: (*K, C // groups, F).
+        spatial_shape: S, one int per spatial dimension.
+        stride, padding, dilation, groups: as for :func:`conv`.
+
+    Returns:
+        (prod(S') F, prod(S) C), of w's dtype.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: shapes disagree, or the matrix is larger than 256 MiB.
+
+    >>> toeplitz_matrix(jnp.array([1.0, 10.0]).reshape(2, 1, 1), (3,))
+    Array([[ 1., 10.,  0.],
+           [ 0.,  1., 10.]], dtype=float32)
+
+    References:
+        Sedghi, Gupta and Long, The singular values of convolutional layers, ICLR 2019.
+    """
+    w = as_float_array("w", w)
+    sizes = positive_sizes("spatial_shape", spatial_shape)
+    if len(sizes) != w.ndim - 2:
+        raise ValueError(f"spatial_shape must have one size per spatial dimension of w {w.shape}, got {sizes}")
+    channels = w.shape[-2] * (groups if isinstance(groups, int) else 1)
+    check_conv_arrays(jax.ShapeDtypeStruct((1, *sizes, channels), w.dtype), w, None, groups)
+    windows = slide(sizes, w.shape[:-2], stride=stride, padding=padding, dilation=dilation)
+    check_matrix_size("toeplitz_matrix", windows, channels, w.shape[-1], w.dtype.itemsize)
+    return explicit_matrix(w, windows, groups)
+
+
+@meets_habits
+def conv_transpose(
+    y: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = "VALID",
+    output_padding: Any = 0,
+    output_shape: Any = None,
+    dilation: Any = 1,
+    groups: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """The adjoint of :func:`conv` in x, with the same w: each output is spread where conv reads it from.
+
+        x[n, s, c] = b[c] + sum over (o, t) with o * stride + t * dilation - low = s  of  sum_f y[n, o, f] w[t, c, f]
+
+    so that <conv(x, w), y> = <x, conv_transpose(y, w)>.  The spatial sizes are
+
+        S = (S' - 1) stride - low - high + dilation (k - 1) + 1 + output_padding
+
+    Args:
+        y: (N, *S', F), one to three spatial dimensions.
+        w: (*K, C // groups, F), the kernel of that conv: F is y's channels, C the result's.
+        b: (C,) or None.
+        stride, padding, dilation, groups: those of that conv.  With "SAME" and "SAME_LOWER" S is S' stride,
+            or output_shape, and the padding is what conv has for that S.
+        output_padding: an int, or one per spatial dimension, from 0 to below max(stride, dilation): how much
+            further S reaches on the high side, as strides let several S give one S'.  From the stride upwards
+            that conv has more outputs than S', and this is the adjoint of the first S'.
+        output_shape: S, one int per spatial dimension, in place of output_padding.  That conv must give S' of it.
+        precision: as in ``jax.lax.conv_general_dilated``.
+
+    Returns:
+        (N, *S, C).  Sums are accumulated in float32 or better.
+
+    Raises:
+        TypeError: an argument is of the wrong kind, y is not of a float dtype, or y, w and b differ in dtype.
+        ValueError: shapes disagree, nothing is left within the padding, output_padding is out of its range,
+            or stands beside output_shape or "SAME", or the conv of output_shape does not give S'.
+
+    >>> y = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+    >>> w = jnp.array([1.0, 10.0, 100.0]).reshape(3, 1, 1)
+    >>> conv_transpose(y, w, stride=2).ravel()
+    Array([  1.,  10., 102.,  20., 200.], dtype=float32)
+
+    References:
+        Dumoulin and Visin, A guide to convolution arithmetic for deep learning, arXiv:1603.07285, chapter 4.
+        Zeiler et al., Deconvolutional networks, CVPR 2010.
+    """
+    y, w = as_float_array("y", y), as_float_array("w", w)
+    b = None if b is None else as_float_array("b", b)
+    same_dtype(y=y, w=w, b=b)
+    check_transposed_arrays(y, w, b, groups)
+    precision = _checked_precision(precision)
+    windows = _windows_onto(y.shape[1:-1], w.shape[:-2], stride, padding, dilation, output_padding, output_shape)
+    if 0 in y.shape:
+        return jnp.zeros((0, *windows.sizes, w.shape[-2] * groups), y.dtype)
+    compute_dtype = _compute_dtype(y.dtype, y.dtype)
+    return _compute(y, w, b, transposed, windows, groups, precision, compute_dtype, y.dtype)
+
+
+def _windows_onto(
+    output: tuple[int, ...],
+    window: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    output_padding: Any,
+    output_shape: Any,
+) -> Windows:
+    """The windows of the convolution that gives ``output``, and whose input is what conv_transpose gives."""
+    rank = len(window)
+    strides, dilations = per_dimension("stride", stride, rank), per_dimension("dilation", dilation, rank)
+    further = per_dimension("output_padding", output_padding, rank, minimum=0)
+    same = padding in ("SAME", "SAME_LOWER") if isinstance(padding, str) else False
+    if any(further) and (same or output_shape is not None):
+        beside = f"padding is {padding!r}" if same else f"output_shape is given ({output_shape!r})"
+        raise ValueError(f"output_padding must be 0 where {beside}, got {output_padding!r}")
+    limits = tuple(map(max, strides, dilations))
+    if any(map(operator.ge, further, limits)):
+        raise ValueError(f"output_padding must be below max(stride, dilation) = {limits}, got {output_padding!r}")
+    if output_shape is not None:
+        sizes = positive_sizes("output_shape", output_shape)
+        if len(sizes) != rank:
+            raise ValueError(f"output_shape must have one size per spatial dimension ({rank}), got {output_shape!r}")
+    elif same:
+        sizes = tuple(map(operator.mul, output, strides))
+    else:
+        # none of these paddings depends on the size, so any will do to read them
+        pads = resolve_padding(padding, output, window, strides, dilations)
+        sizes = tuple(
+            (count - 1) * s - low - high + dilated(k, d) + more
+            for count, s, (low, high), k, d, more in zip(output, strides, pads, window, dilations, further, strict=True)
+        )
+        if min(sizes) < 1:
+            raise ValueError(f"padding must leave something: {pads} leaves {sizes} of y's spatial shape {output}")
+        return _without_idle_dilation(Windows(sizes, window, strides, dilations, pads, output))
+    windows = slide(sizes, window, stride=strides, padding=padding, dilation=dilations)
+    if windows.output != output:
+        raise ValueError(
+            f"output_shape must be one of which conv gives y's spatial shape {output}, got {sizes}, of which "
+            f"it gives {windows.output}"
+        )
+    return _without_idle_dilation(windows)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6, 7, 8))
@@ -131,11 +461,7 @@ def _place(
     """x with all but its zero padding done, and the windows over it, whose padding is not negative."""
     holes = per_dimension("input_dilation", input_dilation, len(window))
     sizes = [(size - 1) * hole + 1 for size, hole in zip(x.shape[1:-1], holes, strict=True)]
-    windows = slide(sizes, window, stride=stride, padding=padding, dilation=dilation)
-    # a window of one has no taps to set apart
-    windows = windows._replace(
-        dilation=tuple(1 if k == 1 else d for k, d in zip(window, windows.dilation, strict=True))
-    )
+    windows = _without_idle_dilation(slide(sizes, window, stride=stride, padding=padding, dilation=dilation))
     if max(holes) > 1:
         if padding_mode != "zeros":
             raise ValueError(
@@ -152,6 +478,12 @@ def _place(
     else:
         return x, windows
     return x, windows._replace(sizes=x.shape[1:-1], padding=((0, 0),) * len(window))
+
+
+def _without_idle_dilation(windows: Windows) -> Windows:
+    """A window of one has no taps to set apart."""
+    pairs = zip(windows.window, windows.dilation, strict=True)
+    return windows._replace(dilation=tuple(1 if k == 1 else d for k, d in pairs))
 
 
 def _compute_dtype(dtype: Any, out_dtype: Any) -> Any:

@@ -5,14 +5,17 @@ whose padding is not negative, and returns (N, *S', F) in that dtype.  The door 
 are in :mod:`cnnjax.ops.conv`.
 """
 
+import functools
 import math
+from fractions import Fraction
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from cnnjax.ops.geometry import Windows
+from cnnjax.ops.geometry import Windows, slide
 from cnnjax.ops.patches import pad_spatial, taps
 
 
@@ -36,6 +39,35 @@ def lax_conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precisio
         feature_group_count=groups,
         precision=precision,
     )
+
+
+def transposed(
+    y: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, run: Any = lax_conv
+) -> jax.Array:
+    """The adjoint of the convolution in x: the full correlation of y with the turned kernel.
+
+    x[n, s, c] = sum_t sum_f y'[n, s + low - t * dilation, f] w[t, c, f]
+
+    where y' is y (N, *S', F) with stride - 1 zeros set between its elements.
+    """
+    gaps = [
+        (extent - 1 - low, size + low - (count - 1) * stride - 1, stride - 1)
+        for extent, size, stride, (low, _), count in zip(
+            windows.extents, windows.sizes, windows.stride, windows.padding, windows.output, strict=True
+        )
+    ]
+    # XLA ends the process on some derivatives of convolutions with strides; behind the barrier it cannot
+    # merge this padding into the convolution, which stays a plain one of stride 1.
+    y = lax.optimization_barrier(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *gaps, (0, 0, 0)]))
+    window = windows.window
+    full = slide(y.shape[1:-1], window, dilation=windows.dilation)
+    turned = lax.rev(w, range(len(window)))
+    # (*K, C // groups, F) with F group by group, to (*K, F // groups, C) with C group by group
+    per_group, features = w.shape[-2:]
+    turned = turned.reshape(*window, per_group, groups, features // groups)
+    turned = jnp.moveaxis(turned, -1, -3).swapaxes(-1, -2)
+    turned = turned.reshape(*window, features // groups, groups * per_group)
+    return run(y, turned, full, groups, precision)
 
 
 def direct(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
@@ -115,4 +147,163 @@ def _channel_product(x: jax.Array, w: jax.Array, groups: int, precision: Any) ->
     return y.reshape(*x.shape[:-3], features)
 
 
-ALGORITHMS = {"lax": lax_conv, "direct": direct, "im2col": im2col}
+def fft(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    """The convolution theorem: correlation is a product of spectra, the kernel's conjugated.
+
+    y = F^-1[ sum_c F[x]_c conj(F[w]_c) ],  of which each stride-th element is kept
+
+    The circle is as long as the padded x, so that no window of the output closes over its end.
+    """
+    rank = len(windows.window)
+    x = pad_spatial(x, windows.exact_padding)
+    sizes, axes = x.shape[1:-1], tuple(range(1, 1 + rank))
+    holes = [(0, 0, d - 1) for d in windows.dilation]
+    w = lax.pad(w, jnp.zeros((), w.dtype), [*holes, (0, 0, 0), (0, 0, 0)])
+    x_spectrum = jnp.fft.rfftn(x, axes=axes)
+    w_spectrum = jnp.fft.rfftn(w, s=sizes, axes=range(rank)).conj()
+    x_spectrum = x_spectrum.reshape(*x_spectrum.shape[:-1], groups, -1)
+    w_spectrum = w_spectrum.reshape(*w_spectrum.shape[:-1], groups, -1)
+    spectrum = jnp.einsum("n...gc,...cgf->n...gf", x_spectrum, w_spectrum, precision=precision)
+    y = jnp.fft.irfftn(spectrum.reshape(*spectrum.shape[:-2], -1), s=sizes, axes=axes)
+    stops = [(count - 1) * stride + 1 for count, stride in zip(windows.output, windows.stride, strict=True)]
+    return lax.slice(y, (0,) * y.ndim, (y.shape[0], *stops, y.shape[-1]), (1, *windows.stride, 1))
+
+
+def toeplitz(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    """One matrix for the whole convolution: vec(y) = M vec(x)."""
+    y = jnp.matmul(x.reshape(x.shape[0], -1), explicit_matrix(w, windows, groups).T, precision=precision)
+    return y.reshape(x.shape[0], *windows.output, w.shape[-1])
+
+
+def explicit_matrix(w: jax.Array, windows: Windows, groups: int) -> jax.Array:
+    """M[(o, f), (s, c)] = w[t, c, f] where s = o * stride + t * dilation - low for a tap t, and else 0."""
+    rank = len(windows.window)
+    w = _dense(w, groups)
+    tap_of, met = [], jnp.ones((1,) * 2 * rank, bool)
+    for axis, (size, k, stride, dilation, (low, _), count) in enumerate(zip(*windows[:5], windows.output, strict=True)):
+        distance = np.arange(size) + low - stride * np.arange(count)[:, None]
+        tap = distance // dilation
+        # along (*S', *S)
+        shape = [1] * 2 * rank
+        shape[axis], shape[rank + axis] = count, size
+        met &= ((distance % dilation == 0) & (tap >= 0) & (tap < k)).reshape(shape)
+        tap_of.append(np.clip(tap, 0, k - 1).reshape(shape))
+    entries = jnp.where(met[..., None, None], w[tuple(tap_of)], 0)  # (*S', *S, C, F)
+    return jnp.moveaxis(entries, -1, rank).reshape(math.prod(windows.output) * w.shape[-1], -1)
+
+
+def _dense(w: jax.Array, groups: int) -> jax.Array:
+    """w (*K, C // groups, F) as (*K, C, F), zero between channels of different groups."""
+    *_, per_group, features = w.shape
+    same_group = np.arange(groups * per_group)[:, None] // per_group == np.arange(features) // (features // groups)
+    return jnp.where(same_group, jnp.tile(w, (*(1,) * (w.ndim - 2), groups, 1)), 0)
+
+
+def winograd(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, outputs: int = 2) -> jax.Array:
+    """Winograd's minimal filtering F(m, r), nested over the dimensions: m outputs by m + r - 1 products.
+
+    y = A^T [ sum_c (G w_c) * (B^T x_c) ]   on each tile of m + r - 1 inputs, per dimension
+
+    It needs stride and dilation 1.  F(4, r) multiplies less than F(2, r) and loses more digits.
+    """
+    rank = len(windows.window)
+    transforms = [_winograd_matrices(outputs, r) for r in windows.window]
+    tiles = [-(-count // outputs) for count in windows.output]
+    grow = [
+        (low, (tile - 1) * outputs + outputs + r - 1 - size - low)
+        for size, (low, _), tile, r in zip(windows.sizes, windows.padding, tiles, windows.window, strict=True)
+    ]
+    x = lax.optimization_barrier(pad_spatial(x, tuple(grow)))
+    # to (*P, N, *tiles, C), P the m + r - 1 places of a tile; the last dimension first, as each goes to the front
+    for axis in reversed(range(rank)):
+        last = (tiles[axis] - 1) * outputs + 1
+        of_input = transforms[axis][0]
+        shifted = [lax.slice_in_dim(x, i, i + last, outputs, rank) for i in range(len(of_input))]
+        x = _along_first(of_input, jnp.stack(shifted))
+    for axis in reversed(range(rank)):
+        w = _along_first(transforms[axis][1], jnp.moveaxis(w, rank - 1, 0))
+    places = x.shape[:rank]
+    products = jnp.einsum(
+        "pngc,pcgf->pngf",
+        x.reshape(math.prod(places), -1, groups, w.shape[-2]),
+        w.reshape(math.prod(places), w.shape[-2], groups, -1),
+        precision=precision,
+    )
+    y = products.reshape(*places, x.shape[rank], *tiles, w.shape[-1])
+    for axis in range(rank):  # to (N, *tiles, F, *m), each dimension going from the front to the back
+        y = jnp.moveaxis(_along_first(transforms[axis][2], y), 0, -1)
+    pairs = [place for axis in range(rank) for place in (1 + axis, 2 + rank + axis)]
+    y = y.transpose(0, *pairs, 1 + rank)
+    y = y.reshape(y.shape[0], *(tile * outputs for tile in tiles), w.shape[-1])
+    return lax.slice(y, (0,) * y.ndim, (y.shape[0], *windows.output, y.shape[-1]))
+
+
+def winograd4(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    """:func:`winograd` with four outputs to a tile."""
+    return winograd(x, w, windows, groups, precision, outputs=4)
+
+
+def _along_first(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+    return jnp.tensordot(jnp.asarray(matrix, x.dtype), x, 1, precision="highest")
+
+
+@functools.cache
+def _winograd_matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B^T, G and A^T of F(m, r), by Cook and Toom.
+
+    The product of polynomials of degree m - 1 and r - 1 is known by its values at m + r - 2 points and its
+    leading coefficient.  V_k evaluates k coefficients there: the product is V_n^-1 [V_r g * V_m h], n = m + r - 1,
+    and correlation is the transpose of that in h: y = V_m^T [V_r g * V_n^-T d].
+    """
+    n = m + r - 1
+    # small, and with few reciprocals: of six sets tried the least error in float32
+    points = [Fraction(p) for p in (0, 1, -1, 2, "-1/2", -2, "1/2")][: n - 1]
+
+    def values(count: int) -> list[list[Fraction]]:
+        return [[p**power for power in range(count)] for p in points] + [[Fraction(0)] * (count - 1) + [Fraction(1)]]
+
+    # Row i of V_n^-T is Lagrange's polynomial, prod (z - p_j) / prod (p_i - p_j); the divisor goes to G.
+    lagrange, kernel = [], []
+    for p, row in zip([*points, None], values(r), strict=True):
+        others = [q for q in points if q != p]
+        divisor = Fraction(1) if p is None else math.prod((p - q for q in others), start=Fraction(1))
+        coefficients = [Fraction(1)]
+        for q in others:  # times (z - q), lowest power first
+            shifted, scaled = [Fraction(0), *coefficients], [*(q * c for c in coefficients), Fraction(0)]
+            coefficients = [a - b for a, b in zip(shifted, scaled, strict=True)]
+        lagrange.append(coefficients + [Fraction(0)] * (n - len(coefficients)))
+        kernel.append([value / divisor for value in row])
+    return np.array(lagrange, float), np.array(kernel, float), np.array(values(m), float).T
+
+
+ALGORITHMS = {
+    "lax": lax_conv,
+    "direct": direct,
+    "im2col": im2col,
+    "fft": fft,
+    "winograd": winograd,
+    "winograd4": winograd4,
+    "toeplitz": toeplitz,
+}
+
+
+def check_serves(algorithm: str, windows: Windows, in_channels: int, out_channels: int, itemsize: int) -> None:
+    """Refuse arguments that an algorithm cannot serve, by its name."""
+    if algorithm in ("winograd", "winograd4"):
+        for name, value in (("stride", windows.stride), ("dilation", windows.dilation)):
+            if set(value) != {1}:
+                raise ValueError(f"algorithm={algorithm!r} needs {name} 1, got {value}")
+        if not set(windows.window) <= {3, 5}:
+            raise ValueError(
+                f"algorithm={algorithm!r} needs a window of 3 or 5 in each dimension, got {windows.window}"
+            )
+    if algorithm == "toeplitz":
+        check_matrix_size(f"algorithm={algorithm!r}", windows, in_channels, out_channels, itemsize)
+
+
+def check_matrix_size(what: str, windows: Windows, in_channels: int, out_channels: int, itemsize: int) -> None:
+    """Refuse an explicit matrix of more than 256 MiB."""
+    rows, columns = math.prod(windows.output) * out_channels, math.prod(windows.sizes) * in_channels
+    size = rows * columns * itemsize / 2**20
+    if size > 256:
+        raise ValueError(f"{what} makes a matrix of {rows} x {columns}, {size:.0f} MiB, and is refused above 256 MiB")

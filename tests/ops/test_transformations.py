@@ -9,14 +9,14 @@ from jax.sharding import Mesh, PartitionSpec
 from cnnjax import ops
 
 
-def with_kernel(**keywords):
-    """conv as a function of x alone, through a kernel that depends on x."""
+def with_kernel(op=ops.conv, **keywords):
+    """conv, or its like, as a function of x alone, through a kernel that depends on x."""
 
-    def op(x):
+    def through(x):
         w = x.mean() + jnp.arange(float(3 * 3 * 4)).reshape(3, 3, 2, 2) / 36
-        return ops.conv(x, w.astype(x.dtype), **keywords)
+        return op(x, w.astype(x.dtype), **keywords)
 
-    return op
+    return through
 
 
 OPS = {
@@ -24,6 +24,30 @@ OPS = {
     "conv lax": with_kernel(algorithm="lax", stride=2, padding=1),
     "conv direct": with_kernel(algorithm="direct"),
     "conv im2col": with_kernel(algorithm="im2col", padding="SAME", padding_mode="reflect"),
+    "conv fft": with_kernel(algorithm="fft", stride=2, padding=1),
+    "conv winograd": with_kernel(algorithm="winograd"),
+    "conv winograd4": with_kernel(algorithm="winograd4", padding="SAME"),
+    "conv toeplitz": with_kernel(algorithm="toeplitz", padding=1),
+    "toeplitz_matrix": lambda x: ops.toeplitz_matrix(x[0, :2, :3].reshape(2, 3, 2, 1), (3, 4), padding=1) * x.mean(),
+    "conv_transpose": with_kernel(op=ops.conv_transpose),
+    "conv_transpose strided": with_kernel(op=ops.conv_transpose, stride=2, padding=1, output_padding=1),
+    "conv_input_grad": with_kernel(
+        op=lambda x, w: ops.conv_input_grad(x, w, (x.shape[0], 8, x.shape[2] + 2, 2)),
+    ),
+    "conv_kernel_grad": lambda x: jax.vmap(
+        lambda one: ops.conv_kernel_grad(one[None], one[None, :4, :5], (3, 3, 2, 2)),
+    )(x),
+    "depthwise_conv": with_kernel(op=ops.depthwise_conv),
+    "separable_conv": with_kernel(op=lambda x, w: ops.separable_conv(x, w, w[:2, 0].reshape(4, 2))),
+    "true_conv": with_kernel(op=ops.true_conv),
+    "local_conv": lambda x: ops.local_conv(x, jnp.sin(x.mean() + jnp.arange(5.0 * 5 * 12 * 3)).reshape(5, 5, 12, 3)),
+    "connected_conv": with_kernel(op=lambda x, w: ops.connected_conv(x, w, jnp.array([[True, False], [True, True]]))),
+    "pad": lambda x: ops.pad(x, 2, mode="reflect") * ops.pad(x, ((3, 1), (4, 0)), value=0.5),
+    "unfold": lambda x: ops.unfold(x, (2, 3)),
+    "fold": lambda x: ops.fold(jnp.concatenate([x, jnp.sin(x)], -1), (7, 8), 2, padding=0) ** 2,
+    "pixel_shuffle": lambda x: ops.pixel_shuffle(jnp.concatenate([x, x * x], -1), 2),
+    "pixel_unshuffle": lambda x: ops.pixel_unshuffle(x[:, :, :6], 2) ** 2,
+    "channel_shuffle": lambda x: ops.channel_shuffle(x, 2) ** 2,
     "max_pool": lambda x: ops.max_pool(x, 2),
     "max_pool overlapping": lambda x: ops.max_pool(x, 3, stride=1, padding=1, dilation=2),
     "max_pool large": lambda x: ops.max_pool(x, (5, 6), stride=1) * ops.max_pool(x, 1, padding=0)[:, :1, :1],
