@@ -113,3 +113,21 @@ def avg_pool(x, dy, *, window, stride, padding, dilation, ceil_mode, count_inclu
         for i in met:
             dx[i] += 0 if dy is None else dy[(n, *o, c)] / count
     return y, dx
+
+
+def lp_pool(x, dy, *, p, window, stride, padding, dilation, ceil_mode):
+    """The Lp norm of each window: y, and dx, which is 0 for all-zero windows."""
+    sizes = x.shape[1:-1]
+    out = [outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)]
+    y, dx = np.zeros((x.shape[0], *out, x.shape[-1])), np.zeros(x.shape)
+    for n, *o, c in np.ndindex(*y.shape):
+        met = []
+        for _, where in positions(window, o, stride, dilation):
+            at = [source(q, size, low, high) for q, size, (low, high) in zip(where, sizes, padding, strict=True)]
+            if None not in at:
+                met.append((n, *at, c))
+        norm = y[(n, *o, c)] = sum(abs(x[i]) ** p for i in met) ** (1 / p)
+        for i in met:
+            if x[i] != 0:
+                dx[i] += dy[(n, *o, c)] * np.sign(x[i]) * (abs(x[i]) / norm) ** (p - 1)
+    return y, dx

@@ -2,6 +2,16 @@
 
 from cnnjax.ops.conv import conv
 from cnnjax.ops.geometry import output_shape, receptive_field
-from cnnjax.ops.pool import avg_pool, max_pool, min_pool
+from cnnjax.ops.pool import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool
 
-__all__ = ["avg_pool", "conv", "max_pool", "min_pool", "output_shape", "receptive_field"]
+__all__ = [
+    "avg_pool",
+    "conv",
+    "global_avg_pool",
+    "global_max_pool",
+    "lp_pool",
+    "max_pool",
+    "min_pool",
+    "output_shape",
+    "receptive_field",
+]

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -101,6 +102,13 @@ def as_number_array(name: str, value: Any) -> jax.Array:
     if jnp.issubdtype(array.dtype, jnp.integer):
         return array
     return as_float_array(name, array)
+
+
+def as_number(name: str, value: Any) -> float:
+    """A number known before compiling, as Python's float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
 
 
 def same_dtype(**arrays: jax.Array | None) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops.arguments import as_float_array, as_number_array, meets_habits, pooled_rank
+from cnnjax.ops.arguments import as_float_array, as_number, as_number_array, meets_habits, pooled_rank
 from cnnjax.ops.geometry import Sizes, Windows, as_int, per_dimension, real_taps, require_real_taps, slide
 from cnnjax.ops.patches import pad_spatial, taps
 
@@ -151,6 +151,123 @@ def avg_pool(
     return (sums / jnp.asarray(count, compute_dtype)).astype(x.dtype)
 
 
+@meets_habits
+def lp_pool(
+    x: jax.Array,
+    window: Any,
+    *,
+    p: float = 2.0,
+    stride: Any = None,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """The Lp norm of each window: the sum of magnitudes at p = 1, the largest at p = inf.
+
+        y[n, o, c] = (sum_t |x[n, o * stride + t * dilation, c]|^p)^(1/p)
+
+    The gradient of an all-zero window is 0.  Except at p = 2, no power overflows: each window is scaled by its
+    largest magnitude first.
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions.
+        window, stride, padding, dilation, ceil_mode: as for :func:`max_pool`; padding counts as zero.
+        p: a number above 0, or ``float("inf")``.
+
+    Returns:
+        (N, *S', C) of x's dtype; the sum is accumulated in float32, or in float64 where that is the dtype.
+        PyTorch's lp_pool leaves out the absolute value, and scales up the windows that ceil_mode cuts short.
+
+    Raises:
+        TypeError: an argument is of the wrong kind, or x is not of a float dtype.
+        ValueError: p is not above 0, shapes disagree, a window is larger than the padded input or lies wholly
+            in the padding.
+
+    >>> lp_pool(jnp.array([3.0, -4.0, 0.0, 2.0]).reshape(1, 4, 1), (2,)).ravel()
+    Array([5., 2.], dtype=float32)
+
+    References:
+        Sermanet, Chintala and LeCun, Convolutional neural networks applied to house numbers digit
+        classification, ICPR 2012, arXiv:1204.3968.
+    """
+    x = as_float_array("x", x)
+    p = as_number("p", p)
+    if not p > 0:
+        raise ValueError(f"p must be above 0, got {p}")
+    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    # not abs, whose derivative at 0 is 1
+    magnitude = x * lax.stop_gradient(jnp.sign(x))
+    if p == math.inf:
+        return _max_pool(magnitude, windows, return_indices=False)
+    compute_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    if p == 1:
+        y = _sum_of_windows(magnitude.astype(compute_dtype), windows)
+    elif p == 2:
+        y = _power(_sum_of_windows(jnp.square(x.astype(compute_dtype)), windows), 0.5)
+    else:
+        y = _norm(elements(magnitude.astype(compute_dtype), windows), p)
+    return y.astype(x.dtype)
+
+
+@meets_habits
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """The mean of each channel over all spatial dimensions.
+
+        y[n, c] = mean over s of x[n, s, c]
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions.  A single image without its batch axis cannot be told
+            from a batch of sequences.
+
+    Returns:
+        (N, C) of x's dtype; the sum is accumulated in float32, or in float64 where that is the dtype.
+
+    Raises:
+        TypeError: x is not of a float dtype.
+        ValueError: x has not one to three spatial dimensions, or an empty one.
+
+    >>> global_avg_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
+    Array([[3., 4.]], dtype=float32)
+
+    References:
+        Lin, Chen and Yan, Network in network, ICLR 2014, arXiv:1312.4400.
+    """
+    x = as_float_array("x", x)
+    pooled_rank(x, ())
+    compute_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return x.mean(range(1, x.ndim - 1), dtype=compute_dtype).astype(x.dtype)
+
+
+@meets_habits
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """The largest element of each channel over all spatial dimensions.
+
+        y[n, c] = max over s of x[n, s, c]
+
+    NaN wins over all numbers.  The first of equals in row-major order takes the whole gradient.
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions, float or integer.  A single image without its batch
+            axis cannot be told from a batch of sequences.
+
+    Returns:
+        (N, C) of x's dtype.
+
+    Raises:
+        TypeError: x is neither float nor integer.
+        ValueError: x has not one to three spatial dimensions, or an empty one.
+
+    >>> global_max_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
+    Array([[6., 7.]], dtype=float32)
+
+    References:
+        Collobert et al., Natural language processing (almost) from scratch, JMLR 12, 2011 (max over time).
+    """
+    x = as_number_array("x", x)
+    pooled_rank(x, ())
+    return _max_over_plane(x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]))
+
+
 def _windows(x: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Windows:
     """A pool's windows over x (N, *S, C), none of them empty."""
     rank = pooled_rank(x, window)
@@ -189,6 +306,16 @@ def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:
     return pad_spatial(pad_spatial(x, crop), rest, value=value)
 
 
+@partial(jax.jit, static_argnums=1)
+def elements(x: jax.Array, windows: Windows, pad_value: Any = 0) -> jax.Array:
+    """The elements of each window side by side, row-major: (N, *S', prod(K), C)."""
+    rank = len(windows.sizes)
+    x = _padded(x, windows, pad_value)
+    for axis in reversed(range(rank)):
+        x = jnp.stack(_slices_along(x, windows, axis), axis=rank + 1)
+    return x.reshape(x.shape[0], *windows.output, math.prod(windows.window), x.shape[-1])
+
+
 # ---- sums ----
 
 
@@ -219,6 +346,21 @@ def _slices_along(x: jax.Array, windows: Windows, axis: int) -> list[jax.Array]:
     return [
         lax.slice_in_dim(x, t * dilation, t * dilation + last, stride, axis + 1) for t in range(windows.window[axis])
     ]
+
+
+@partial(jax.jit, static_argnums=1)
+def _norm(x: jax.Array, p: float) -> jax.Array:
+    """The Lp norm of x >= 0 over the last axis but one."""
+    scale = lax.stop_gradient(x.max(-2, keepdims=True))
+    scale = jnp.where((scale == 0) | jnp.isinf(scale), 1, scale)
+    return (scale * _power(_power(x / scale, p).sum(-2, keepdims=True), 1 / p)).squeeze(-2)
+
+
+@partial(jax.jit, static_argnums=1)
+def _power(x: jax.Array, p: float) -> jax.Array:
+    """x ** p, x >= 0, with a gradient of 0 at 0 whatever p is."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.where(zero, 1, x) ** p)
 
 
 # ---- maxima ----
@@ -341,3 +483,16 @@ def _flat_index(place: jax.Array, windows: Windows) -> jax.Array:
         rest //= extent
         scale *= windows.sizes[axis]
     return index.astype(jnp.int32)
+
+
+@jax.custom_jvp
+def _max_over_plane(x: jax.Array) -> jax.Array:
+    """x (N, P, C) -> (N, C); its derivative goes to the first maximum, where jnp.max would share it out."""
+    return x.max(1)
+
+
+@_max_over_plane.defjvp
+def _max_over_plane_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    first = lax.stop_gradient(x).argmax(1, keepdims=True)
+    return _max_over_plane(x), jnp.take_along_axis(dx, first, axis=1).squeeze(1)

@@ -5,11 +5,11 @@ import random
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests import oracles
 import pytest
 
-from cnnjax.ops import avg_pool, max_pool, min_pool
+from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool
 from cnnjax.ops.geometry import require_real_taps, slide
+from tests import oracles
 
 INF, NAN = float("inf"), float("nan")
 
@@ -237,8 +237,106 @@ def test_against_pytorch(seed):
             check(y, dx, getattr(functional, f"avg_pool{rank}d"), count_include_pad=include)
 
 
+# ---- Lp ----
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_lp_pool_against_the_oracle(seed):
+    shape, keywords, full = random_case(seed + 900)
+    p = (2.0, 1, 3, 0.5, 2.5)[seed % 5]
+    # whole numbers, so that there are zeros, and windows of nothing else
+    x = np.random.default_rng(seed).integers(-2, 3, shape).astype(float)
+    with jax.enable_x64(True):
+        ct, (y, dx) = value_and_gradient(lambda x: lp_pool(x, **keywords, p=p), x)
+    expected, expected_dx = oracles.lp_pool(x, ct, **full, p=p)
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(dx, expected_dx, rtol=1e-12, atol=1e-12)
+
+
+def test_lp_pool_limits():
+    x = line(0, 0, 3, -4, -1, 1)
+    assert lp_pool(x, (2,), p=1).ravel().tolist() == [0, 7, 2]
+    assert lp_pool(x, (2,), p=INF).ravel().tolist() == [0, 4, 1]
+    for p, expected in ((1, [0, 0, 1, -1, -1, 1]), (2, [0, 0, 0.6, -0.8, -(0.5**0.5), 0.5**0.5])):
+        dx = jax.grad(lambda x, p=p: lp_pool(x, (2,), p=p).sum())(x)
+        np.testing.assert_allclose(dx.ravel(), expected, rtol=1e-6)
+    assert jax.grad(lambda x: lp_pool(x, (2,), p=INF).sum())(x).ravel().tolist() == [0, 0, 0, -1, -1, 0]
+    assert np.isnan(lp_pool(line(NAN, 1, 2, -INF), (2,))[0, 0, 0]) and lp_pool(line(2, -INF), (2,)).item() == INF
+    # neither overflow nor underflow on the way
+    np.testing.assert_allclose(
+        lp_pool(line(3e30, 1e30, 3e-30, -1e-30), (2,), p=3).ravel(),
+        [28 ** (1 / 3) * 1e30, 28 ** (1 / 3) * 1e-30],
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(lp_pool(line(20, 1, 0.1, 0.01), (2,), p=99).ravel(), [20, 0.1], rtol=1e-6)
+
+
+def test_second_derivative_of_lp_pool_at_zero_elements():
+    with jax.enable_x64(True):
+        x = line(2, 0, 0, dtype="float64")
+        hessian = jax.hessian(lambda x: lp_pool(x, (3,)).sum())(x).reshape(3, 3)
+    np.testing.assert_allclose(hessian, np.diag([0, 0.5, 0.5]), atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lp_pool_sums_in_float32(dtype):
+    y = lp_pool(jnp.ones((1, 64, 64, 1), dtype), 64)
+    assert y.dtype == dtype and y.item() == 64
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lp_pool_against_pytorch(seed):
+    torch = pytest.importorskip("torch")
+    rank, p = 1 + seed % 3, (2.0, 3.0)[seed % 2]
+    x = abs(np.random.default_rng(seed).normal(size=(2, *(7, 6, 5)[:rank], 3)))
+    window, stride = (2, 3, 2)[:rank], (1, 2, 3)[:rank]
+    theirs = (window, stride) if rank > 1 else (2, 1)
+    t = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    with jax.enable_x64(True):
+        ct, (y, dx) = value_and_gradient(lambda x: lp_pool(x, window, p=p, stride=stride), x)
+    expected = getattr(torch.nn.functional, f"lp_pool{rank}d")(t, p, *theirs)
+    expected.backward(torch.tensor(np.moveaxis(ct, -1, 1)))
+    np.testing.assert_allclose(y, np.moveaxis(expected.detach().numpy(), 1, -1), rtol=1e-12)
+    np.testing.assert_allclose(dx, np.moveaxis(t.grad.numpy(), 1, -1), rtol=1e-12, atol=1e-12)
+
+
+# ---- the whole plane ----
+
+
+@pytest.mark.parametrize("sizes", [(5,), (4, 3), (2, 3, 2), (1, 1)])
+def test_global_pools_against_the_oracles(sizes):
+    x = np.random.default_rng(0).integers(0, 4, (2, *sizes, 3)).astype(float)
+    rank = len(sizes)
+    full = {"window": sizes, "stride": (1,) * rank, "padding": ((0, 0),) * rank, "dilation": (1,) * rank}
+    full["ceil_mode"] = False
+    with jax.enable_x64(True):
+        ct, (y, dx) = value_and_gradient(global_max_pool, x)
+        _, (mean, mean_dx) = value_and_gradient(global_avg_pool, x)
+    ct = ct.reshape(2, *(1,) * rank, 3)
+    expected, _, expected_dx = oracles.max_pool(x, ct, **full)
+    np.testing.assert_array_equal(y, expected.reshape(2, 3))
+    np.testing.assert_array_equal(dx, expected_dx)
+    expected, expected_dx = oracles.avg_pool(x, ct, **full, count_include_pad=False, divisor_override=None)
+    np.testing.assert_allclose(mean, expected.reshape(2, 3), rtol=1e-14)
+    np.testing.assert_allclose(mean_dx, expected_dx, rtol=1e-14)
+
+
+def test_global_pools_of_special_values():
+    assert np.isnan(global_max_pool(line(INF, NAN, NAN)).item())
+    assert jax.grad(lambda x: global_max_pool(x).sum())(line(-INF, -INF)).ravel().tolist() == [1, 0]
+    tangent = jax.jvp(lambda x: global_max_pool(x), (line(1, NAN, NAN),), (line(1, 2, 3),))[1]
+    assert tangent.tolist() == [[2]]
+    assert global_max_pool(line(3, 250, 7, dtype="uint8")).tolist() == [[250]]
+    for dtype in ("bfloat16", "float16"):
+        y = global_avg_pool(jnp.ones((1, 64, 64, 1), dtype))
+        assert y.dtype == dtype and y.item() == 1
+
+
 def test_empty_batch():
-    for pool in (max_pool, min_pool, avg_pool):
+    for pool in (global_avg_pool, global_max_pool):
+        assert pool(jnp.ones((0, 6, 6, 2))).shape == (0, 2)
+        assert jax.grad(lambda x, pool=pool: pool(x).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
+    for pool in (max_pool, min_pool, avg_pool, lp_pool):
         assert pool(jnp.ones((0, 6, 6, 2)), 2, padding=1).shape == (0, 4, 4, 2)
         assert jax.grad(lambda x, pool=pool: pool(x, 2).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
 
@@ -248,7 +346,7 @@ def test_empty_batch():
 X = jnp.ones((2, 8, 9, 3))
 
 
-@pytest.mark.parametrize("pool", [max_pool, min_pool, avg_pool])
+@pytest.mark.parametrize("pool", [max_pool, min_pool, avg_pool, lp_pool])
 @pytest.mark.parametrize(
     ("x", "window", "keywords", "error", "words"),
     [
@@ -287,3 +385,26 @@ def test_errors_of_one_pool():
         avg_pool(X, 2, divisor_override=0)
     with pytest.raises(TypeError, match=r"divisor_override must be made of ints, got 2\.5"):
         avg_pool(X, 2, divisor_override=2.5)
+    for p, error, words in (
+        (0, ValueError, r"p must be above 0, got 0\.0"),
+        (NAN, ValueError, "p must be above 0, got nan"),
+        ("inf", TypeError, "p must be a number, got 'inf'"),
+        (True, TypeError, "p must be a number, got True"),
+    ):
+        with pytest.raises(error, match=words):
+            lp_pool(X, 2, p=p)
+    with pytest.raises(TypeError, match=r"x must be float32.* got int32: convert it first"):
+        lp_pool(jnp.ones((1, 4, 4, 1), "int32"), 2)
+
+
+@pytest.mark.parametrize("pool", [global_avg_pool, global_max_pool])
+def test_errors_of_the_global_pools(pool):
+    for x, error, words in (
+        (X[0, 0], ValueError, r"x must be \(N, \*S, C\) with one to three"),
+        (X[:, :0], ValueError, "spatial sizes of at least 1"),
+        (X.astype(bool), TypeError, "x must be float32.* got bool"),
+    ):
+        with pytest.raises(error, match=words):
+            pool(x)
+    with pytest.raises(TypeError, match="takes no keepdims=; its arguments are x"):
+        pool(X, keepdims=True)

@@ -30,6 +30,11 @@ OPS = {
     "min_pool": lambda x: ops.min_pool(x, 2),
     "avg_pool": lambda x: ops.avg_pool(x, 2),
     "avg_pool overlapping": lambda x: ops.avg_pool(x, 3, stride=1, padding=1),
+    "lp_pool": lambda x: ops.lp_pool(x, 2),
+    "lp_pool cubic": lambda x: ops.lp_pool(x, 3, p=3, stride=2, padding=1),
+    "lp_pool largest": lambda x: ops.lp_pool(x, 2, p=float("inf")),
+    "global_avg_pool": ops.global_avg_pool,
+    "global_max_pool": ops.global_max_pool,
 }
 
 
