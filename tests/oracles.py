@@ -131,3 +131,17 @@ def lp_pool(x, dy, *, p, window, stride, padding, dilation, ceil_mode):
             if x[i] != 0:
                 dx[i] += dy[(n, *o, c)] * np.sign(x[i]) * (abs(x[i]) / norm) ** (p - 1)
     return y, dx
+
+
+def pool(x, reduce, *, pad_value, window, stride, padding, dilation, ceil_mode):
+    """reduce of the list of each window's elements, pad_value among them: y."""
+    sizes = x.shape[1:-1]
+    out = [outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)]
+    y = np.zeros((x.shape[0], *out, x.shape[-1]))
+    for n, *o, c in np.ndindex(*y.shape):
+        met = []
+        for _, where in positions(window, o, stride, dilation):
+            at = [source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)]
+            met.append(pad_value if None in at else x[(n, *at, c)])
+        y[(n, *o, c)] = reduce(met)
+    return y

@@ -2,7 +2,7 @@
 
 from cnnjax.ops.conv import conv
 from cnnjax.ops.geometry import output_shape, receptive_field
-from cnnjax.ops.pool import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool
+from cnnjax.ops.pool import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 
 __all__ = [
     "avg_pool",
@@ -13,5 +13,6 @@ __all__ = [
     "max_pool",
     "min_pool",
     "output_shape",
+    "pool",
     "receptive_field",
 ]

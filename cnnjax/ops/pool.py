@@ -1,7 +1,9 @@
 """Pooling: one number from each window of each channel, in one to three dimensions."""
 
+import functools
 import math
-from functools import partial, reduce
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -210,6 +212,73 @@ def lp_pool(
 
 
 @meets_habits
+def pool(
+    x: jax.Array,
+    window: Any,
+    reduce: Callable[..., jax.Array],
+    *,
+    stride: Any = None,
+    padding: Any = "VALID",
+    pad_value: Any = None,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Pooling by a function of your own: it sees each window whole, and gives one number for it.
+
+        y[n, o, c] = reduce over t of x[n, o * stride + t * dilation, c]
+
+    It may be any function that JAX can trace, like jnp.prod, jnp.median, jax.nn.logsumexp, or one with
+    parameters to learn; what is differentiable in it stays so, in every mode.
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions, float or integer.
+        window, stride, padding, dilation, ceil_mode: as for :func:`max_pool`.
+        reduce: called once, as ``reduce(windows, axis=-2)`` with windows (N, *S', prod(K), C) of x's dtype,
+            the elements of each window in row-major order; must drop that axis.
+        pad_value: the number that padding holds; required where there is padding (with ceil_mode also what
+            a window meets beyond it).
+
+    Returns:
+        (N, *S', C) of the dtype that reduce gives.  The windows are copied out: prod(K) / prod(stride) times
+        the memory of x.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: shapes disagree, a window is larger than the padded input or lies wholly in the padding,
+            pad_value is missing, or reduce does not drop the axis.
+
+    >>> x = jnp.array([1.0, 3.0, 2.0, 5.0, 5.0, 4.0]).reshape(1, 6, 1)
+    >>> pool(x, (3,), jnp.median).ravel()
+    Array([2., 5.], dtype=float32)
+    >>> pool(x, (2,), lambda windows, axis: windows.max(axis) - windows.min(axis)).ravel()
+    Array([2., 3., 1.], dtype=float32)
+
+    References:
+        Boureau, Ponce and LeCun, A theoretical analysis of feature pooling in visual recognition, ICML 2010.
+    """
+    x = as_number_array("x", x)
+    if not callable(reduce):
+        raise TypeError(f"reduce must be a function reduce(windows, axis), got {reduce!r}")
+    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    if pad_value is None:
+        if max(max(pair) for pair in windows.exact_padding) > 0:
+            raise ValueError(
+                f"pad_value must be given where there is padding, got padding={padding!r} and no pad_value"
+            )
+        pad_value = 0
+    elif not isinstance(pad_value, jax.Array):
+        number = as_number("pad_value", pad_value)
+        whole = jnp.iinfo(x.dtype) if jnp.issubdtype(x.dtype, jnp.integer) else None
+        if whole and not (number.is_integer() and whole.min <= number <= whole.max):
+            raise ValueError(f"pad_value must be a number of x's dtype {x.dtype}, got {pad_value!r}")
+    y = jnp.asarray(reduce(elements(x, windows, pad_value), axis=-2))
+    expected = (x.shape[0], *windows.output, x.shape[-1])
+    if y.shape != expected:
+        raise ValueError(f"reduce must drop axis -2 of the windows and give shape {expected}, got {y.shape}")
+    return y
+
+
+@meets_habits
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """The mean of each channel over all spatial dimensions.
 
@@ -295,7 +364,7 @@ def _counts(windows: Windows, *, padded: bool) -> np.ndarray:
     per_axis = [real_taps(windows, axis, padded=padded) for axis in range(len(windows.sizes))]
     if all(min(counts) == max(counts) for counts in per_axis):
         return np.asarray(math.prod(counts[0] for counts in per_axis))
-    return reduce(np.multiply, np.ix_(*per_axis))[..., None]
+    return functools.reduce(np.multiply, np.ix_(*per_axis))[..., None]
 
 
 def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:

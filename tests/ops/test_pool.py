@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool
+from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 from cnnjax.ops.geometry import require_real_taps, slide
 from tests import oracles
 
@@ -300,6 +300,65 @@ def test_lp_pool_against_pytorch(seed):
     np.testing.assert_allclose(dx, np.moveaxis(t.grad.numpy(), 1, -1), rtol=1e-12, atol=1e-12)
 
 
+# ---- a reducer of one's own ----
+
+
+def softmax_pool(windows, axis):
+    return (windows * jax.nn.softmax(windows, axis)).sum(axis)
+
+
+#: Each as JAX has it, and as NumPy says it of a list.
+REDUCERS = {
+    "prod": (jnp.prod, np.prod),
+    "logsumexp": (jax.nn.logsumexp, lambda met: np.log(np.sum(np.exp(met)))),
+    "median": (jnp.median, np.median),
+    "softmax": (softmax_pool, lambda met: np.sum(met * np.exp(met)) / np.sum(np.exp(met))),
+}
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_pool_against_the_oracle(seed):
+    shape, keywords, full = random_case(seed + 1300)
+    ours, theirs = REDUCERS[list(REDUCERS)[seed % 4]]
+    rng = np.random.default_rng(seed)
+    x, dx, pad_value = rng.normal(size=shape), rng.normal(size=shape), 0.5
+    with jax.enable_x64(True):
+
+        def op(x):
+            return pool(x, **keywords, reduce=ours, pad_value=pad_value)
+
+        ct, (y, gradient) = value_and_gradient(op, x)
+        tangent = np.asarray(jax.jit(lambda: jax.jvp(op, (x,), (dx,))[1])())
+    np.testing.assert_allclose(y, oracles.pool(x, theirs, **full, pad_value=pad_value), rtol=1e-12, atol=1e-12)
+    up, down = (oracles.pool(x + h * dx, theirs, **full, pad_value=pad_value) for h in (1e-6, -1e-6))
+    np.testing.assert_allclose(tangent, (up - down) / 2e-6, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose((np.asarray(gradient) * dx).sum(), (ct * tangent).sum(), rtol=1e-10)
+
+
+def test_pool_with_a_learned_reducer():
+    x = line(1, 2, 4, 3, 0, 7)
+
+    def loss(temperature):
+        return pool(x, (3,), lambda w, axis: softmax_pool(w * temperature, axis)).sum()
+
+    slope = (loss(1.01) - loss(0.99)) / 0.02
+    np.testing.assert_allclose(jax.grad(loss)(1.0), slope, rtol=1e-3)
+    many = jax.vmap(jax.grad(loss))(jnp.array([0.5, 1.0]))
+    np.testing.assert_allclose(many[1], jax.grad(loss)(1.0), rtol=1e-6)
+
+
+def test_gradient_of_the_product_with_zeros():
+    dx = jax.grad(lambda x: pool(x, (3,), jnp.prod).sum())(line(2, 0, 3, 0, 0, 5))
+    assert dx.ravel().tolist() == [0, 6, 0, 0, 0, 0]
+
+
+def test_pool_of_integers_and_of_other_dtypes():
+    x = line(1, 3, 2, 5, dtype="int32")
+    y = pool(x, (3,), jnp.argmax, padding=1, pad_value=-1, stride=1)
+    assert y.dtype == jnp.int32 and y.ravel().tolist() == [2, 1, 2, 1]
+    assert pool(x, (2,), jnp.max).dtype == jnp.int32
+
+
 # ---- the whole plane ----
 
 
@@ -333,12 +392,16 @@ def test_global_pools_of_special_values():
 
 
 def test_empty_batch():
-    for pool in (global_avg_pool, global_max_pool):
-        assert pool(jnp.ones((0, 6, 6, 2))).shape == (0, 2)
-        assert jax.grad(lambda x, pool=pool: pool(x).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
-    for pool in (max_pool, min_pool, avg_pool, lp_pool):
-        assert pool(jnp.ones((0, 6, 6, 2)), 2, padding=1).shape == (0, 4, 4, 2)
-        assert jax.grad(lambda x, pool=pool: pool(x, 2).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
+    for op in (global_avg_pool, global_max_pool):
+        assert op(jnp.ones((0, 6, 6, 2))).shape == (0, 2)
+        assert jax.grad(lambda x, op=op: op(x).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
+
+    def product(x, window, **keywords):
+        return pool(x, window, jnp.prod, pad_value=1, **keywords)
+
+    for op in (max_pool, min_pool, avg_pool, lp_pool, product):
+        assert op(jnp.ones((0, 6, 6, 2)), 2, padding=1).shape == (0, 4, 4, 2)
+        assert jax.grad(lambda x, op=op: op(x, 2).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
 
 
 # ---- errors ----
@@ -408,3 +471,20 @@ def test_errors_of_the_global_pools(pool):
             pool(x)
     with pytest.raises(TypeError, match="takes no keepdims=; its arguments are x"):
         pool(X, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "reduce", "keywords", "error", "words"),
+    [
+        (X, "max", {}, TypeError, r"reduce must be a function reduce\(windows, axis\), got 'max'"),
+        (X, jnp.cumsum, {}, ValueError, r"reduce must drop axis -2 .* shape \(2, 4, 4, 3\), got \(2, 4, 4, 4, 3\)"),
+        (X, jnp.max, {"padding": 1}, ValueError, "pad_value must be given where there is padding, got padding=1"),
+        (X, jnp.max, {"padding": 0, "ceil_mode": True}, ValueError, "pad_value must be given"),
+        (X, jnp.max, {"pad_value": "0"}, TypeError, "pad_value must be a number, got '0'"),
+        (X.astype("int8"), jnp.max, {"pad_value": -INF}, ValueError, "pad_value must be a number of x's dtype int8"),
+        (X, jnp.max, {"strides": 2}, TypeError, "pool takes stride=, not strides="),
+    ],
+)
+def test_errors_of_pool(x, reduce, keywords, error, words):
+    with pytest.raises(error, match=words):
+        pool(x, 2, reduce, **keywords)

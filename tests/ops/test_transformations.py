@@ -33,6 +33,9 @@ OPS = {
     "lp_pool": lambda x: ops.lp_pool(x, 2),
     "lp_pool cubic": lambda x: ops.lp_pool(x, 3, p=3, stride=2, padding=1),
     "lp_pool largest": lambda x: ops.lp_pool(x, 2, p=float("inf")),
+    "pool product": lambda x: ops.pool(x, 2, jnp.prod),
+    "pool logsumexp": lambda x: ops.pool(x, 3, jax.nn.logsumexp, stride=1, padding=1, pad_value=0),
+    "pool median": lambda x: ops.pool(x, (1, 3), jnp.median),
     "global_avg_pool": ops.global_avg_pool,
     "global_max_pool": ops.global_max_pool,
 }
