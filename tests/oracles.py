@@ -6,6 +6,7 @@ dy with the same weight.
 """
 
 import itertools
+import math
 
 import numpy as np
 
@@ -145,3 +146,25 @@ def pool(x, reduce, *, pad_value, window, stride, padding, dilation, ceil_mode):
             met.append(pad_value if None in at else x[(n, *at, c)])
         y[(n, *o, c)] = reduce(met)
     return y
+
+
+def adaptive_pool(x, dy, *, output_size, kind):
+    """The mean, or the first largest element, of PyTorch's adaptive windows: y, flat indices (of "max"), dx."""
+    sizes = x.shape[1:-1]
+    y, dx = np.zeros((x.shape[0], *output_size, x.shape[-1])), np.zeros(x.shape)
+    index = np.zeros(y.shape, int)
+    for n, *o, c in np.ndindex(*y.shape):
+        spans = [
+            range(math.floor(i * size / count), math.ceil((i + 1) * size / count))
+            for i, size, count in zip(o, sizes, output_size, strict=True)
+        ]
+        met = [(n, *at, c) for at in itertools.product(*spans)]
+        if kind == "max":
+            best = met[int(np.argmax([x[i] for i in met]))]
+            y[(n, *o, c)], index[(n, *o, c)] = x[best], np.ravel_multi_index(best[1:-1], sizes)
+            dx[best] += dy[(n, *o, c)]
+        else:
+            y[(n, *o, c)] = sum(x[i] for i in met) / len(met)
+            for i in met:
+                dx[i] += dy[(n, *o, c)] / len(met)
+    return y, index, dx

@@ -3,8 +3,11 @@
 from cnnjax.ops.conv import conv
 from cnnjax.ops.geometry import output_shape, receptive_field
 from cnnjax.ops.pool import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
+from cnnjax.ops.pool_by_index import adaptive_avg_pool, adaptive_max_pool
 
 __all__ = [
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
     "avg_pool",
     "conv",
     "global_avg_pool",

@@ -104,6 +104,20 @@ def as_number_array(name: str, value: Any) -> jax.Array:
     return as_float_array(name, array)
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """True or False, and nothing that merely counts as such."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_key(key: Any) -> None:
+    """One random key of JAX, of the new kind or the old."""
+    is_new = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+    if not is_new and not (isinstance(key, jax.Array) and key.dtype == "uint32" and key.ndim == 1):
+        raise TypeError(f"key must be one random key, as jax.random.key(0) gives, got {key!r}")
+
+
 def as_number(name: str, value: Any) -> float:
     """A number known before compiling, as Python's float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
@@ -119,7 +133,7 @@ def same_dtype(**arrays: jax.Array | None) -> None:
         raise TypeError(f"{' and '.join(dtypes)} must share a dtype, got {listed}")
 
 
-def pooled_rank(x: jax.Array, window: Any) -> int:
+def pooled_rank(x: jax.Array, window: Any, name: str = "window") -> int:
     """The number of spatial dimensions of a pool's x, which is (N, *S, C)."""
     rank = x.ndim - 2
     if not 1 <= rank <= 3:
@@ -129,7 +143,7 @@ def pooled_rank(x: jax.Array, window: Any) -> int:
         )
     if rank == 1 and not hasattr(window, "__len__"):
         raise ValueError(
-            f"window must be ({window!r},) where x has one spatial dimension, got {window!r} for x {x.shape}"
+            f"{name} must be ({window!r},) where x has one spatial dimension, got {window!r} for x {x.shape}"
             "; if x is one image (H, W, C), give it a batch axis: x[None]"
         )
     if x.shape[-1] == 0 or 0 in x.shape[1:-1]:

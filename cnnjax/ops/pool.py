@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops.arguments import as_float_array, as_number, as_number_array, meets_habits, pooled_rank
+from cnnjax.ops.arguments import as_flag, as_float_array, as_number, as_number_array, meets_habits, pooled_rank
 from cnnjax.ops.geometry import Sizes, Windows, as_int, per_dimension, real_taps, require_real_taps, slide
 from cnnjax.ops.patches import pad_spatial, taps
 
@@ -63,7 +63,7 @@ def max_pool(
     """
     x = as_number_array("x", x)
     windows = _windows(x, window, stride, padding, dilation, ceil_mode)
-    return _max_pool(x, windows, _checked_flag("return_indices", return_indices))
+    return _max_pool(x, windows, as_flag("return_indices", return_indices))
 
 
 @meets_habits
@@ -98,7 +98,7 @@ def min_pool(
     windows = _windows(x, window, stride, padding, dilation, ceil_mode)
     # ~ turns the order of integers round without the overflow that - has
     turn = jnp.negative if jnp.issubdtype(x.dtype, jnp.floating) else jnp.invert
-    result = _max_pool(turn(x), windows, _checked_flag("return_indices", return_indices))
+    result = _max_pool(turn(x), windows, as_flag("return_indices", return_indices))
     return (turn(result[0]), result[1]) if return_indices else turn(result)
 
 
@@ -140,7 +140,7 @@ def avg_pool(
     """
     x = as_float_array("x", x)
     windows = _windows(x, window, stride, padding, dilation, ceil_mode)
-    if not _checked_flag("count_include_pad", count_include_pad) and divisor_override is None:
+    if not as_flag("count_include_pad", count_include_pad) and divisor_override is None:
         count = _counts(windows, padded=False)
     elif divisor_override is None:
         count = _counts(windows, padded=True)
@@ -351,12 +351,6 @@ def _windows(x: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any
     )
     require_real_taps(windows)
     return windows
-
-
-def _checked_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 def _counts(windows: Windows, *, padded: bool) -> np.ndarray:

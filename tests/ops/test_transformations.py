@@ -38,6 +38,8 @@ OPS = {
     "pool median": lambda x: ops.pool(x, (1, 3), jnp.median),
     "global_avg_pool": ops.global_avg_pool,
     "global_max_pool": ops.global_max_pool,
+    "adaptive_avg_pool": lambda x: ops.adaptive_avg_pool(x, (4, 7)),
+    "adaptive_max_pool": lambda x: ops.adaptive_max_pool(x, (4, 3)),
 }
 
 
