@@ -168,3 +168,31 @@ def adaptive_pool(x, dy, *, output_size, kind):
             for i in met:
                 dx[i] += dy[(n, *o, c)] / len(met)
     return y, index, dx
+
+
+def fractional_max_pool(x, dy, *, window, output_size, samples):
+    """The first largest element of windows that start at random steps: y, flat indices, dx."""
+    sizes = x.shape[1:-1]
+    y, dx = np.zeros((x.shape[0], *output_size, x.shape[-1])), np.zeros(x.shape)
+    index = np.zeros(y.shape, int)
+    for n, *o, c in np.ndindex(*y.shape):
+        spans = []
+        for i, size, k, count, u in zip(o, sizes, window, output_size, samples[n, c], strict=True):
+            alpha = (size - k) / (count - 1) if count > 1 else 0
+            start = int((i + u) * alpha) - int(u * alpha) if i < count - 1 else size - k
+            spans.append(range(start, start + k))
+        met = [(n, *at, c) for at in itertools.product(*spans)]
+        best = met[int(np.argmax([x[i] for i in met]))]
+        y[(n, *o, c)], index[(n, *o, c)] = x[best], np.ravel_multi_index(best[1:-1], sizes)
+        dx[best] += dy[(n, *o, c)]
+    return y, index, dx
+
+
+def max_unpool(y, indices, spatial_shape, dx):
+    """The values set at their indices, one after the other: x; and dy, gathered from dx."""
+    x, dy = np.zeros((y.shape[0], *spatial_shape, y.shape[-1])), np.zeros(y.shape)
+    for n, *o, c in np.ndindex(*y.shape):
+        at = (n, *np.unravel_index(indices[(n, *o, c)], spatial_shape), c)
+        x[at] = y[(n, *o, c)]
+        dy[(n, *o, c)] = dx[at]
+    return x, dy

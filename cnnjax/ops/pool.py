@@ -62,7 +62,7 @@ def max_pool(
         Jarrett et al., What is the best multi-stage architecture for object recognition?, ICCV 2009.
     """
     x = as_number_array("x", x)
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
     return _max_pool(x, windows, as_flag("return_indices", return_indices))
 
 
@@ -95,7 +95,7 @@ def min_pool(
     Array([1., 2.], dtype=float32)
     """
     x = as_number_array("x", x)
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
     # ~ turns the order of integers round without the overflow that - has
     turn = jnp.negative if jnp.issubdtype(x.dtype, jnp.floating) else jnp.invert
     result = _max_pool(turn(x), windows, as_flag("return_indices", return_indices))
@@ -139,7 +139,7 @@ def avg_pool(
         LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998.
     """
     x = as_float_array("x", x)
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
     if not as_flag("count_include_pad", count_include_pad) and divisor_override is None:
         count = _counts(windows, padded=False)
     elif divisor_override is None:
@@ -196,7 +196,7 @@ def lp_pool(
     p = as_number("p", p)
     if not p > 0:
         raise ValueError(f"p must be above 0, got {p}")
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
     # not abs, whose derivative at 0 is 1
     magnitude = x * lax.stop_gradient(jnp.sign(x))
     if p == math.inf:
@@ -259,7 +259,7 @@ def pool(
     x = as_number_array("x", x)
     if not callable(reduce):
         raise TypeError(f"reduce must be a function reduce(windows, axis), got {reduce!r}")
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
     if pad_value is None:
         if max(max(pair) for pair in windows.exact_padding) > 0:
             raise ValueError(
@@ -337,7 +337,9 @@ def global_max_pool(x: jax.Array) -> jax.Array:
     return _max_over_plane(x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]))
 
 
-def _windows(x: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Windows:
+def slide_pool(
+    x: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any = 1, ceil_mode: bool = False
+) -> Windows:
     """A pool's windows over x (N, *S, C), none of them empty."""
     rank = pooled_rank(x, window)
     window = per_dimension("window", window, rank)

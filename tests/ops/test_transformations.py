@@ -40,6 +40,10 @@ OPS = {
     "global_max_pool": ops.global_max_pool,
     "adaptive_avg_pool": lambda x: ops.adaptive_avg_pool(x, (4, 7)),
     "adaptive_max_pool": lambda x: ops.adaptive_max_pool(x, (4, 3)),
+    "fractional_max_pool": lambda x: ops.fractional_max_pool(x, 2, output_size=4, key=jax.random.key(0)),
+    "stochastic_pool": lambda x: ops.stochastic_pool(abs(x), 2, key=jax.random.key(0)),
+    "stochastic_pool mean": lambda x: ops.stochastic_pool(abs(x), 2, key=None, deterministic=True),
+    "max_unpool": lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (6, 7)),
 }
 
 
