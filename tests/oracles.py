@@ -196,3 +196,17 @@ def max_unpool(y, indices, spatial_shape, dx):
         x[at] = y[(n, *o, c)]
         dy[(n, *o, c)] = dx[at]
     return x, dy
+
+
+def local_response_norm(x, dy, *, size, alpha, beta, k):
+    """AlexNet's formula, channel by channel: y, and dx."""
+    y, dx = np.zeros(x.shape), np.zeros(x.shape)
+    for *at, c in np.ndindex(*x.shape):
+        i = (*at, c)
+        near = [(*at, j) for j in range(max(c - size // 2, 0), min(c + (size - 1) // 2, x.shape[-1] - 1) + 1)]
+        base = k + alpha * sum(x[j] ** 2 for j in near)
+        y[i] = x[i] / base**beta
+        dx[i] += dy[i] / base**beta
+        for j in near:
+            dx[j] -= dy[i] * x[i] * beta * base ** (-beta - 1) * alpha * 2 * x[j]
+    return y, dx

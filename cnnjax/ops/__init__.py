@@ -2,6 +2,7 @@
 
 from cnnjax.ops.conv import conv
 from cnnjax.ops.geometry import output_shape, receptive_field
+from cnnjax.ops.normalize import local_response_norm
 from cnnjax.ops.pool import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 from cnnjax.ops.pool_by_index import (
     adaptive_avg_pool,
@@ -19,6 +20,7 @@ __all__ = [
     "fractional_max_pool",
     "global_avg_pool",
     "global_max_pool",
+    "local_response_norm",
     "lp_pool",
     "max_pool",
     "max_unpool",

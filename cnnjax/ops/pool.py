@@ -149,7 +149,7 @@ def avg_pool(
         if count == 0:
             raise ValueError("divisor_override must not be 0")
     compute_dtype = jnp.promote_types(x.dtype, jnp.float32)
-    sums = _sum_of_windows(x.astype(compute_dtype), windows)
+    sums = sum_of_windows(x.astype(compute_dtype), windows)
     return (sums / jnp.asarray(count, compute_dtype)).astype(x.dtype)
 
 
@@ -203,9 +203,9 @@ def lp_pool(
         return _max_pool(magnitude, windows, return_indices=False)
     compute_dtype = jnp.promote_types(x.dtype, jnp.float32)
     if p == 1:
-        y = _sum_of_windows(magnitude.astype(compute_dtype), windows)
+        y = sum_of_windows(magnitude.astype(compute_dtype), windows)
     elif p == 2:
-        y = _power(_sum_of_windows(jnp.square(x.astype(compute_dtype)), windows), 0.5)
+        y = _power(sum_of_windows(jnp.square(x.astype(compute_dtype)), windows), 0.5)
     else:
         y = _norm(elements(magnitude.astype(compute_dtype), windows), p)
     return y.astype(x.dtype)
@@ -385,7 +385,7 @@ def elements(x: jax.Array, windows: Windows, pad_value: Any = 0) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=1)
-def _sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
+def sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
     """x (N, *S, C) summed over each window; padding counts as zero."""
     x = _padded(x, windows)
     if sum(windows.window) > 32:

@@ -43,6 +43,7 @@ OPS = {
     "fractional_max_pool": lambda x: ops.fractional_max_pool(x, 2, output_size=4, key=jax.random.key(0)),
     "stochastic_pool": lambda x: ops.stochastic_pool(abs(x), 2, key=jax.random.key(0)),
     "stochastic_pool mean": lambda x: ops.stochastic_pool(abs(x), 2, key=None, deterministic=True),
+    "local_response_norm": lambda x: ops.local_response_norm(x, size=2, alpha=0.5),
     "max_unpool": lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (6, 7)),
 }
 
