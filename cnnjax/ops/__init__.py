@@ -1,5 +1,7 @@
 """Arrays in, arrays out: convolutions, poolings and their geometry as pure functions."""
 
+from cnnjax.ops import activations
+from cnnjax.ops.activations import *  # noqa: F403
 from cnnjax.ops.conv import conv
 from cnnjax.ops.geometry import output_shape, receptive_field
 from cnnjax.ops.normalize import local_response_norm
@@ -30,3 +32,4 @@ __all__ = [
     "receptive_field",
     "stochastic_pool",
 ]
+__all__ += activations.__all__

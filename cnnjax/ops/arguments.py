@@ -45,6 +45,7 @@ HABITS = {
     "lhs": "x",
     "input": "x",
     "inputs": "x",
+    "dim": "axis",
     "data_format": "channels-last arrays, (N, *S, C), always",
     "dimension_numbers": "channels-last arrays, (N, *S, C), always",
 }

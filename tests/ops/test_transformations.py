@@ -44,6 +44,19 @@ OPS = {
     "stochastic_pool": lambda x: ops.stochastic_pool(abs(x), 2, key=jax.random.key(0)),
     "stochastic_pool mean": lambda x: ops.stochastic_pool(abs(x), 2, key=None, deterministic=True),
     "local_response_norm": lambda x: ops.local_response_norm(x, size=2, alpha=0.5),
+    "activations": lambda x: sum(
+        f(x)
+        for f in (
+            *(ops.scaled_tanh, ops.gelu, ops.softplus, ops.exponential, ops.hard_tanh),
+            *(ops.softshrink, ops.hardshrink, ops.tanhshrink, ops.rrelu),
+            lambda x: ops.threshold(x, 0.2),
+            lambda x: ops.prelu(x, jnp.asarray(0.3, x.dtype)),
+        )
+    ),
+    "activations along an axis": lambda x: (
+        sum(f(x) for f in (ops.softmin, ops.sparsemax, lambda x: ops.maxout(x, 2)))
+        + sum(f(x) for f in (ops.reglu, ops.geglu, ops.swiglu)) * ops.crelu(x)[..., :1]
+    ),
     "max_unpool": lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (6, 7)),
 }
 
