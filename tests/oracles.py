@@ -6,6 +6,7 @@ dy with the same weight.
 """
 
 import itertools
+import math
 
 import numpy as np
 
@@ -154,3 +155,99 @@ def pixel_shuffle(x, r):
         offset = np.ravel_multi_index([i % r for i in p], [r] * rank)
         y[(n, *p, c)] = x[(n, *(i // r for i in p), c * r**rank + offset)]
     return y
+
+
+def lp_pool(x, dy, *, p, window, stride, padding, dilation, ceil_mode):
+    """The Lp norm of each window: y, and dx, which is 0 for all-zero windows."""
+    sizes = x.shape[1:-1]
+    out = [outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)]
+    y, dx = np.zeros((x.shape[0], *out, x.shape[-1])), np.zeros(x.shape)
+    for n, *o, c in np.ndindex(*y.shape):
+        met = []
+        for _, where in positions(window, o, stride, dilation):
+            at = [source(q, size, low, high) for q, size, (low, high) in zip(where, sizes, padding, strict=True)]
+            if None not in at:
+                met.append((n, *at, c))
+        norm = y[(n, *o, c)] = sum(abs(x[i]) ** p for i in met) ** (1 / p)
+        for i in met:
+            if x[i] != 0:
+                dx[i] += dy[(n, *o, c)] * np.sign(x[i]) * (abs(x[i]) / norm) ** (p - 1)
+    return y, dx
+
+
+def pool(x, reduce, *, pad_value, window, stride, padding, dilation, ceil_mode):
+    """reduce of the list of each window's elements, pad_value among them: y."""
+    sizes = x.shape[1:-1]
+    out = [outputs(*a, ceil_mode=ceil_mode) for a in zip(sizes, window, stride, padding, dilation, strict=True)]
+    y = np.zeros((x.shape[0], *out, x.shape[-1]))
+    for n, *o, c in np.ndindex(*y.shape):
+        met = []
+        for _, where in positions(window, o, stride, dilation):
+            at = [source(p, size, low, high) for p, size, (low, high) in zip(where, sizes, padding, strict=True)]
+            met.append(pad_value if None in at else x[(n, *at, c)])
+        y[(n, *o, c)] = reduce(met)
+    return y
+
+
+def adaptive_pool(x, dy, *, output_size, kind):
+    """The mean, or the first largest element, of PyTorch's adaptive windows: y, flat indices (of "max"), dx."""
+    sizes = x.shape[1:-1]
+    y, dx = np.zeros((x.shape[0], *output_size, x.shape[-1])), np.zeros(x.shape)
+    index = np.zeros(y.shape, int)
+    for n, *o, c in np.ndindex(*y.shape):
+        spans = [
+            range(math.floor(i * size / count), math.ceil((i + 1) * size / count))
+            for i, size, count in zip(o, sizes, output_size, strict=True)
+        ]
+        met = [(n, *at, c) for at in itertools.product(*spans)]
+        if kind == "max":
+            best = met[int(np.argmax([x[i] for i in met]))]
+            y[(n, *o, c)], index[(n, *o, c)] = x[best], np.ravel_multi_index(best[1:-1], sizes)
+            dx[best] += dy[(n, *o, c)]
+        else:
+            y[(n, *o, c)] = sum(x[i] for i in met) / len(met)
+            for i in met:
+                dx[i] += dy[(n, *o, c)] / len(met)
+    return y, index, dx
+
+
+def fractional_max_pool(x, dy, *, window, output_size, samples):
+    """The first largest element of windows that start at random steps: y, flat indices, dx."""
+    sizes = x.shape[1:-1]
+    y, dx = np.zeros((x.shape[0], *output_size, x.shape[-1])), np.zeros(x.shape)
+    index = np.zeros(y.shape, int)
+    for n, *o, c in np.ndindex(*y.shape):
+        spans = []
+        for i, size, k, count, u in zip(o, sizes, window, output_size, samples[n, c], strict=True):
+            alpha = (size - k) / (count - 1) if count > 1 else 0
+            start = int((i + u) * alpha) - int(u * alpha) if i < count - 1 else size - k
+            spans.append(range(start, start + k))
+        met = [(n, *at, c) for at in itertools.product(*spans)]
+        best = met[int(np.argmax([x[i] for i in met]))]
+        y[(n, *o, c)], index[(n, *o, c)] = x[best], np.ravel_multi_index(best[1:-1], sizes)
+        dx[best] += dy[(n, *o, c)]
+    return y, index, dx
+
+
+def max_unpool(y, indices, spatial_shape, dx):
+    """The values set at their indices, one after the other: x; and dy, gathered from dx."""
+    x, dy = np.zeros((y.shape[0], *spatial_shape, y.shape[-1])), np.zeros(y.shape)
+    for n, *o, c in np.ndindex(*y.shape):
+        at = (n, *np.unravel_index(indices[(n, *o, c)], spatial_shape), c)
+        x[at] = y[(n, *o, c)]
+        dy[(n, *o, c)] = dx[at]
+    return x, dy
+
+
+def local_response_norm(x, dy, *, size, alpha, beta, k):
+    """AlexNet's formula, channel by channel: y, and dx."""
+    y, dx = np.zeros(x.shape), np.zeros(x.shape)
+    for *at, c in np.ndindex(*x.shape):
+        i = (*at, c)
+        near = [(*at, j) for j in range(max(c - size // 2, 0), min(c + (size - 1) // 2, x.shape[-1] - 1) + 1)]
+        base = k + alpha * sum(x[j] ** 2 for j in near)
+        y[i] = x[i] / base**beta
+        dx[i] += dy[i] / base**beta
+        for j in near:
+            dx[j] -= dy[i] * x[i] * beta * base ** (-beta - 1) * alpha * 2 * x[j]
+    return y, dx

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -45,6 +46,7 @@ HABITS = {
     "lhs": "x",
     "input": "x",
     "inputs": "x",
+    "dim": "axis",
     "data_format": "channels-last arrays, (N, *S, C), always",
     "dimension_numbers": "channels-last arrays, (N, *S, C), always",
 }
@@ -104,6 +106,27 @@ def as_number_array(name: str, value: Any) -> jax.Array:
     return as_float_array(name, array)
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """True or False, and nothing that merely counts as such."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_key(key: Any) -> None:
+    """One random key of JAX, of the new kind or the old."""
+    is_new = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+    if not is_new and not (isinstance(key, jax.Array) and key.dtype == "uint32" and key.ndim == 1):
+        raise TypeError(f"key must be one random key, as jax.random.key(0) gives, got {key!r}")
+
+
+def as_number(name: str, value: Any) -> float:
+    """A number known before compiling, as Python's float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
 def same_dtype(**arrays: jax.Array | None) -> None:
     """Refuse arrays that differ in dtype: JAX would promote them without a word."""
     dtypes = {name: str(array.dtype) for name, array in arrays.items() if array is not None}
@@ -125,12 +148,12 @@ def spatial_rank(name: str, x: jax.Array) -> int:
     return rank
 
 
-def pooled_rank(x: jax.Array, window: Any) -> int:
+def pooled_rank(x: jax.Array, window: Any, name: str = "window") -> int:
     """The number of spatial dimensions of a pool's x, which is (N, *S, C)."""
     rank = spatial_rank("x", x)
     if rank == 1 and not hasattr(window, "__len__"):
         raise ValueError(
-            f"window must be ({window!r},) where x has one spatial dimension, got {window!r} for x {x.shape}"
+            f"{name} must be ({window!r},) where x has one spatial dimension, got {window!r} for x {x.shape}"
             "; if x is one image (H, W, C), give it a batch axis: x[None]"
         )
     return rank

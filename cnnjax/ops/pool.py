@@ -1,7 +1,9 @@
 """Pooling: one number from each window of each channel, in one to three dimensions."""
 
+import functools
 import math
-from functools import partial, reduce
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops.arguments import as_float_array, as_number_array, meets_habits, pooled_rank
+from cnnjax.ops.arguments import as_flag, as_float_array, as_number, as_number_array, meets_habits, pooled_rank
 from cnnjax.ops.geometry import Sizes, Windows, as_int, per_dimension, real_taps, require_real_taps, slide
 from cnnjax.ops.patches import pad_spatial, taps
 
@@ -60,8 +62,8 @@ def max_pool(
         Jarrett et al., What is the best multi-stage architecture for object recognition?, ICCV 2009.
     """
     x = as_number_array("x", x)
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
-    return _max_pool(x, windows, _checked_flag("return_indices", return_indices))
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
+    return _max_pool(x, windows, as_flag("return_indices", return_indices))
 
 
 @meets_habits
@@ -93,10 +95,10 @@ def min_pool(
     Array([1., 2.], dtype=float32)
     """
     x = as_number_array("x", x)
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
     # ~ turns the order of integers round without the overflow that - has
     turn = jnp.negative if jnp.issubdtype(x.dtype, jnp.floating) else jnp.invert
-    result = _max_pool(turn(x), windows, _checked_flag("return_indices", return_indices))
+    result = _max_pool(turn(x), windows, as_flag("return_indices", return_indices))
     return (turn(result[0]), result[1]) if return_indices else turn(result)
 
 
@@ -137,8 +139,8 @@ def avg_pool(
         LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998.
     """
     x = as_float_array("x", x)
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
-    if not _checked_flag("count_include_pad", count_include_pad) and divisor_override is None:
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
+    if not as_flag("count_include_pad", count_include_pad) and divisor_override is None:
         count = _counts(windows, padded=False)
     elif divisor_override is None:
         count = _counts(windows, padded=True)
@@ -147,11 +149,197 @@ def avg_pool(
         if count == 0:
             raise ValueError("divisor_override must not be 0")
     compute_dtype = jnp.promote_types(x.dtype, jnp.float32)
-    sums = _sum_of_windows(x.astype(compute_dtype), windows)
+    sums = sum_of_windows(x.astype(compute_dtype), windows)
     return (sums / jnp.asarray(count, compute_dtype)).astype(x.dtype)
 
 
-def _windows(x: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Windows:
+@meets_habits
+def lp_pool(
+    x: jax.Array,
+    window: Any,
+    *,
+    p: float = 2.0,
+    stride: Any = None,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """The Lp norm of each window: the sum of magnitudes at p = 1, the largest at p = inf.
+
+        y[n, o, c] = (sum_t |x[n, o * stride + t * dilation, c]|^p)^(1/p)
+
+    The gradient of an all-zero window is 0.  Except at p = 2, no power overflows: each window is scaled by its
+    largest magnitude first.
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions.
+        window, stride, padding, dilation, ceil_mode: as for :func:`max_pool`; padding counts as zero.
+        p: a number above 0, or ``float("inf")``.
+
+    Returns:
+        (N, *S', C) of x's dtype; the sum is accumulated in float32, or in float64 where that is the dtype.
+        PyTorch's lp_pool leaves out the absolute value, and scales up the windows that ceil_mode cuts short.
+
+    Raises:
+        TypeError: an argument is of the wrong kind, or x is not of a float dtype.
+        ValueError: p is not above 0, shapes disagree, a window is larger than the padded input or lies wholly
+            in the padding.
+
+    >>> lp_pool(jnp.array([3.0, -4.0, 0.0, 2.0]).reshape(1, 4, 1), (2,)).ravel()
+    Array([5., 2.], dtype=float32)
+
+    References:
+        Sermanet, Chintala and LeCun, Convolutional neural networks applied to house numbers digit
+        classification, ICPR 2012, arXiv:1204.3968.
+    """
+    x = as_float_array("x", x)
+    p = as_number("p", p)
+    if not p > 0:
+        raise ValueError(f"p must be above 0, got {p}")
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
+    # not abs, whose derivative at 0 is 1
+    magnitude = x * lax.stop_gradient(jnp.sign(x))
+    if p == math.inf:
+        return _max_pool(magnitude, windows, return_indices=False)
+    compute_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    if p == 1:
+        y = sum_of_windows(magnitude.astype(compute_dtype), windows)
+    elif p == 2:
+        y = _power(sum_of_windows(jnp.square(x.astype(compute_dtype)), windows), 0.5)
+    else:
+        y = _norm(elements(magnitude.astype(compute_dtype), windows), p)
+    return y.astype(x.dtype)
+
+
+@meets_habits
+def pool(
+    x: jax.Array,
+    window: Any,
+    reduce: Callable[..., jax.Array],
+    *,
+    stride: Any = None,
+    padding: Any = "VALID",
+    pad_value: Any = None,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Pooling by a function of your own: it sees each window whole, and gives one number for it.
+
+        y[n, o, c] = reduce over t of x[n, o * stride + t * dilation, c]
+
+    It may be any function that JAX can trace, like jnp.prod, jnp.median, jax.nn.logsumexp, or one with
+    parameters to learn; what is differentiable in it stays so, in every mode.
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions, float or integer.
+        window, stride, padding, dilation, ceil_mode: as for :func:`max_pool`.
+        reduce: called once, as ``reduce(windows, axis=-2)`` with windows (N, *S', prod(K), C) of x's dtype,
+            the elements of each window in row-major order; must drop that axis.
+        pad_value: the number that padding holds; required where there is padding (with ceil_mode also what
+            a window meets beyond it).
+
+    Returns:
+        (N, *S', C) of the dtype that reduce gives.  The windows are copied out: prod(K) / prod(stride) times
+        the memory of x.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: shapes disagree, a window is larger than the padded input or lies wholly in the padding,
+            pad_value is missing, or reduce does not drop the axis.
+
+    >>> x = jnp.array([1.0, 3.0, 2.0, 5.0, 5.0, 4.0]).reshape(1, 6, 1)
+    >>> pool(x, (3,), jnp.median).ravel()
+    Array([2., 5.], dtype=float32)
+    >>> pool(x, (2,), lambda windows, axis: windows.max(axis) - windows.min(axis)).ravel()
+    Array([2., 3., 1.], dtype=float32)
+
+    References:
+        Boureau, Ponce and LeCun, A theoretical analysis of feature pooling in visual recognition, ICML 2010.
+    """
+    x = as_number_array("x", x)
+    if not callable(reduce):
+        raise TypeError(f"reduce must be a function reduce(windows, axis), got {reduce!r}")
+    windows = slide_pool(x, window, stride, padding, dilation, ceil_mode)
+    if pad_value is None:
+        if max(max(pair) for pair in windows.exact_padding) > 0:
+            raise ValueError(
+                f"pad_value must be given where there is padding, got padding={padding!r} and no pad_value"
+            )
+        pad_value = 0
+    elif not isinstance(pad_value, jax.Array):
+        number = as_number("pad_value", pad_value)
+        whole = jnp.iinfo(x.dtype) if jnp.issubdtype(x.dtype, jnp.integer) else None
+        if whole and not (number.is_integer() and whole.min <= number <= whole.max):
+            raise ValueError(f"pad_value must be a number of x's dtype {x.dtype}, got {pad_value!r}")
+    y = jnp.asarray(reduce(elements(x, windows, pad_value), axis=-2))
+    expected = (x.shape[0], *windows.output, x.shape[-1])
+    if y.shape != expected:
+        raise ValueError(f"reduce must drop axis -2 of the windows and give shape {expected}, got {y.shape}")
+    return y
+
+
+@meets_habits
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """The mean of each channel over all spatial dimensions.
+
+        y[n, c] = mean over s of x[n, s, c]
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions.  A single image without its batch axis cannot be told
+            from a batch of sequences.
+
+    Returns:
+        (N, C) of x's dtype; the sum is accumulated in float32, or in float64 where that is the dtype.
+
+    Raises:
+        TypeError: x is not of a float dtype.
+        ValueError: x has not one to three spatial dimensions, or an empty one.
+
+    >>> global_avg_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
+    Array([[3., 4.]], dtype=float32)
+
+    References:
+        Lin, Chen and Yan, Network in network, ICLR 2014, arXiv:1312.4400.
+    """
+    x = as_float_array("x", x)
+    pooled_rank(x, ())
+    compute_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return x.mean(range(1, x.ndim - 1), dtype=compute_dtype).astype(x.dtype)
+
+
+@meets_habits
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """The largest element of each channel over all spatial dimensions.
+
+        y[n, c] = max over s of x[n, s, c]
+
+    NaN wins over all numbers.  The first of equals in row-major order takes the whole gradient.
+
+    Args:
+        x: (N, *S, C), one to three spatial dimensions, float or integer.  A single image without its batch
+            axis cannot be told from a batch of sequences.
+
+    Returns:
+        (N, C) of x's dtype.
+
+    Raises:
+        TypeError: x is neither float nor integer.
+        ValueError: x has not one to three spatial dimensions, or an empty one.
+
+    >>> global_max_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
+    Array([[6., 7.]], dtype=float32)
+
+    References:
+        Collobert et al., Natural language processing (almost) from scratch, JMLR 12, 2011 (max over time).
+    """
+    x = as_number_array("x", x)
+    pooled_rank(x, ())
+    return _max_over_plane(x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]))
+
+
+def slide_pool(
+    x: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any = 1, ceil_mode: bool = False
+) -> Windows:
     """A pool's windows over x (N, *S, C), none of them empty."""
     rank = pooled_rank(x, window)
     window = per_dimension("window", window, rank)
@@ -167,18 +355,12 @@ def _windows(x: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any
     return windows
 
 
-def _checked_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
-
-
 def _counts(windows: Windows, *, padded: bool) -> np.ndarray:
     """How many elements each window counts: one number, or (*S', 1) where they differ."""
     per_axis = [real_taps(windows, axis, padded=padded) for axis in range(len(windows.sizes))]
     if all(min(counts) == max(counts) for counts in per_axis):
         return np.asarray(math.prod(counts[0] for counts in per_axis))
-    return reduce(np.multiply, np.ix_(*per_axis))[..., None]
+    return functools.reduce(np.multiply, np.ix_(*per_axis))[..., None]
 
 
 def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:
@@ -189,11 +371,21 @@ def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:
     return pad_spatial(pad_spatial(x, crop), rest, value=value)
 
 
+@partial(jax.jit, static_argnums=1)
+def elements(x: jax.Array, windows: Windows, pad_value: Any = 0) -> jax.Array:
+    """The elements of each window side by side, row-major: (N, *S', prod(K), C)."""
+    rank = len(windows.sizes)
+    x = _padded(x, windows, pad_value)
+    for axis in reversed(range(rank)):
+        x = jnp.stack(_slices_along(x, windows, axis), axis=rank + 1)
+    return x.reshape(x.shape[0], *windows.output, math.prod(windows.window), x.shape[-1])
+
+
 # ---- sums ----
 
 
 @partial(jax.jit, static_argnums=1)
-def _sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
+def sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
     """x (N, *S, C) summed over each window; padding counts as zero."""
     x = _padded(x, windows)
     if sum(windows.window) > 32:
@@ -219,6 +411,21 @@ def _slices_along(x: jax.Array, windows: Windows, axis: int) -> list[jax.Array]:
     return [
         lax.slice_in_dim(x, t * dilation, t * dilation + last, stride, axis + 1) for t in range(windows.window[axis])
     ]
+
+
+@partial(jax.jit, static_argnums=1)
+def _norm(x: jax.Array, p: float) -> jax.Array:
+    """The Lp norm of x >= 0 over the last axis but one."""
+    scale = lax.stop_gradient(x.max(-2, keepdims=True))
+    scale = jnp.where((scale == 0) | jnp.isinf(scale), 1, scale)
+    return (scale * _power(_power(x / scale, p).sum(-2, keepdims=True), 1 / p)).squeeze(-2)
+
+
+@partial(jax.jit, static_argnums=1)
+def _power(x: jax.Array, p: float) -> jax.Array:
+    """x ** p, x >= 0, with a gradient of 0 at 0 whatever p is."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.where(zero, 1, x) ** p)
 
 
 # ---- maxima ----
@@ -361,3 +568,16 @@ def _flat_index(place: jax.Array, windows: Windows) -> jax.Array:
         rest //= extent
         scale *= windows.sizes[axis]
     return index.astype(jnp.int32)
+
+
+@jax.custom_jvp
+def _max_over_plane(x: jax.Array) -> jax.Array:
+    """x (N, P, C) -> (N, C); its derivative goes to the first maximum, where jnp.max would share it out."""
+    return x.max(1)
+
+
+@_max_over_plane.defjvp
+def _max_over_plane_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    first = lax.stop_gradient(x).argmax(1, keepdims=True)
+    return _max_over_plane(x), jnp.take_along_axis(dx, first, axis=1).squeeze(1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.ops import avg_pool, max_pool, min_pool
+from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 from cnnjax.ops.geometry import require_real_taps, slide
 from tests import oracles
 
@@ -237,10 +237,171 @@ def test_against_pytorch(seed):
             check(y, dx, getattr(functional, f"avg_pool{rank}d"), count_include_pad=include)
 
 
+# ---- Lp ----
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_lp_pool_against_the_oracle(seed):
+    shape, keywords, full = random_case(seed + 900)
+    p = (2.0, 1, 3, 0.5, 2.5)[seed % 5]
+    # whole numbers, so that there are zeros, and windows of nothing else
+    x = np.random.default_rng(seed).integers(-2, 3, shape).astype(float)
+    with jax.enable_x64(True):
+        ct, (y, dx) = value_and_gradient(lambda x: lp_pool(x, **keywords, p=p), x)
+    expected, expected_dx = oracles.lp_pool(x, ct, **full, p=p)
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(dx, expected_dx, rtol=1e-12, atol=1e-12)
+
+
+def test_lp_pool_limits():
+    x = line(0, 0, 3, -4, -1, 1)
+    assert lp_pool(x, (2,), p=1).ravel().tolist() == [0, 7, 2]
+    assert lp_pool(x, (2,), p=INF).ravel().tolist() == [0, 4, 1]
+    for p, expected in ((1, [0, 0, 1, -1, -1, 1]), (2, [0, 0, 0.6, -0.8, -(0.5**0.5), 0.5**0.5])):
+        dx = jax.grad(lambda x, p=p: lp_pool(x, (2,), p=p).sum())(x)
+        np.testing.assert_allclose(dx.ravel(), expected, rtol=1e-6)
+    assert jax.grad(lambda x: lp_pool(x, (2,), p=INF).sum())(x).ravel().tolist() == [0, 0, 0, -1, -1, 0]
+    assert np.isnan(lp_pool(line(NAN, 1, 2, -INF), (2,))[0, 0, 0]) and lp_pool(line(2, -INF), (2,)).item() == INF
+    # neither overflow nor underflow on the way
+    np.testing.assert_allclose(
+        lp_pool(line(3e30, 1e30, 3e-30, -1e-30), (2,), p=3).ravel(),
+        [28 ** (1 / 3) * 1e30, 28 ** (1 / 3) * 1e-30],
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(lp_pool(line(20, 1, 0.1, 0.01), (2,), p=99).ravel(), [20, 0.1], rtol=1e-6)
+
+
+def test_second_derivative_of_lp_pool_at_zero_elements():
+    with jax.enable_x64(True):
+        x = line(2, 0, 0, dtype="float64")
+        hessian = jax.hessian(lambda x: lp_pool(x, (3,)).sum())(x).reshape(3, 3)
+    np.testing.assert_allclose(hessian, np.diag([0, 0.5, 0.5]), atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lp_pool_sums_in_float32(dtype):
+    y = lp_pool(jnp.ones((1, 64, 64, 1), dtype), 64)
+    assert y.dtype == dtype and y.item() == 64
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lp_pool_against_pytorch(seed):
+    torch = pytest.importorskip("torch")
+    rank, p = 1 + seed % 3, (2.0, 3.0)[seed % 2]
+    x = abs(np.random.default_rng(seed).normal(size=(2, *(7, 6, 5)[:rank], 3)))
+    window, stride = (2, 3, 2)[:rank], (1, 2, 3)[:rank]
+    theirs = (window, stride) if rank > 1 else (2, 1)
+    t = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    with jax.enable_x64(True):
+        ct, (y, dx) = value_and_gradient(lambda x: lp_pool(x, window, p=p, stride=stride), x)
+    expected = getattr(torch.nn.functional, f"lp_pool{rank}d")(t, p, *theirs)
+    expected.backward(torch.tensor(np.moveaxis(ct, -1, 1)))
+    np.testing.assert_allclose(y, np.moveaxis(expected.detach().numpy(), 1, -1), rtol=1e-12)
+    np.testing.assert_allclose(dx, np.moveaxis(t.grad.numpy(), 1, -1), rtol=1e-12, atol=1e-12)
+
+
+# ---- a reducer of one's own ----
+
+
+def softmax_pool(windows, axis):
+    return (windows * jax.nn.softmax(windows, axis)).sum(axis)
+
+
+#: Each as JAX has it, and as NumPy says it of a list.
+REDUCERS = {
+    "prod": (jnp.prod, np.prod),
+    "logsumexp": (jax.nn.logsumexp, lambda met: np.log(np.sum(np.exp(met)))),
+    "median": (jnp.median, np.median),
+    "softmax": (softmax_pool, lambda met: np.sum(met * np.exp(met)) / np.sum(np.exp(met))),
+}
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_pool_against_the_oracle(seed):
+    shape, keywords, full = random_case(seed + 1300)
+    ours, theirs = REDUCERS[list(REDUCERS)[seed % 4]]
+    rng = np.random.default_rng(seed)
+    x, dx, pad_value = rng.normal(size=shape), rng.normal(size=shape), 0.5
+    with jax.enable_x64(True):
+
+        def op(x):
+            return pool(x, **keywords, reduce=ours, pad_value=pad_value)
+
+        ct, (y, gradient) = value_and_gradient(op, x)
+        tangent = np.asarray(jax.jit(lambda: jax.jvp(op, (x,), (dx,))[1])())
+    np.testing.assert_allclose(y, oracles.pool(x, theirs, **full, pad_value=pad_value), rtol=1e-12, atol=1e-12)
+    up, down = (oracles.pool(x + h * dx, theirs, **full, pad_value=pad_value) for h in (1e-6, -1e-6))
+    np.testing.assert_allclose(tangent, (up - down) / 2e-6, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose((np.asarray(gradient) * dx).sum(), (ct * tangent).sum(), rtol=1e-10)
+
+
+def test_pool_with_a_learned_reducer():
+    x = line(1, 2, 4, 3, 0, 7)
+
+    def loss(temperature):
+        return pool(x, (3,), lambda w, axis: softmax_pool(w * temperature, axis)).sum()
+
+    slope = (loss(1.01) - loss(0.99)) / 0.02
+    np.testing.assert_allclose(jax.grad(loss)(1.0), slope, rtol=1e-3)
+    many = jax.vmap(jax.grad(loss))(jnp.array([0.5, 1.0]))
+    np.testing.assert_allclose(many[1], jax.grad(loss)(1.0), rtol=1e-6)
+
+
+def test_gradient_of_the_product_with_zeros():
+    dx = jax.grad(lambda x: pool(x, (3,), jnp.prod).sum())(line(2, 0, 3, 0, 0, 5))
+    assert dx.ravel().tolist() == [0, 6, 0, 0, 0, 0]
+
+
+def test_pool_of_integers_and_of_other_dtypes():
+    x = line(1, 3, 2, 5, dtype="int32")
+    y = pool(x, (3,), jnp.argmax, padding=1, pad_value=-1, stride=1)
+    assert y.dtype == jnp.int32 and y.ravel().tolist() == [2, 1, 2, 1]
+    assert pool(x, (2,), jnp.max).dtype == jnp.int32
+
+
+# ---- the whole plane ----
+
+
+@pytest.mark.parametrize("sizes", [(5,), (4, 3), (2, 3, 2), (1, 1)])
+def test_global_pools_against_the_oracles(sizes):
+    x = np.random.default_rng(0).integers(0, 4, (2, *sizes, 3)).astype(float)
+    rank = len(sizes)
+    full = {"window": sizes, "stride": (1,) * rank, "padding": ((0, 0),) * rank, "dilation": (1,) * rank}
+    full["ceil_mode"] = False
+    with jax.enable_x64(True):
+        ct, (y, dx) = value_and_gradient(global_max_pool, x)
+        _, (mean, mean_dx) = value_and_gradient(global_avg_pool, x)
+    ct = ct.reshape(2, *(1,) * rank, 3)
+    expected, _, expected_dx = oracles.max_pool(x, ct, **full)
+    np.testing.assert_array_equal(y, expected.reshape(2, 3))
+    np.testing.assert_array_equal(dx, expected_dx)
+    expected, expected_dx = oracles.avg_pool(x, ct, **full, count_include_pad=False, divisor_override=None)
+    np.testing.assert_allclose(mean, expected.reshape(2, 3), rtol=1e-14)
+    np.testing.assert_allclose(mean_dx, expected_dx, rtol=1e-14)
+
+
+def test_global_pools_of_special_values():
+    assert np.isnan(global_max_pool(line(INF, NAN, NAN)).item())
+    assert jax.grad(lambda x: global_max_pool(x).sum())(line(-INF, -INF)).ravel().tolist() == [1, 0]
+    tangent = jax.jvp(lambda x: global_max_pool(x), (line(1, NAN, NAN),), (line(1, 2, 3),))[1]
+    assert tangent.tolist() == [[2]]
+    assert global_max_pool(line(3, 250, 7, dtype="uint8")).tolist() == [[250]]
+    for dtype in ("bfloat16", "float16"):
+        y = global_avg_pool(jnp.ones((1, 64, 64, 1), dtype))
+        assert y.dtype == dtype and y.item() == 1
+
+
 def test_empty_batch():
-    for pool in (max_pool, min_pool, avg_pool):
-        assert pool(jnp.ones((0, 6, 6, 2)), 2, padding=1).shape == (0, 4, 4, 2)
-        assert jax.grad(lambda x, pool=pool: pool(x, 2).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
+    for op in (global_avg_pool, global_max_pool):
+        assert op(jnp.ones((0, 6, 6, 2))).shape == (0, 2)
+        assert jax.grad(lambda x, op=op: op(x).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
+
+    def product(x, window, **keywords):
+        return pool(x, window, jnp.prod, pad_value=1, **keywords)
+
+    for op in (max_pool, min_pool, avg_pool, lp_pool, product):
+        assert op(jnp.ones((0, 6, 6, 2)), 2, padding=1).shape == (0, 4, 4, 2)
+        assert jax.grad(lambda x, op=op: op(x, 2).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
 
 
 # ---- errors ----
@@ -248,7 +409,7 @@ def test_empty_batch():
 X = jnp.ones((2, 8, 9, 3))
 
 
-@pytest.mark.parametrize("pool", [max_pool, min_pool, avg_pool])
+@pytest.mark.parametrize("pool", [max_pool, min_pool, avg_pool, lp_pool])
 @pytest.mark.parametrize(
     ("x", "window", "keywords", "error", "words"),
     [
@@ -287,3 +448,43 @@ def test_errors_of_one_pool():
         avg_pool(X, 2, divisor_override=0)
     with pytest.raises(TypeError, match=r"divisor_override must be made of ints, got 2\.5"):
         avg_pool(X, 2, divisor_override=2.5)
+    for p, error, words in (
+        (0, ValueError, r"p must be above 0, got 0\.0"),
+        (NAN, ValueError, "p must be above 0, got nan"),
+        ("inf", TypeError, "p must be a number, got 'inf'"),
+        (True, TypeError, "p must be a number, got True"),
+    ):
+        with pytest.raises(error, match=words):
+            lp_pool(X, 2, p=p)
+    with pytest.raises(TypeError, match=r"x must be float32.* got int32: convert it first"):
+        lp_pool(jnp.ones((1, 4, 4, 1), "int32"), 2)
+
+
+@pytest.mark.parametrize("pool", [global_avg_pool, global_max_pool])
+def test_errors_of_the_global_pools(pool):
+    for x, error, words in (
+        (X[0, 0], ValueError, r"x must be \(N, \*S, C\) with one to three"),
+        (X[:, :0], ValueError, "spatial sizes of at least 1"),
+        (X.astype(bool), TypeError, "x must be float32.* got bool"),
+    ):
+        with pytest.raises(error, match=words):
+            pool(x)
+    with pytest.raises(TypeError, match="takes no keepdims=; its arguments are x"):
+        pool(X, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "reduce", "keywords", "error", "words"),
+    [
+        (X, "max", {}, TypeError, r"reduce must be a function reduce\(windows, axis\), got 'max'"),
+        (X, jnp.cumsum, {}, ValueError, r"reduce must drop axis -2 .* shape \(2, 4, 4, 3\), got \(2, 4, 4, 4, 3\)"),
+        (X, jnp.max, {"padding": 1}, ValueError, "pad_value must be given where there is padding, got padding=1"),
+        (X, jnp.max, {"padding": 0, "ceil_mode": True}, ValueError, "pad_value must be given"),
+        (X, jnp.max, {"pad_value": "0"}, TypeError, "pad_value must be a number, got '0'"),
+        (X.astype("int8"), jnp.max, {"pad_value": -INF}, ValueError, "pad_value must be a number of x's dtype int8"),
+        (X, jnp.max, {"strides": 2}, TypeError, "pool takes stride=, not strides="),
+    ],
+)
+def test_errors_of_pool(x, reduce, keywords, error, words):
+    with pytest.raises(error, match=words):
+        pool(x, 2, reduce, **keywords)

@@ -54,6 +54,34 @@ OPS = {
     "min_pool": lambda x: ops.min_pool(x, 2),
     "avg_pool": lambda x: ops.avg_pool(x, 2),
     "avg_pool overlapping": lambda x: ops.avg_pool(x, 3, stride=1, padding=1),
+    "lp_pool": lambda x: ops.lp_pool(x, 2),
+    "lp_pool cubic": lambda x: ops.lp_pool(x, 3, p=3, stride=2, padding=1),
+    "lp_pool largest": lambda x: ops.lp_pool(x, 2, p=float("inf")),
+    "pool product": lambda x: ops.pool(x, 2, jnp.prod),
+    "pool logsumexp": lambda x: ops.pool(x, 3, jax.nn.logsumexp, stride=1, padding=1, pad_value=0),
+    "pool median": lambda x: ops.pool(x, (1, 3), jnp.median),
+    "global_avg_pool": ops.global_avg_pool,
+    "global_max_pool": ops.global_max_pool,
+    "adaptive_avg_pool": lambda x: ops.adaptive_avg_pool(x, (4, 7)),
+    "adaptive_max_pool": lambda x: ops.adaptive_max_pool(x, (4, 3)),
+    "fractional_max_pool": lambda x: ops.fractional_max_pool(x, 2, output_size=4, key=jax.random.key(0)),
+    "stochastic_pool": lambda x: ops.stochastic_pool(abs(x), 2, key=jax.random.key(0)),
+    "stochastic_pool mean": lambda x: ops.stochastic_pool(abs(x), 2, key=None, deterministic=True),
+    "local_response_norm": lambda x: ops.local_response_norm(x, size=2, alpha=0.5),
+    "activations": lambda x: sum(
+        f(x)
+        for f in (
+            *(ops.scaled_tanh, ops.gelu, ops.softplus, ops.exponential, ops.hard_tanh),
+            *(ops.softshrink, ops.hardshrink, ops.tanhshrink, ops.rrelu),
+            lambda x: ops.threshold(x, 0.2),
+            lambda x: ops.prelu(x, jnp.asarray(0.3, x.dtype)),
+        )
+    ),
+    "activations along an axis": lambda x: (
+        sum(f(x) for f in (ops.softmin, ops.sparsemax, lambda x: ops.maxout(x, 2)))
+        + sum(f(x) for f in (ops.reglu, ops.geglu, ops.swiglu)) * ops.crelu(x)[..., :1]
+    ),
+    "max_unpool": lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (6, 7)),
 }
 
 

@@ -1,0 +1,382 @@
+"""The activation functions of the textbooks, of PyTorch and of Keras, by their usual names.
+
+What jax.nn has is passed on as it is; what it lacks, or takes fewer arguments for, is written here.  The
+functions of one element work on arrays of any shape; the others say which axis they work along.  At a kink the
+derivative written here is that of the flat or left-hand side, as in PyTorch; jax.nn.leaky_relu, passed on, has 1
+at 0.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import (
+    celu,
+    elu,
+    glu,
+    hard_sigmoid,
+    hard_silu,
+    hard_swish,
+    identity,
+    leaky_relu,
+    log_sigmoid,
+    log_softmax,
+    mish,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    soft_sign,
+    softmax,
+    sparse_plus,
+    sparse_sigmoid,
+    squareplus,
+    swish,
+    tanh,
+)
+
+from cnnjax.ops.arguments import as_float_array, as_number, check_key, meets_habits, one_of, same_dtype
+from cnnjax.ops.geometry import as_int
+
+__all__ = [
+    "celu",
+    "crelu",
+    "elu",
+    "exponential",
+    "geglu",
+    "gelu",
+    "glu",
+    "hard_shrink",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "identity",
+    "leaky_relu",
+    "linear",
+    "log_sigmoid",
+    "log_softmax",
+    "logsigmoid",
+    "maxout",
+    "mish",
+    "prelu",
+    "reglu",
+    "relu",
+    "relu6",
+    "rrelu",
+    "scaled_tanh",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_shrink",
+    "soft_sign",
+    "softmax",
+    "softmin",
+    "softplus",
+    "softshrink",
+    "softsign",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "sparsemax",
+    "squareplus",
+    "swiglu",
+    "swish",
+    "tanh",
+    "tanh_shrink",
+    "tanhshrink",
+    "threshold",
+]
+
+# ---- of one element ----
+
+
+@meets_habits
+def scaled_tanh(x: jax.Array, amplitude: float = 1.7159, slope: float = 2 / 3) -> jax.Array:
+    """LeNet-5's squashing function, which takes 1 to 1 and -1 to -1:  A tanh(S x).
+
+    >>> scaled_tanh(jnp.array([-1.0, 0.0, 1.0])).round(3)
+    Array([-1.,  0.,  1.], dtype=float32)
+
+    References:
+        LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998,
+        appendix A.
+    """
+    return as_number("amplitude", amplitude) * jnp.tanh(as_number("slope", slope) * as_float_array("x", x))
+
+
+@meets_habits
+def gelu(x: jax.Array, approximate: Any = False) -> jax.Array:
+    """The Gaussian error linear unit:  x P(X <= x) with X standard normal.
+
+    ``approximate=True`` (PyTorch's "tanh") gives 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).  The
+    default is exact, as in the paper, PyTorch and Keras; that of jax.nn is not.
+
+    >>> gelu(jnp.array([0.0, 2.0]))
+    Array([0.       , 1.9544997], dtype=float32)
+
+    References:
+        Hendrycks and Gimpel, Gaussian error linear units, arXiv:1606.08415.
+    """
+    if not isinstance(approximate, bool):
+        one_of("approximate", approximate, ("none", "tanh"))
+    return jax.nn.gelu(as_float_array("x", x), approximate=approximate in (True, "tanh"))
+
+
+@meets_habits
+def softplus(x: jax.Array, beta: float = 1.0, threshold: float | None = None) -> jax.Array:
+    """log(1 + exp(beta x)) / beta; where beta x > threshold, if one is given, x itself (PyTorch has 20).
+
+    >>> softplus(jnp.array([0.0, 3.0]), threshold=2.0)
+    Array([0.6931472, 3.       ], dtype=float32)
+
+    References:
+        Dugas et al., Incorporating second-order functional knowledge for better option pricing, NIPS 2000.
+    """
+    x, beta = as_float_array("x", x), as_number("beta", beta)
+    if beta == 0:
+        raise ValueError("beta must not be 0")
+    y = jax.nn.softplus(beta * x) / beta
+    return y if threshold is None else jnp.where(beta * x > as_number("threshold", threshold), x, y)
+
+
+@meets_habits
+def exponential(x: jax.Array) -> jax.Array:
+    """exp(x)."""
+    return jnp.exp(as_float_array("x", x))
+
+
+@meets_habits
+def hard_tanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
+    """x, kept between min_val and max_val.
+
+    >>> hard_tanh(jnp.array([-3.0, 0.5, 3.0]))
+    Array([-1. ,  0.5,  1. ], dtype=float32)
+
+    References:
+        Collobert, Large scale machine learning, thesis, Paris 6, 2004.
+    """
+    x, least, most = as_float_array("x", x), as_number("min_val", min_val), as_number("max_val", max_val)
+    if not least < most:
+        raise ValueError(f"min_val must be less than max_val, got {min_val} and {max_val}")
+    return jnp.where(x <= least, least, jnp.where(x >= most, most, x)).astype(x.dtype)
+
+
+@meets_habits
+def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
+    """x drawn lambd nearer to 0:  sign(x) max(|x| - lambd, 0).
+
+    >>> softshrink(jnp.array([-2.0, 0.3, 1.0]))
+    Array([-1.5,  0. ,  0.5], dtype=float32)
+
+    References:
+        Donoho, De-noising by soft-thresholding, IEEE Trans. Inf. Theory 41(3), 1995.
+    """
+    x, lambd = as_float_array("x", x), _at_least_0("lambd", lambd)
+    return jnp.where(jnp.abs(x) <= lambd, jnp.zeros((), x.dtype), x - jnp.sign(x) * lambd)
+
+
+@meets_habits
+def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
+    """x where |x| > lambd, else 0.
+
+    >>> hardshrink(jnp.array([-2.0, 0.3, 1.0]))
+    Array([-2.,  0.,  1.], dtype=float32)
+    """
+    x, lambd = as_float_array("x", x), _at_least_0("lambd", lambd)
+    return jnp.where(jnp.abs(x) <= lambd, jnp.zeros((), x.dtype), x)
+
+
+@meets_habits
+def tanhshrink(x: jax.Array) -> jax.Array:
+    """x - tanh(x)."""
+    x = as_float_array("x", x)
+    return x - jnp.tanh(x)
+
+
+@meets_habits
+def threshold(x: jax.Array, threshold: float, value: float = 0.0) -> jax.Array:
+    """x where x > threshold, else value.
+
+    >>> threshold(jnp.array([0.5, 1.0, 2.0]), 1.0)
+    Array([0., 0., 2.], dtype=float32)
+    """
+    x, value = as_float_array("x", x), as_number("value", value)
+    return jnp.where(x <= as_number("threshold", threshold), jnp.asarray(value, x.dtype), x)
+
+
+@meets_habits
+def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
+    """The parametric relu: x where x > 0, else slope x; slope one number, or one per channel, to be learned.
+
+    Args:
+        x: (..., C).
+        slope: () or (1,) or (C,), of x's dtype.
+
+    >>> prelu(jnp.array([[-2.0, -2.0, 3.0]]), jnp.array([0.5, 0.25, 0.5]))
+    Array([[-1. , -0.5,  3. ]], dtype=float32)
+
+    References:
+        He et al., Delving deep into rectifiers, ICCV 2015, arXiv:1502.01852.
+    """
+    x, slope = as_float_array("x", x), as_float_array("slope", slope)
+    same_dtype(x=x, slope=slope)
+    if slope.shape not in ((), (1,), x.shape[-1:]):
+        raise ValueError(f"slope must have shape (), (1,) or {x.shape[-1:]}, one per channel of x, got {slope.shape}")
+    return jnp.where(x > 0, x, slope * x)
+
+
+@meets_habits
+def rrelu(x: jax.Array, lower: float = 1 / 8, upper: float = 1 / 3, *, key: Any = None) -> jax.Array:
+    """The randomised leaky relu: x where x > 0, else a x, a drawn per element between lower and upper.
+
+    Without a key, as at test time, a is their mean.
+
+    >>> rrelu(jnp.array([-4.0, 2.0]), 0.25, 0.75)
+    Array([-2.,  2.], dtype=float32)
+
+    References:
+        Xu et al., Empirical evaluation of rectified activations in convolutional network, arXiv:1505.00853.
+    """
+    x, lower, upper = as_float_array("x", x), as_number("lower", lower), as_number("upper", upper)
+    if lower > upper:
+        raise ValueError(f"lower must be at most upper, got {lower} and {upper}")
+    slope: Any = (lower + upper) / 2
+    if key is not None:
+        check_key(key)
+        slope = jax.random.uniform(key, x.shape, x.dtype, lower, upper)
+    return jnp.where(x > 0, x, slope * x)
+
+
+def _at_least_0(name: str, value: Any) -> float:
+    number = as_number(name, value)
+    if not number >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+    return number
+
+
+# ---- along an axis ----
+
+
+@meets_habits
+def softmin(x: jax.Array, axis: int = -1) -> jax.Array:
+    """softmax(-x)."""
+    return jax.nn.softmax(-as_float_array("x", x), axis)
+
+
+@meets_habits
+def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
+    """The nearest point to x that has no negative entries and sums to 1 along an axis:  max(x - tau, 0).
+
+    >>> sparsemax(jnp.array([0.5, 1.0, -1.0]))
+    Array([0.25, 0.75, 0.  ], dtype=float32)
+
+    References:
+        Martins and Astudillo, From softmax to sparsemax, ICML 2016, arXiv:1602.02068.
+    """
+    x = as_float_array("x", x)
+    axis = _axis(x, axis)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    falling = -jnp.sort(-wide, axis)
+    place = lax.broadcasted_iota(falling.dtype, falling.shape, axis) + 1
+    # the largest entries are kept, as long as each is above the tau that it leads to
+    kept = 1 + place * falling > jnp.cumsum(falling, axis)
+    tau = (jnp.where(kept, falling, 0).sum(axis, keepdims=True) - 1) / kept.sum(axis, keepdims=True)
+    return jax.nn.relu(wide - tau.astype(wide.dtype)).astype(x.dtype)
+
+
+@meets_habits
+def crelu(x: jax.Array, axis: int = -1) -> jax.Array:
+    """relu(x) and relu(-x) side by side: twice the channels.
+
+    >>> crelu(jnp.array([-1.0, 2.0]))
+    Array([0., 2., 1., 0.], dtype=float32)
+
+    References:
+        Shang et al., Understanding and improving convolutional neural networks via concatenated rectified
+        linear units, ICML 2016, arXiv:1603.05201.
+    """
+    x = as_float_array("x", x)
+    return jax.nn.relu(jnp.concatenate([x, -x], _axis(x, axis)))
+
+
+@meets_habits
+def maxout(x: jax.Array, pieces: int, axis: int = -1) -> jax.Array:
+    """The largest of every ``pieces`` channels that stand side by side; the first of equals takes the gradient.
+
+    >>> maxout(jnp.array([1.0, 3.0, 2.0, 0.0]), 2)
+    Array([3., 2.], dtype=float32)
+
+    References:
+        Goodfellow et al., Maxout networks, ICML 2013, arXiv:1302.4389.
+    """
+    x = as_float_array("x", x)
+    axis, pieces = _axis(x, axis), as_int("pieces", pieces)
+    size = x.shape[axis]
+    if pieces < 1 or size % pieces:
+        raise ValueError(f"pieces must divide the {size} entries of axis {axis}, got {pieces}")
+    x = x.reshape(*x.shape[:axis], size // pieces, pieces, *x.shape[axis + 1 :])
+    first = lax.stop_gradient(x).argmax(axis + 1, keepdims=True)
+    return jnp.take_along_axis(x, first, axis=axis + 1).squeeze(axis + 1)
+
+
+@meets_habits
+def reglu(x: jax.Array, axis: int = -1) -> jax.Array:
+    """The gated linear unit with relu: the first half of the axis times relu of the second.
+
+    The gate is the second half, as in :func:`glu`.
+
+    References:
+        Shazeer, GLU variants improve transformer, arXiv:2002.05202.
+    """
+    return _gated(x, axis, jax.nn.relu)
+
+
+@meets_habits
+def geglu(x: jax.Array, axis: int = -1) -> jax.Array:
+    """The gated linear unit with gelu (the exact one): :func:`reglu` with another gate."""
+    return _gated(x, axis, gelu)
+
+
+@meets_habits
+def swiglu(x: jax.Array, axis: int = -1) -> jax.Array:
+    """The gated linear unit with silu: :func:`reglu` with another gate.
+
+    >>> swiglu(jnp.array([2.0, 3.0, 0.0, 0.0]))
+    Array([0., 0.], dtype=float32)
+    """
+    return _gated(x, axis, jax.nn.silu)
+
+
+def _gated(x: jax.Array, axis: int, gate: Any) -> jax.Array:
+    x = as_float_array("x", x)
+    axis = _axis(x, axis)
+    if x.shape[axis] % 2:
+        raise ValueError(f"axis must be one of even size, got axis {axis} of shape {x.shape}")
+    first, second = jnp.split(x, 2, axis)
+    return first * gate(second)
+
+
+def _axis(x: jax.Array, axis: Any) -> int:
+    axis = as_int("axis", axis)
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis must be one of x's {x.ndim}, got {axis}")
+    return axis % x.ndim
+
+
+# ---- the other spellings ----
+
+hard_shrink = hardshrink
+hardsigmoid = hard_sigmoid
+hardswish = hard_swish
+hardtanh = hard_tanh
+linear = identity
+logsigmoid = log_sigmoid
+soft_shrink = softshrink
+softsign = soft_sign
+tanh_shrink = tanhshrink

@@ -1,0 +1,153 @@
+"""The activation functions against PyTorch and against their formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import ops
+from cnnjax.ops import activations
+
+POINTS = np.array([-40.0, -6, -3, -1.5, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 1.5, 3, 6, 40, np.inf, -np.inf, np.nan])
+
+#: cnnjax's name, its keywords, PyTorch's name, its keywords.
+PAIRS = [
+    *((name, {}, name, {}) for name in ("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh")),
+    *((name, {}, name, {}) for name in ("logsigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu")),
+    *((name, {}, name, {}) for name in ("softshrink", "softsign", "tanh", "tanhshrink", "rrelu", "leaky_relu")),
+    ("celu", {"alpha": 0.8}, "celu", {"alpha": 0.8}),
+    ("elu", {"alpha": 0.8}, "elu", {"alpha": 0.8}),
+    ("gelu", {"approximate": True}, "gelu", {"approximate": "tanh"}),
+    ("gelu", {"approximate": "tanh"}, "gelu", {"approximate": "tanh"}),
+    ("hard_silu", {}, "hardswish", {}),
+    ("hard_tanh", {"min_val": -0.5, "max_val": 3.0}, "hardtanh", {"min_val": -0.5, "max_val": 3.0}),
+    ("leaky_relu", {"negative_slope": 0.3}, "leaky_relu", {"negative_slope": 0.3}),
+    ("prelu", {"slope": np.array(0.3)}, "prelu", {"weight": 0.3}),
+    ("rrelu", {"lower": 0.0, "upper": 0.5}, "rrelu", {"lower": 0.0, "upper": 0.5}),
+    ("softplus", {"threshold": 20.0}, "softplus", {}),
+    ("softplus", {"beta": 3.0, "threshold": 0.2}, "softplus", {"beta": 3, "threshold": 0.2}),
+    ("softshrink", {"lambd": 1.0}, "softshrink", {"lambd": 1.0}),
+    ("hardshrink", {"lambd": 1.0}, "hardshrink", {"lambd": 1.0}),
+    ("swish", {}, "silu", {}),
+    ("threshold", {"threshold": 0.2, "value": -9.0}, "threshold", {"threshold": 0.2, "value": -9.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "keywords", "their_name", "theirs"), PAIRS)
+def test_elementwise_against_pytorch(name, keywords, their_name, theirs):
+    torch = pytest.importorskip("torch")
+    if "weight" in theirs:
+        theirs = {"weight": torch.tensor([theirs["weight"]], dtype=torch.float64)}
+    with jax.enable_x64(True):
+
+        def f(x):
+            return getattr(ops, name)(x, **keywords)
+
+        y, dx = f(jnp.array(POINTS)), jax.grad(lambda x: f(x).sum())(jnp.array(POINTS))
+    t = torch.tensor(POINTS, requires_grad=True)
+    expected = getattr(torch.nn.functional, their_name)(t, **theirs)
+    expected.sum().backward()
+    np.testing.assert_allclose(y, expected.detach(), rtol=1e-12, atol=1e-14)
+    # PyTorch's gradients at NaN are what its branches happen to give, and it holds some constants (1/6, alpha)
+    # in float32; at 0 jax.nn.leaky_relu takes 1
+    same = np.isfinite(POINTS) & ((POINTS != 0) | (name != "leaky_relu"))
+    np.testing.assert_allclose(np.asarray(dx)[same], t.grad.numpy()[same], rtol=1e-7, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["glu", "log_softmax", "softmax", "softmin"])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_along_an_axis_against_pytorch(name, axis):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=(3, 4, 6))
+    with jax.enable_x64(True):
+        y = getattr(ops, name)(jnp.array(x), axis=axis)
+        dx = jax.grad(lambda x: (getattr(ops, name)(x, axis=axis) ** 2).sum())(jnp.array(x))
+    t = torch.tensor(x, requires_grad=True)
+    expected = getattr(torch.nn.functional, name)(t, dim=axis)
+    expected.square().sum().backward()
+    np.testing.assert_allclose(y, expected.detach(), rtol=1e-12)
+    np.testing.assert_allclose(dx, t.grad, rtol=1e-11, atol=1e-14)
+
+
+def test_what_pytorch_lacks():
+    x = np.random.default_rng(0).normal(size=(3, 6))
+    with jax.enable_x64(True):
+        first, second = jnp.array(x[:, :3]), jnp.array(x[:, 3:])
+        np.testing.assert_allclose(ops.reglu(jnp.array(x)), first * np.maximum(second, 0), rtol=1e-14)
+        np.testing.assert_allclose(ops.geglu(jnp.array(x)), first * ops.gelu(second), rtol=1e-14)
+        np.testing.assert_allclose(ops.swiglu(jnp.array(x)), first * second / (1 + np.exp(-second)), rtol=1e-14)
+        np.testing.assert_array_equal(ops.crelu(x, 0), np.concatenate([np.maximum(x, 0), np.maximum(-x, 0)]))
+        np.testing.assert_array_equal(ops.maxout(x, 3), x.reshape(3, 2, 3).max(-1))
+        np.testing.assert_array_equal(ops.maxout(x, 3, 0), x.max(0, keepdims=True))
+        np.testing.assert_allclose(ops.scaled_tanh(x), 1.7159 * np.tanh(x * 2 / 3), rtol=1e-14)
+        np.testing.assert_allclose(ops.exponential(x), np.exp(x), rtol=1e-14)
+        np.testing.assert_allclose(ops.softplus(x), np.log1p(np.exp(x)), rtol=1e-13)
+    dx = jax.grad(lambda x: ops.maxout(x, 3).sum())(jnp.array([1.0, 2.0, 2.0]))
+    assert dx.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_sparsemax_is_the_projection_on_the_simplex(axis):
+    x = np.random.default_rng(0).normal(size=(7, 9))
+    with jax.enable_x64(True):
+        y = np.asarray(ops.sparsemax(jnp.array(x), axis))
+        gradient = jax.jacobian(lambda x: ops.sparsemax(x))(jnp.array(x[0]))
+    # tau by bisection
+    low, high = x.min(axis, keepdims=True) - 1, x.max(axis, keepdims=True)
+    for _ in range(80):
+        middle = (low + high) / 2
+        above = np.maximum(x - middle, 0).sum(axis, keepdims=True) > 1
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    np.testing.assert_allclose(y, np.maximum(x - low, 0), atol=1e-14)
+    if axis == -1:
+        support = (y[0] > 0).astype(float)
+        expected = np.diag(support) - np.outer(support, support) / support.sum()
+        np.testing.assert_allclose(gradient, expected, atol=1e-14)
+
+
+def test_rrelu_draws_between_its_bounds():
+    x = -jnp.ones(1000)
+    y = ops.rrelu(x, 0.25, 0.5, key=jax.random.key(0))
+    assert -0.5 <= y.min() < -0.49 and -0.26 < y.max() <= -0.25
+    assert (ops.rrelu(-x, key=jax.random.key(0)) == 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", activations.__all__)
+def test_dtypes_and_names(name, dtype):
+    arguments = {"threshold": (0.5,), "maxout": (2,)}.get(name, ())
+    with jax.enable_x64(True):
+        x = jnp.linspace(-2, 2, 8).astype(dtype).reshape(2, 4)
+        if name == "prelu":
+            arguments = (x[0],)
+        y = getattr(ops, name)(x, *arguments)
+    assert y.dtype == dtype and getattr(activations, name) is getattr(ops, name)
+
+
+X = jnp.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "keywords", "error", "words"),
+    [
+        ("gelu", (X,), {"approximate": "yes"}, ValueError, "approximate must be one of 'none', 'tanh', got 'yes'"),
+        ("softplus", (X,), {"beta": 0}, ValueError, "beta must not be 0"),
+        ("softplus", (X,), {"threshold": "20"}, TypeError, "threshold must be a number, got '20'"),
+        ("hard_tanh", (X, 1, 1), {}, ValueError, "min_val must be less than max_val, got 1 and 1"),
+        ("softshrink", (X, -1), {}, ValueError, "lambd must be at least 0, got -1"),
+        ("hardshrink", (X, -1), {}, ValueError, "lambd must be at least 0, got -1"),
+        ("threshold", (X, None), {}, TypeError, "threshold must be a number, got None"),
+        ("prelu", (X, jnp.ones(2)), {}, ValueError, r"slope must have shape \(\), \(1,\) or \(3,\), .* got \(2,\)"),
+        ("prelu", (X, jnp.ones(3, "bfloat16")), {}, TypeError, "x and slope must share a dtype"),
+        ("rrelu", (X, 0.5, 0.25), {}, ValueError, r"lower must be at most upper, got 0\.5 and 0\.25"),
+        ("rrelu", (X,), {"key": 0}, TypeError, "key must be one random key"),
+        ("maxout", (X, 2), {}, ValueError, "pieces must divide the 3 entries of axis 1, got 2"),
+        ("swiglu", (X,), {}, ValueError, r"axis must be one of even size, got axis 1 of shape \(2, 3\)"),
+        ("sparsemax", (X, 2), {}, ValueError, "axis must be one of x's 2, got 2"),
+        ("softmin", (X,), {"dim": 1}, TypeError, "softmin takes axis=, not dim="),
+        ("scaled_tanh", (jnp.ones(3, int),), {}, TypeError, "x must be float32.* got int32: convert it first"),
+    ],
+)
+def test_errors(name, arguments, keywords, error, words):
+    with pytest.raises(error, match=words):
+        getattr(ops, name)(*arguments, **keywords)
