@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import cnnjax
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "cnnjax").rglob("*.py"))
 
@@ -73,6 +75,13 @@ def test_nnx_is_split_and_merged_in_one_place() -> None:
                  if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}  # fmt: skip
         if calls & {"nnx.split", "nnx.merge", "nnx.graphdef"}:
             assert path.name == "state.py", path
+
+
+def test_parts_are_found_by_attribute() -> None:
+    program = "import cnnjax; cnnjax.train.restore; cnnjax.ops.conv; cnnjax.models.build; cnnjax.layers.Conv"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cnnjax.nothing  # noqa: B018
 
 
 def test_import_sets_nothing_and_stays_light() -> None:

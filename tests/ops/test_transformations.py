@@ -57,7 +57,7 @@ OPS = {
     "lp_pool": lambda x: ops.lp_pool(x, 2),
     "lp_pool cubic": lambda x: ops.lp_pool(x, 3, p=3, stride=2, padding=1),
     "lp_pool largest": lambda x: ops.lp_pool(x, 2, p=float("inf")),
-    "pool product": lambda x: ops.pool(x, 2, jnp.prod),
+    "pool": lambda x: ops.pool(x, 2, jnp.prod),
     "pool logsumexp": lambda x: ops.pool(x, 3, jax.nn.logsumexp, stride=1, padding=1, pad_value=0),
     "pool median": lambda x: ops.pool(x, (1, 3), jnp.median),
     "global_avg_pool": ops.global_avg_pool,
@@ -77,7 +77,7 @@ OPS = {
             lambda x: ops.prelu(x, jnp.asarray(0.3, x.dtype)),
         )
     ),
-    "activations along an axis": lambda x: (
+    "activations_along_an_axis": lambda x: (
         sum(f(x) for f in (ops.softmin, ops.sparsemax, lambda x: ops.maxout(x, 2)))
         + sum(f(x) for f in (ops.reglu, ops.geglu, ops.swiglu)) * ops.crelu(x)[..., :1]
     ),
@@ -152,7 +152,11 @@ def check_shard_map(op, x):
 CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.startswith("check_")}
 
 
-@pytest.mark.parametrize("op", OPS)
+#: Every day each op with its default arguments; the variants, whose names go on after a space, are slow.
+ROWS = [pytest.param(op, marks=[pytest.mark.slow] if " " in op else []) for op in OPS]
+
+
+@pytest.mark.parametrize("op", ROWS)
 @pytest.mark.parametrize("transformation", CHECKS)
 def test_table(op, transformation):
     with jax.enable_x64(True):
