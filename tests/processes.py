@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,11 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def start(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.Popen[str]:
@@ -26,17 +30,11 @@ def start(script: str, *arguments: object, file_limit: int | None = None) -> sub
     With `file_limit` no file that it writes can grow beyond so many bytes.
     """
 
-    def limit() -> None:
-        if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
+    command = [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
+    if file_limit is not None:  # set by a process between, as JAX warns where its own process forks
+        command = [sys.executable, "-c", LIMITED, str(file_limit), *command]
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **ENVIRONMENT},
-        preexec_fn=limit,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
     )
 
 

@@ -6,6 +6,7 @@ derivative written here is that of the flat or left-hand side, as in PyTorch; ja
 at 0.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -125,7 +126,20 @@ def gelu(x: jax.Array, approximate: Any = False) -> jax.Array:
     """
     if not isinstance(approximate, bool):
         one_of("approximate", approximate, ("none", "tanh"))
-    return jax.nn.gelu(as_float_array("x", x), approximate=approximate in (True, "tanh"))
+    x = as_float_array("x", x)
+    return jax.nn.gelu(x, approximate=True) if approximate in (True, "tanh") else x * _normal_cdf(x)
+
+
+@jax.custom_jvp
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    """P(X <= x) = erfc(-x / sqrt(2)) / 2.  The derivative of jax 0.12's own erfc fails under shard_map."""
+    return lax.erfc(-x / math.sqrt(2)) / 2
+
+
+@_normal_cdf.defjvp
+def _normal_cdf_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    return _normal_cdf(x), dx * jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
 @meets_habits
