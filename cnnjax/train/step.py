@@ -46,10 +46,10 @@ def make_update(net: Net, optimizer: optax.GradientTransformation, loss: Callabl
     return update
 
 
-def data_mesh(devices: int | None = None) -> Mesh:
-    """All local devices (or the first `devices`) along one axis, ``"batch"``."""
-    chosen = jax.local_devices()[:devices]
-    return jax.make_mesh((len(chosen),), ("batch",), axis_types=(AxisType.Auto,), devices=chosen)
+def data_mesh() -> Mesh:
+    """All local devices along one axis, ``"batch"``."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
