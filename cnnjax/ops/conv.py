@@ -17,7 +17,14 @@ from cnnjax.ops.arguments import (
     one_of,
     same_dtype,
 )
-from cnnjax.ops.conv_algorithms import ALGORITHMS, check_matrix_size, check_serves, explicit_matrix, im2col, transposed
+from cnnjax.ops.conv_algorithms import (
+    ALGORITHMS,
+    check_matrix_size,
+    check_serves,
+    explicit_matrix,
+    im2col_if_finite,
+    transposed,
+)
 from cnnjax.ops.geometry import Windows, dilated, per_dimension, positive_sizes, resolve_padding, slide
 from cnnjax.ops.patches import PADDING_MODES, pad_spatial
 
@@ -69,9 +76,8 @@ def conv(
         (N, *S', F).  Sums are accumulated in float32, or in float64 where that is the dtype, and cast at the
         end.  Largest error over the largest output, against exact sums: float64 1e-14, float32 2e-6, float16
         1e-3, bfloat16 8e-3; "winograd4", and "winograd" with a window of 5, lose up to a factor of 20 in
-        float32 and float64.  By "lax" and "direct" NaN and infinities reach the outputs that see them and no
-        others; "auto" may choose a way by which they also reach up to three neighbours in the last dimension,
-        and by "fft", "winograd" and "toeplitz" they spread further.
+        float32 and float64.  NaN and infinities of x reach the outputs that see them and no others, but by "fft",
+        "winograd" and "toeplitz" they spread; in a cotangent they may reach up to three neighbours by "auto".
 
     Raises:
         TypeError: an argument is of the wrong kind, x is not of a float dtype, or x, w and b differ in dtype.
@@ -508,7 +514,7 @@ def _checked_precision(precision: Any) -> Any:
 
 
 # partials are equal only to themselves, so jit must meet the same two each time
-_im2col_of_2, _im2col_of_4 = partial(im2col, block=2), partial(im2col, block=4)
+_by_blocks_of_2, _by_blocks_of_4 = partial(im2col_if_finite, block=2), partial(im2col_if_finite, block=4)
 
 
 def _chosen(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> Any:
@@ -522,7 +528,9 @@ def _chosen(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> Any:
         return ALGORITHMS["lax"]
     if math.prod(windows.window) == 1 or math.prod(windows.output) == 1:
         return ALGORITHMS["im2col"]  # a single matrix product, and nothing is copied for it
-    if set(windows.stride) == set(windows.dilation) == {1} and in_channels <= 16 and out_channels <= 32:
-        # XLA's convolution is slow with few channels, and many times slower inside a loop
-        return _im2col_of_4 if in_channels <= 2 and out_channels <= 16 else _im2col_of_2
+    is_dense = set(windows.stride) == set(windows.dilation) == {1}
+    products = x.shape[0] * math.prod(windows.output) * math.prod(w.shape)
+    if is_dense and in_channels <= 16 and out_channels <= 32 and products >= 2**14:
+        # XLA's convolution is slow with few channels, and many times slower inside a loop; a small one compiles faster
+        return _by_blocks_of_4 if in_channels <= 2 and out_channels <= 16 else _by_blocks_of_2
     return ALGORITHMS["lax"]

@@ -8,6 +8,7 @@ are in :mod:`cnnjax.ops.conv`.
 import functools
 import math
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import jax
@@ -110,6 +111,17 @@ def im2col(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision:
     y = _patches_times_kernel(x, _band(w, block, block_taps), blocked, 1, precision)
     y = y.reshape(*y.shape[:-2], out_blocks * block, features)
     return lax.slice_in_dim(y, 0, outputs, axis=y.ndim - 2)
+
+
+def im2col_if_finite(
+    x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, block: int
+) -> jax.Array:
+    """:func:`im2col` by blocks where all of x is finite, else XLA's own.
+
+    The zeros of the band would make NaN of an infinity or NaN that an output does not see.
+    """
+    by_blocks, plain = (partial(run, windows=windows, groups=groups, precision=precision) for run in (im2col, lax_conv))
+    return lax.cond(jnp.isfinite(x).all(), partial(by_blocks, block=block), plain, x, w)
 
 
 def _band(w: jax.Array, block: int, taps: int) -> jax.Array:

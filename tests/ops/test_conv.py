@@ -368,3 +368,15 @@ def test_errors(args, keywords, error, words):
 def test_precision():
     for precision in ("highest", jax.lax.Precision.HIGH, ["default", "highest"]):
         np.testing.assert_allclose(conv(X, W, precision=precision), 36)
+
+
+def test_what_is_not_finite_reaches_those_that_see_it_alone():
+    x = jax.random.normal(jax.random.key(0), (4, 20, 20, 2))
+    w = jax.random.normal(jax.random.key(1), (3, 3, 2, 4))
+    for value in (jnp.nan, jnp.inf, -jnp.inf):
+        dirty = x.at[1, 7, 9, 1].set(value)
+        y = conv(dirty, w)  # enough work for the CPU to compute it by blocks
+        np.testing.assert_allclose(y, lax_conv(dirty, w, slide((20, 20), (3, 3)), 1, None), rtol=1e-4, atol=1e-5)
+        seen = np.zeros((4, 18, 18, 4), bool)
+        seen[1, 5:8, 7:10] = True
+        np.testing.assert_array_equal(np.isfinite(y), ~seen)
