@@ -7,8 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cnnjax import ops
-from cnnjax.layers import Conv
+from cnnjax.layers import AvgPool, Conv, MaxPool
 
 VARIANTS = ("modern", "classic")
 
@@ -36,6 +35,7 @@ class LeNet5(nnx.Module):
         how = {"kernel_init": init, "dtype": dtype, "rngs": rngs}
         self.conv1 = Conv(channels, 6, (5, 5), **how)
         self.conv2 = Conv(6, 16, (5, 5), **how)
+        self.pool = MaxPool(2) if variant == "modern" else AvgPool(2)
         self.dense1 = nnx.Linear(400, 120, **how)
         self.dense2 = nnx.Linear(120, 84, **how)
         self.dense3 = nnx.Linear(84, num_classes, **how)
@@ -54,5 +54,5 @@ class LeNet5(nnx.Module):
     def subsample(self, x: jax.Array) -> jax.Array:
         """Squash and pool 2x2. The maximum commutes with ReLU, which then has a quarter of the numbers to read."""
         if self.variant == "modern":
-            return jax.nn.relu(ops.max_pool(x, 2))
-        return ops.avg_pool(jax.nn.sigmoid(x), 2)
+            return jax.nn.relu(self.pool(x))
+        return self.pool(jax.nn.sigmoid(x))

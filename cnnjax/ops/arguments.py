@@ -5,7 +5,7 @@ Sizes and windows are checked in :mod:`cnnjax.ops.geometry`.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -57,16 +57,21 @@ R = TypeVar("R")
 
 def meets_habits(op: Callable[P, R]) -> Callable[P, R]:
     """Let an op answer an unknown keyword with the cnnjax spelling of what was meant."""
-    known = inspect.signature(op).parameters
+    known = list(inspect.signature(op).parameters)
 
     @functools.wraps(op)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                raise TypeError(_unknown_keyword(op.__name__, name, list(known)))
+        check_keywords(op.__name__, kwargs, known)
         return op(*args, **kwargs)
 
     return checked
+
+
+def check_keywords(op: str, given: Iterable[str], known: list[str]) -> None:
+    """Refuse keywords that are not among the known, with the cnnjax spelling of what was meant."""
+    for name in given:
+        if name not in known:
+            raise TypeError(_unknown_keyword(op, name, known))
 
 
 def _unknown_keyword(op: str, name: str, known: list[str]) -> str:

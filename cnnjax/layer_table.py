@@ -1,0 +1,312 @@
+"""The layer table of a model: what each layer gives, what it costs, and how much of the image it sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Var
+
+from cnnjax import layers
+from cnnjax.ops.geometry import Counts, conv_counts, dilated, per_dimension, subsample_counts
+
+Shape = tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """One layer, for one example.
+
+    layer: its path in the model and its class. output: its shape, without the batch axis. params: trained numbers.
+    connections: as LeNet-5's paper counts them, each use of a weight or bias, and what a pool's windows read.
+    macs: multiply-accumulates. receptive_field: how many pixels of the input one output sees, per dimension,
+    padding included; () for an input without spatial dimensions; None where something that is no layer, like a
+    pooling called as a function, has changed the spatial sizes on the way.
+    """
+
+    layer: str
+    output: Shape
+    params: int
+    connections: int
+    macs: int
+    receptive_field: Shape | None
+
+
+class Table(list[Row]):
+    """The rows of a model; ``str`` of it is the table, with the totals, and ``total`` the sums."""
+
+    @property
+    def total(self) -> Counts:
+        """Trained parameters, connections and multiply-accumulates of the whole model."""
+        return Counts(*(sum(getattr(row, name) for row in self) for name in Counts._fields))
+
+    def __str__(self) -> str:
+        def line(name: str, output: str, counts: Sequence[int], field: str) -> list[str]:
+            return [name, output, *(f"{count:,}" for count in counts), field]
+
+        lines = [["layer", "output", "params", "connections", "MACs", "receptive field"]]
+        for row in self:
+            seen = ("?",) if row.receptive_field is None else row.receptive_field
+            shape, field = (" x ".join(map(str, sizes)) for sizes in (row.output, seen))
+            lines.append(line(row.layer, shape, row[2:5], field))
+        lines.append(line("total", "", self.total, ""))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        numbers = range(2, 5)
+        rows = [
+            "  ".join(
+                cell.rjust(width) if i in numbers else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            ).rstrip()
+            for cells in lines
+        ]
+        return "\n".join(rows)
+
+
+def describe(model: nnx.Module, input_shape: Sequence[int], *, dtype: Any = "float32") -> Table:
+    """Print the layer table of a model, and return it.
+
+    The model is traced in evaluation mode, not run; it is left as it was.
+
+    Args:
+      model: called as ``model(x)``. Layers of `cnnjax.layers` and of nnx become rows, in the order of their calls;
+        a layer that is called twice is two rows, the second without parameters.
+      input_shape: of one example, (*S, C), or of a batch, (N, *S, C).
+      dtype: of the input.
+
+    Returns:
+      A `Table`, a list of `Row`.
+
+    Raises:
+      TypeError, ValueError: the model is not a module, or does not take that shape.
+
+    >>> from flax import nnx
+    >>> table = describe(layers.Conv(1, 6, (5, 5), rngs=nnx.Rngs(0)), (32, 32, 1))
+    layer  output       params  connections     MACs  receptive field
+    Conv   28 x 28 x 6     156      122,304  117,600  5 x 5
+    total                  156      122,304  117,600
+    >>> table[0].params
+    156
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be an nnx.Module, got {type(model).__name__}")
+    shape = tuple(per_dimension("input_shape", input_shape, len(tuple(input_shape))))
+    model = nnx.clone(model)
+    model.eval()
+    try:
+        jaxpr, called = _trace(model, (1, *shape), dtype)
+    except (TypeError, ValueError) as error:
+        try:
+            jaxpr, called = _trace(model, shape, dtype)
+        except (TypeError, ValueError):
+            raise ValueError(f"input_shape must be one that the model takes, got {shape}: {error}") from error
+    table = Table(_rows(model, jaxpr, called))
+    print(table)
+    return table
+
+
+class _Call(NamedTuple):
+    """One call of a layer: its place in the model and its shapes, with the batch axis."""
+
+    path: tuple[Any, ...]
+    layer: nnx.Module
+    input: Shape
+    output: Shape
+
+    @property
+    def name(self) -> str:
+        return _name(self.path, self.layer)
+
+
+def _trace(model: nnx.Module, shape: Shape, dtype: Any) -> tuple[Any, list[_Call]]:
+    """The model as a jaxpr in which what goes into and comes out of a layer is tagged, and the calls of layers."""
+    called: list[_Call] = []
+
+    def run(x: jax.Array) -> Any:
+        copy = nnx.clone(model)  # of this trace, so that it may count its random numbers
+        with _recorded(copy, called):
+            return copy(x)
+
+    return jax.make_jaxpr(run)(jax.ShapeDtypeStruct(shape, dtype)).jaxpr, called
+
+
+@contextmanager
+def _recorded(model: nnx.Module, called: list[_Call]) -> Iterator[None]:
+    """Note each call of a layer of the model, and tag its input "into i" and its output "out of i"."""
+    paths = {id(module): path for path, module in nnx.iter_modules(model) if isinstance(module, LAYERS)}
+    inside = False
+
+    def recording(original: Any) -> Any:
+        def call(layer: nnx.Module, x: jax.Array, *arguments: Any, **keywords: Any) -> Any:
+            nonlocal inside
+            if inside or id(layer) not in paths:
+                return original(layer, x, *arguments, **keywords)
+            inside, number = True, len(called)
+            try:
+                y = original(layer, checkpoint_name(x, f"into {number}"), *arguments, **keywords)
+            finally:
+                inside = False
+            first, *rest = jax.tree.leaves(y)
+            called.append(_Call(paths[id(layer)], layer, x.shape, first.shape))
+            return jax.tree.unflatten(jax.tree.structure(y), [checkpoint_name(first, f"out of {number}"), *rest])
+
+        return call
+
+    with ExitStack() as stack:
+        for kind in {type(module) for _, module in nnx.iter_modules(model) if id(module) in paths}:
+            stack.enter_context(mock.patch.object(kind, "__call__", recording(kind.__call__)))
+        yield
+
+
+def _rows(model: nnx.Module, jaxpr: Any, called: Sequence[_Call]) -> Iterator[Row]:
+    """One row per call, with the receptive fields carried along the equations; then what no layer owns."""
+    (x,) = jaxpr.invars
+    rank = max(len(x.aval.shape) - 2, 0)
+    fields = {x: _Field((Fraction(1),) * rank, (Fraction(1),) * rank, x.aval.shape[1 : 1 + rank])}
+    into: dict[str, _Field] = {}
+    originals = {path: module for path, module in nnx.iter_modules(model)}
+    counted: set[Any] = set()
+    for equation in jaxpr.eqns:
+        known = [fields[var] for var in equation.invars if isinstance(var, Var) and var in fields]
+        if not known:
+            continue
+        field, shape = max(known), equation.outvars[0].aval.shape
+        tag, _, number = str(equation.params.get("name", "")).rpartition(" ")
+        if tag == "into":
+            into[number] = field
+        elif tag == "out of":
+            call = called[int(number)]
+            geometry = _geometry(call)
+            field = into[number] if geometry is None else into[number].through(*geometry, shape[1:-1])
+        elif len(shape) == len(field.sizes) + 2 and shape[1:-1] != field.sizes:
+            field = field.unknown(shape[1:-1])
+        if len(shape) - 2 < len(field.sizes):  # flattened or reduced: every place is seen
+            field = field.whole()
+        fields.update(dict.fromkeys(equation.outvars, field))
+        if tag == "out of":
+            params, connections, macs = _counts(call, originals[call.path])
+            params = 0 if call.path in counted else params
+            counted.add(call.path)
+            seen = None if math.inf in field.field else tuple(map(math.ceil, field.field))
+            yield Row(call.name, call.output[1:], params, connections, macs, seen)
+    for path, module in originals.items():
+        own = sum(p.size for p in vars(module).values() if isinstance(p, nnx.Param))
+        if own and not any(path[: len(done)] == done for done in counted):
+            yield Row(_name(path, module), (), own, 0, 0, ())
+
+
+class _Field(NamedTuple):
+    """How much of the input one place sees, how far off its neighbour's is, and the spatial sizes."""
+
+    field: tuple[Fraction | float, ...]
+    jump: tuple[Fraction, ...]
+    sizes: Shape
+
+    def through(self, window: Sequence[int], stride: Sequence[Any], dilation: Sequence[int], sizes: Shape) -> _Field:
+        """What a place sees through a window: the formula of `cnnjax.ops.receptive_field`."""
+        steps = zip(self.field, self.jump, window, dilation, strict=True)
+        field = tuple(r + (k - 1) * d * jump for r, jump, k, d in steps)
+        return _Field(field, tuple(jump * s for jump, s in zip(self.jump, stride, strict=True)), sizes)
+
+    def unknown(self, sizes: Shape) -> _Field:
+        """What is seen after a change of sizes by something that is no layer."""
+        return self._replace(field=(math.inf,) * len(sizes), sizes=sizes)
+
+    def whole(self) -> _Field:
+        """What is seen by something that reads every place."""
+        ones = (1,) * len(self.sizes)
+        return self.through(self.sizes, ones, ones, ())
+
+
+POOLS = (
+    layers.MaxPool,
+    layers.MinPool,
+    layers.AvgPool,
+    layers.LpPool,
+    layers.Pool,
+    layers.StochasticPool,
+    layers.Subsample,
+)
+CONVS = (layers.Weighted, nnx.Conv)
+NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)
+#: What becomes a row.
+LAYERS = (*POOLS, *CONVS, *NORMS, layers.Op, layers.RBF, nnx.Linear, nnx.Dropout)
+
+
+def _geometry(call: _Call) -> tuple[Sequence[int], Sequence[Any], Sequence[int]] | None:
+    """The window, stride and dilation by which a layer sees its input; None: each place sees itself, or all."""
+    layer, rank = call.layer, len(call.input) - 2
+
+    def each(value: Any) -> Shape:
+        return per_dimension("window", value, rank)
+
+    ones = (1,) * rank
+    match layer:
+        case layers.ConvTranspose():
+            stride = each(layer.keywords.get("stride", 1))
+            extents = map(dilated, layer.kernel.shape[:-2], each(layer.keywords.get("dilation", 1)))
+            reach = [-(-extent // s) for extent, s in zip(extents, stride, strict=True)]
+            return reach, [Fraction(1, s) for s in stride], ones
+        case layers.Weighted():
+            window = layer.keywords.get("window", layer.kernel.shape[:-2])
+            return window, each(layer.keywords.get("stride", 1)), each(layer.keywords.get("dilation", 1))
+        case nnx.Conv():
+            return layer.kernel_size, each(layer.strides or 1), each(layer.kernel_dilation or 1)
+        case layers.StochasticPool():
+            return each(layer.window), each(layer.keywords.get("stride") or layer.window), ones
+        case layers.Subsample():
+            return layer.window, layer.window, ones
+        case layers.AdaptiveAvgPool() | layers.AdaptiveMaxPool() | layers.FractionalMaxPool():
+            steps = [Fraction(size, count) for size, count in zip(call.input[1:-1], call.output[1:-1], strict=True)]
+            return [math.ceil(step) for step in steps], steps, ones
+        case layers.Op() if type(layer) in POOLS:
+            window = each(layer.given["window"])
+            return window, each(layer.given.get("stride") or window), each(layer.given.get("dilation", 1))
+    return None
+
+
+def _counts(call: _Call, layer: nnx.Module) -> Counts:
+    """What a layer costs for one example."""
+    *places, features = call.output[1:]
+    outputs = math.prod(call.output[1:])
+    own = sum(value.size for value in vars(layer).values() if isinstance(value, nnx.Param))
+    match layer:
+        case layers.Subsample():
+            return subsample_counts(places, layer.window, features)
+        case layers.ConnectedConv():
+            links = int(np.asarray(layer.table[...]).sum())
+            window = layer.kernel.shape[:-2]
+            return conv_counts(places, window, call.input[-1], features, links=links, bias=layer.bias is not None)
+        case layers.LocalConv():  # each weight is used once
+            return Counts(own, own, layer.kernel.size)
+        case layers.DepthwiseConv():
+            groups = call.input[-1]
+            window = layer.kernel.shape[:-2]
+            return conv_counts(places, window, groups, features, groups=groups, bias=layer.bias is not None)
+        case layers.ConvTranspose():  # each input uses each weight of its group
+            uses = math.prod(call.input[1:-1]) * layer.kernel.size
+            return Counts(own, uses + (outputs if layer.bias is not None else 0), uses)
+        case layers.Weighted() | nnx.Conv() | nnx.Linear():
+            per_place = layer.kernel.size
+            uses = math.prod(places) * per_place
+            return Counts(own, uses + (outputs if layer.bias is not None else 0), uses)
+        case layers.RBF():
+            return Counts(0, layer.centres.size, layer.centres.size)
+        case _ if isinstance(layer, NORMS):
+            return Counts(own, outputs * (own // features), outputs)
+        case _ if isinstance(layer, POOLS):
+            geometry = _geometry(call)
+            assert geometry is not None
+            return Counts(0, outputs * math.prod(geometry[0]), 0)
+    return Counts(own, 0, 0)
+
+
+def _name(path: tuple[Any, ...], module: nnx.Module) -> str:
+    kind = type(module).__name__
+    return f"{'.'.join(map(str, path))} ({kind})" if path else kind

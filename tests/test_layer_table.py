@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnjax import describe, layers, models, ops
+from cnnjax.layer_table import Row
+
+# the maps of S2 that each map of C3 reads
+TABLE_I = "012 123 234 345 045 015 0123 1234 2345 0345 0145 0125 0134 1245 0235 012345"
+
+
+def rngs() -> nnx.Rngs:
+    return nnx.Rngs(0)
+
+
+class LeNet1998(nnx.Module):
+    """The published net, in its shapes alone."""
+
+    def __init__(self) -> None:
+        table = np.array([[str(c) in column for column in TABLE_I.split(" ")] for c in range(6)])
+        self.c1, self.s2 = layers.Conv(1, 6, (5, 5), rngs=rngs()), layers.Subsample(6, (2, 2), rngs=rngs())
+        self.c3, self.s4 = layers.ConnectedConv(table, (5, 5), rngs=rngs()), layers.Subsample(16, (2, 2), rngs=rngs())
+        self.c5, self.f6 = layers.Conv(16, 120, (5, 5), rngs=rngs()), nnx.Linear(120, 84, rngs=rngs())
+        self.rbf = layers.RBF(jnp.ones((10, 84)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.c5(self.s4(self.c3(self.s2(self.c1(x)))))
+        return self.rbf(self.f6(x.reshape(len(x), 120)))
+
+
+def test_lenet5_as_published(capsys: pytest.CaptureFixture[str]) -> None:
+    table = describe(LeNet1998(), (32, 32, 1))
+    assert table == [  # LeCun et al. 1998, section II.B
+        Row("c1 (Conv)", (28, 28, 6), 156, 122_304, 117_600, (5, 5)),
+        Row("s2 (Subsample)", (14, 14, 6), 12, 5_880, 1_176, (6, 6)),
+        Row("c3 (ConnectedConv)", (10, 10, 16), 1_516, 151_600, 150_000, (14, 14)),
+        Row("s4 (Subsample)", (5, 5, 16), 32, 2_000, 400, (16, 16)),
+        Row("c5 (Conv)", (1, 1, 120), 48_120, 48_120, 48_000, (32, 32)),
+        Row("f6 (Linear)", (84,), 10_164, 10_164, 10_080, (32, 32)),
+        Row("rbf (RBF)", (10,), 0, 840, 840, (32, 32)),
+    ]
+    assert table.total[:2] == (60_000, 340_908)
+    printed = capsys.readouterr().out
+    assert printed == f"{table}\n"
+    assert "c3 (ConnectedConv)  10 x 10 x 16   1,516      151,600  150,000  14 x 14\n" in printed
+    assert printed.splitlines()[-1].split() == ["total", "60,000", "340,908", "328,096"]
+
+
+def test_a_layer_called_twice_has_its_parameters_once() -> None:
+    model = models.build({"model": {"name": "lenet5"}})
+    table = describe(model, (4, 32, 32, 1))  # a batch serves too
+    assert [row.layer for row in table] == [
+        *("conv1 (Conv)", "pool (MaxPool)", "conv2 (Conv)", "pool (MaxPool)"),
+        *("dense1 (Linear)", "dense2 (Linear)", "dense3 (Linear)"),
+    ]
+    assert table.total.params == 61_706 == sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert table[4].receptive_field == (32, 32)
+    conv = layers.Conv(3, 3, (3, 3), padding=1, rngs=rngs())
+    twice = describe(nnx.Sequential(conv, conv), (5, 5, 3))
+    assert [row.params for row in twice] == [84, 0]
+    assert [row.receptive_field for row in twice] == [(3, 3), (5, 5)]
+
+
+class Residual(nnx.Module):
+    """Two 3x3 convolutions beside a 1x1 one, all with stride: the sum sees what the longer way sees."""
+
+    def __init__(self) -> None:
+        self.first = layers.Conv(4, 8, (3, 3), stride=2, padding=1, use_bias=False, rngs=rngs())
+        self.norm = nnx.BatchNorm(8, rngs=rngs())
+        self.second = nnx.Conv(8, 8, (3, 3), rngs=rngs())
+        self.shortcut = layers.Conv(4, 8, (1, 1), stride=2, rngs=rngs())
+        self.pool = layers.GlobalAvgPool()
+        self.drop = nnx.Dropout(0.5, rngs=rngs())
+        self.scale = nnx.Param(jnp.ones(8))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.second(jax.nn.relu(self.norm(self.first(x))))
+        return self.drop(self.pool(self.shortcut(x) + y) * self.scale[...])
+
+
+def test_branches_norms_flax_layers_and_lone_parameters() -> None:
+    model = Residual()
+    table = describe(model, (9, 9, 4))
+    assert [(row.layer.split()[0], row.params, row.connections, row.macs, row.receptive_field) for row in table] == [
+        ("first", 288, 288 * 25, 288 * 25, (3, 3)),
+        ("norm", 16, 2 * 200, 200, (3, 3)),
+        ("second", 584, 584 * 25, 576 * 25, (7, 7)),
+        ("shortcut", 40, 40 * 25, 32 * 25, (1, 1)),
+        ("pool", 0, 0, 0, (15, 15)),  # 7 + 4 steps of 2
+        ("drop", 0, 0, 0, (15, 15)),
+        ("Residual", 8, 0, 0, ()),
+    ]
+    assert model.norm.use_running_average is not True  # left as it was
+
+
+def test_every_kind_of_window() -> None:
+    model = nnx.Sequential(
+        layers.DepthwiseConv(2, (3,), multiplier=2, dilation=2, rngs=rngs()),  # 20 -> 16, sees 5
+        layers.SeparableConv(4, 6, (3,), stride=2, padding=1, rngs=rngs()),  #    -> 8, sees 7, steps of 2
+        layers.LpPool((2,), stride=1),  #                                         -> 7, sees 9
+        layers.ConvTranspose(6, 2, (4,), stride=2, rngs=rngs()),  #               -> 16, two inputs each: sees 11
+        layers.LocalConv((16,), 2, 3, (2,), rngs=rngs()),  #                      -> 15, sees 12
+        layers.AdaptiveMaxPool((5,)),  #                                          -> 5, windows of 3: sees 14
+    )
+    table = describe(model, (20, 2))
+    assert [(row.output, row.params, row.macs, row.receptive_field) for row in table] == [
+        ((16, 4), 16, 16 * 12, (5,)),
+        ((8, 4), 12, 8 * 12, (7,)),
+        ((8, 6), 30, 8 * 24, (7,)),
+        ((7, 6), 0, 0, (9,)),
+        ((16, 2), 50, 7 * 48, (11,)),
+        ((15, 3), 15 * 15, 15 * 12, (12,)),
+        ((5, 3), 0, 0, (14,)),
+    ]
+
+
+def test_what_is_no_layer_leaves_the_field_unknown() -> None:
+    model = nnx.Sequential(lambda x: ops.max_pool(x, 2), layers.Conv(1, 1, (3, 3), rngs=rngs()))
+    table = describe(model, (8, 8, 1))
+    assert table[0].receptive_field is None
+    assert "?" in str(table)
+
+
+def test_random_layers_are_traced_as_in_evaluation_and_left_alone() -> None:
+    model = nnx.Sequential(
+        layers.StochasticPool(2, rngs=rngs()), layers.FractionalMaxPool(2, output_size=3, rngs=rngs())
+    )
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.RngCount)))
+    table = describe(model, (8, 8, 1))
+    assert [row.receptive_field for row in table] == [(2, 2), (4, 4)]
+    assert model.layers[0].deterministic is False
+    assert jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.RngCount))) == before
+
+
+def test_errors() -> None:
+    model = layers.Conv(1, 6, (5, 5), rngs=rngs())
+    with pytest.raises(ValueError, match=r"input_shape must be one that the model takes, got \(32, 32, 3\): x's chann"):
+        describe(model, (32, 32, 3))
+    with pytest.raises(TypeError, match=r"model must be an nnx\.Module, got function"):
+        describe(lambda x: x, (32, 32, 3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="input_shape must be made of ints"):
+        describe(model, (32.0, 32, 1))  # type: ignore[arg-type]
