@@ -75,6 +75,36 @@ def conv(x, w, b, dy, *, stride, padding, mode, dilation, holes, groups):
     return y, dx, dw, db
 
 
+def linear_sample(plane, position):
+    """A plane (*S) between its elements: each element counts by its nearness along each axis; zero outside."""
+    value = 0.0
+    for at in np.ndindex(*plane.shape):
+        value += plane[at] * np.prod([max(0, 1 - abs(p - i)) for p, i in zip(position, at, strict=True)])
+    return value
+
+
+def deform_conv(x, w, offset, mask, b, *, stride, padding, dilation, groups, offset_groups):
+    """Cross-correlation whose taps are displaced: y."""
+    *window, per_group, features = w.shape
+    rank, taps, channels = len(window), int(np.prod(window)), x.shape[-1]
+    out = [outputs(*a) for a in zip(x.shape[1:-1], window, stride, padding, dilation, strict=True)]
+    y = np.zeros((x.shape[0], *out, features))
+    for n, *o in np.ndindex(*y.shape[:-1]):
+        y[(n, *o)] = 0 if b is None else b
+        for t, (tap, where) in enumerate(positions(window, o, stride, dilation)):
+            for c in range(channels):
+                group, offset_group = c // per_group, c // (channels // offset_groups)
+                first = (offset_group * taps + t) * rank
+                displaced = offset[(n, *o)][first : first + rank]
+                at = [p - low + d for p, (low, _), d in zip(where, padding, displaced, strict=True)]
+                value = linear_sample(x[n, ..., c], at)
+                if mask is not None:
+                    value *= mask[(n, *o, offset_group * taps + t)]
+                for f in range(group * (features // groups), (group + 1) * (features // groups)):
+                    y[(n, *o, f)] += value * w[(*tap, c % per_group, f)]
+    return y
+
+
 def max_pool(x, dy, *, window, stride, padding, dilation, ceil_mode):
     """The first largest element of each window (the first NaN, if any): y, its flat index, and dx."""
     sizes = x.shape[1:-1]

@@ -3,6 +3,7 @@
 from cnnjax.ops import activations
 from cnnjax.ops.activations import *  # noqa: F403
 from cnnjax.ops.conv import conv, conv_transpose, depthwise_conv, separable_conv, toeplitz_matrix, true_conv
+from cnnjax.ops.conv_deform import deform_conv
 from cnnjax.ops.conv_grad import conv_input_grad, conv_kernel_grad
 from cnnjax.ops.conv_unshared import connected_conv, local_conv
 from cnnjax.ops.geometry import output_shape, receptive_field
@@ -27,6 +28,7 @@ __all__ = [
     "conv_input_grad",
     "conv_kernel_grad",
     "conv_transpose",
+    "deform_conv",
     "depthwise_conv",
     "fold",
     "fractional_max_pool",

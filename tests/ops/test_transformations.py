@@ -42,6 +42,9 @@ OPS = {
     "true_conv": with_kernel(op=ops.true_conv),
     "local_conv": lambda x: ops.local_conv(x, jnp.sin(x.mean() + jnp.arange(5.0 * 5 * 12 * 3)).reshape(5, 5, 12, 3)),
     "connected_conv": with_kernel(op=lambda x, w: ops.connected_conv(x, w, jnp.array([[True, False], [True, True]]))),
+    "deform_conv": with_kernel(
+        op=lambda x, w: ops.deform_conv(x, w, jnp.sin(jnp.tile(3 * x[:, :4, :5], 9)), jnp.tile(x[:, 1:5, :5, 1:], 9))
+    ),
     "pad": lambda x: ops.pad(x, 2, mode="reflect") * ops.pad(x, ((3, 1), (4, 0)), value=0.5),
     "unfold": lambda x: ops.unfold(x, (2, 3)),
     "fold": lambda x: ops.fold(jnp.concatenate([x, jnp.sin(x)], -1), (7, 8), 2, padding=0) ** 2,
