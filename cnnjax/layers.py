@@ -81,7 +81,7 @@ class Conv(Weighted):
     (2, 28, 28, 6)
     """
 
-    op = ops.conv
+    op: ClassVar[Callable[..., jax.Array]] = ops.conv
 
     def __init__(
         self,
