@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from flax import nnx
 
 from cnnjax import data, models, report, train
 from cnnjax import flags as shared
@@ -20,7 +21,18 @@ from cnnjax.train.metrics import softmax
 FLAGS = flags.FLAGS
 
 
-def run(name: str, model: Mapping[str, Any], recipe: Mapping[str, Any], *, size: int, standardize: bool = True) -> None:
+def run(
+    name: str,
+    model: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    *,
+    size: int,
+    pixels: tuple[float, float] | None = None,
+    first_layer: str = "conv1",
+    loss: train.Loss = train.cross_entropy,
+    before_epoch: Callable[[nnx.Module], train.BeforeEpoch] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Train the model that ``models.build`` knows by `model` on ``--dataset``, and report.
 
     Args:
@@ -28,14 +40,17 @@ def run(name: str, model: Mapping[str, Any], recipe: Mapping[str, Any], *, size:
       model: name and keywords; the number of classes and of channels come from the data set.
       recipe: the values of the flags that were not given.
       size: of the square images that the model takes; smaller ones are enlarged or framed, see `data.to_canvas`.
-      standardize: whether pixels are brought to mean 0 and deviation 1 per channel, or only to 0..1.
+      pixels: what 0 and 255 become; by default pixels are brought to mean 0 and deviation 1 per channel.
+      first_layer: whose kernels are drawn.
+      loss, before_epoch: as for `train.fit`; before_epoch is made of the model.
+      settings: what else decides the numbers, for the config.
     """
     options = shared.options(recipe)
     folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.dated(Path("runs"), name)
     with workdir.claim(folder):
         dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
         splits = examples(dataset, options, size)
-        config = configuration(name, model, dataset, splits["train"], options, standardize)
+        config = {**configuration(name, model, dataset, splits["train"], options, pixels), **(settings or {})}
         net = models.build(config)
         introduce(folder, config, splits)
         result = train.fit(
@@ -48,13 +63,15 @@ def run(name: str, model: Mapping[str, Any], recipe: Mapping[str, Any], *, size:
             config,
             prepare=preparation(config),
             augment=data.augment_for(config["model"]["channels"]) if options.augment else None,
+            loss=loss,
+            before_epoch=before_epoch(net) if before_epoch else None,
         )
         if result.logits is None:
             print(
                 f"stopped after update {int(result.state.step)}, saved. Go on with: {shared.command_to_go_on(folder)}"
             )
             return
-        draw(folder, result, splits["test"], dataset.class_names)
+        draw(folder, result, splits["test"], dataset.class_names, first_layer)
         summarize(folder, result)
 
 
@@ -79,11 +96,15 @@ def configuration(
     dataset: data.Dataset,
     training: train.Examples,
     options: train.Options,
-    standardize: bool,
+    pixels: tuple[float, float] | None,
 ) -> dict[str, Any]:
     """What ``config.json`` and each checkpoint hold: what decides the numbers, and what a user of them needs."""
     channels = training.images.shape[-1]
-    mean, std = data.channel_stats(training.images) if standardize else ((0.0,) * channels, (1.0,) * channels)
+    if pixels is None:
+        mean, std = data.channel_stats(training.images)
+    else:
+        paper, ink = pixels
+        mean, std = ((-paper / (ink - paper),) * channels, (1 / (ink - paper),) * channels)
     return {
         "experiment": name,
         "dataset": FLAGS.dataset,
@@ -111,11 +132,13 @@ def introduce(folder: Path, config: Mapping[str, Any], splits: Mapping[str, trai
     print(f"{config['experiment']} on {config['dataset']} ({counts}), {jax.local_device_count()} x {device}: {folder}")
 
 
-def draw(folder: Path, result: train.Result, test: train.Examples, names: list[str] | tuple[str, ...]) -> None:
+def draw(
+    folder: Path, result: train.Result, test: train.Examples, names: list[str] | tuple[str, ...], first_layer: str
+) -> None:
     """Leave the pictures of a finished run in its folder and among its TensorBoard events."""
     assert result.logits is not None
     report.curves(result.records, folder / "curves.png")
-    report.kernels(np.asarray(result.state.params["conv1"]["kernel"]), folder / "kernels.png")
+    report.kernels(np.asarray(result.state.params[first_layer]["kernel"]), folder / "kernels.png")
     report.confusion(test.labels, result.logits.argmax(-1), names, folder / "confusion.png")
     report.mistakes(test.images, test.labels, softmax(result.logits), names, folder / "mistakes.png")
     train.add_pictures(folder, int(result.state.step), ["curves", "kernels", "confusion", "mistakes"])

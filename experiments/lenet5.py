@@ -3,6 +3,7 @@
   python experiments/lenet5.py
   python experiments/lenet5.py --dataset=mnist
   python experiments/lenet5.py --variant=classic --dataset=fashion_mnist
+  python experiments/lenet5.py --variant=1998 --dataset=mnist
 
 The same command with the same --workdir goes on where the run was stopped, and ends with the same bits.
 
@@ -10,23 +11,33 @@ Flags that are not given come from the variant's recipe:
   modern   5 epochs, batch_size 64, adamw, learning_rate 0.004, onecycle, weight_decay 0.01
            (digits: 100 epochs with augmentation)
   classic  10 epochs, batch_size 256, sgd, learning_rate 0.9, constant: the settings of d2l
+  1998     20 epochs, batch_size 1, sdlm, learning_rate 5e-4, lenet5: the paper's net, loss, rates and curvature
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from absl import flags
 
-from cnnjax import experiment
+from cnnjax import experiment, train
 from cnnjax import flags as shared
-from cnnjax.models.lenet import VARIANTS
+from cnnjax.errors import UserError
+from cnnjax.models.lenet import INITS, VARIANTS, curvature, map_loss
 
 FLAGS = flags.FLAGS
 shared.define_training_flags()
 flags.DEFINE_enum(
-    "variant", "modern", VARIANTS, "modern: ReLU and max-pool; classic: sigmoid and average-pool, as in d2l"
+    "variant",
+    "modern",
+    [*VARIANTS, "1998"],
+    "modern: ReLU and max-pool; classic: sigmoid and average-pool, as in d2l; 1998: exactly as published",
 )
+flags.DEFINE_enum(
+    "init", "published", INITS, "1998: the bound of the uniform weights, 2.4 / fan_in or 1 / sqrt(fan_in)"
+)
+flags.DEFINE_float("j", 5.0, "1998: the constant of the loss, equation 9", lower_bound=0)
 
 RECIPES: dict[str, dict[str, Any]] = {
     "modern": {
@@ -39,6 +50,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augment": False,
     },
     "classic": {"epochs": 10, "batch_size": 256, "learning_rate": 0.9, "optimizer": "sgd", "schedule": "constant"},
+    "1998": {
+        "epochs": 20,
+        "batch_size": 1,
+        "learning_rate": 5e-4,
+        "optimizer": "sdlm",
+        "schedule": "lenet5",
+        "updates_per_call": 500,  # one update takes less time than its call from Python
+        "log_every": 500,
+    },
 }
 FEW_EXAMPLES = {"epochs": 100, "augment": True}  # the digits: 1,437 to learn from, each time distorted
 
@@ -49,8 +69,34 @@ def main(arguments: list[str]) -> None:
     recipe = RECIPES[FLAGS.variant]
     if FLAGS.dataset == "digits" and FLAGS.variant == "modern":
         recipe = recipe | FEW_EXAMPLES
+    if FLAGS.variant == "1998":
+        published(recipe)
+        return
+    for name in ("init", "j"):
+        if FLAGS[name].present:
+            raise UserError(f"--{name} is for --variant=1998; leave it out with --variant={FLAGS.variant}.")
     model = {"name": "lenet5", "variant": FLAGS.variant}
-    experiment.run("lenet5", model, recipe, size=32, standardize=FLAGS.variant == "modern")
+    experiment.run("lenet5", model, recipe, size=32, pixels=None if FLAGS.variant == "modern" else (0, 1))
+
+
+def published(recipe: dict[str, Any]) -> None:
+    """The experiment of 1998: its own pixels, loss and, before each pass, the curvature of 500 examples."""
+    j = FLAGS.j
+
+    def before_epoch(net: Any) -> train.BeforeEpoch:
+        return train.BeforeEpoch(500, lambda params, x, labels: {"curvature": curvature(net, params, x, labels, j)})
+
+    experiment.run(
+        "lenet5",
+        {"name": "lenet5-1998", "init": FLAGS.init},
+        recipe,
+        size=32,
+        pixels=(-0.1, 1.175),
+        first_layer="c1",
+        loss=partial(map_loss, j=j),
+        before_epoch=before_epoch,
+        settings={"j": j},
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ DOORS = {
     "orbax": {"train/checkpoint.py"},
     "tensorboardX": {"train/metrics.py"},
     "matplotlib": {"report.py"},
-    "flax": {"layers.py", "layer_table.py", "models", "train/state.py", "train/loop.py"},
+    "flax": {"layers.py", "layer_table.py", "models", "train/state.py", "train/loop.py", "experiment.py"},
     "absl": {"flags.py", "experiment.py", "data/tfds_source.py"},
     "torch": set(),
     "tensorflow": set(),

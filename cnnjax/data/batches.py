@@ -26,6 +26,12 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     return order
 
 
+def sample(seed: int, epoch: int, n: int, count: int) -> np.ndarray:
+    """``count`` different examples (all, if there are no more) to look at before an epoch: (count,) int32."""
+    order = jax.random.permutation(rng.key(seed, rng.CURVATURE, epoch), n)
+    return np.array(order[:count], np.int32)
+
+
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """``n // batch_size``: the last, partial batch of an epoch is dropped.
 

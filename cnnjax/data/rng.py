@@ -11,6 +11,7 @@ SHUFFLE = 1
 AUGMENT = 2
 HOLD_OUT = 3
 DROPOUT = 4
+CURVATURE = 5
 
 
 def key(seed, purpose, index=0) -> jax.Array:
@@ -18,7 +19,7 @@ def key(seed, purpose, index=0) -> jax.Array:
 
     Args:
       seed: int, the run's seed.
-      purpose: one of ``INIT``, ``SHUFFLE``, ``AUGMENT``, ``HOLD_OUT``, ``DROPOUT``.
+      purpose: one of ``INIT``, ``SHUFFLE``, ``AUGMENT``, ``HOLD_OUT``, ``DROPOUT``, ``CURVATURE``.
       index: int or int32 scalar, traced or not: the epoch or the step.
 
     Returns:

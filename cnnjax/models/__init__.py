@@ -8,11 +8,11 @@ from typing import Any
 from flax import nnx
 
 from cnnjax.errors import UserError
-from cnnjax.models.lenet import LeNet5
+from cnnjax.models.lenet import LeNet5, LeNet5Of1998
 
-__all__ = ["LeNet5", "build"]
+__all__ = ["LeNet5", "LeNet5Of1998", "build"]
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"lenet5": LeNet5}
+MODELS: dict[str, Callable[..., nnx.Module]] = {"lenet5": LeNet5, "lenet5-1998": LeNet5Of1998}
 
 
 def build(config: Mapping[str, Any]) -> nnx.Module:

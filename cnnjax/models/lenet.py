@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from cnnjax.layers import AvgPool, Conv, MaxPool
+from cnnjax import ops
+from cnnjax.layers import RBF, AvgPool, ConnectedConv, Conv, MaxPool, Subsample
+
+Arrays = dict[str, jax.Array]
 
 VARIANTS = ("modern", "classic")
 
@@ -56,3 +63,142 @@ class LeNet5(nnx.Module):
         if self.variant == "modern":
             return jax.nn.relu(self.pool(x))
         return self.pool(jax.nn.sigmoid(x))
+
+
+#: Table I of the paper: the maps of S2 that each map of C3 reads.
+TABLE_I = "012 123 234 345 045 015 0123 1234 2345 0345 0145 0125 0134 1245 0235 012345"
+INITS = ("published", "lecun")
+
+
+class LeNet5Of1998(nnx.Module):
+    """LeNet-5 exactly as published: 60,000 trained parameters, 340,908 connections.
+
+    Trained subsampling, C3 linked by Table I, scaled tanh behind every layer up to F6, and as outputs the distances to
+    the bitmaps of the digits. The logits are minus these distances, so that the nearest digit has the largest.
+
+    Args:
+      num_classes: 10, of which there are bitmaps.
+      channels: 1.
+      init: all weights and biases of a unit with F inputs are uniform between -a and a; ``published``: a = 2.4 / F, as
+        the paper has it; ``lecun``: a = 1 / sqrt(F). A subsampling unit has one input, the sum of its window.
+      dtype: of the computation; parameters are float32.
+      rngs: where the weights are drawn from.
+
+    References:
+      LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        *,
+        channels: int = 1,
+        init: str = "published",
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        if (num_classes, channels) != (10, 1):
+            raise ValueError(
+                f"num_classes and channels must be 10 and 1, the gray digits that there are bitmaps of, were "
+                f"{num_classes} and {channels}"
+            )
+        if init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)}, was {init!r}")
+        table = np.array([[str(map_) in column for column in TABLE_I.split()] for map_ in range(6)])
+        self.dtype = dtype
+        how = {"dtype": dtype, "rngs": rngs}
+        self.c1 = Conv(1, 6, (5, 5), **how)
+        self.s2 = Subsample(6, (2, 2), rngs=rngs)
+        self.c3 = ConnectedConv(table, (5, 5), **how)
+        self.s4 = Subsample(16, (2, 2), rngs=rngs)
+        self.c5 = Conv(16, 120, (5, 5), **how)
+        self.f6 = nnx.Linear(120, 84, **how)
+        self.output = RBF(bitmaps())
+        fan_in = {"c1": 25, "s2": 1, "c3": 25 * table.sum(0), "s4": 1, "c5": 400, "f6": 120}
+        for name, inputs in fan_in.items():
+            bound = 2.4 / inputs if init == "published" else 1 / np.sqrt(inputs)
+            for kind, param in vars(getattr(self, name)).items():
+                if isinstance(param, nnx.Param):
+                    draw = jax.random.uniform(rngs.params(), param.shape, minval=-1.0)
+                    linked = table if (name, kind) == ("c3", "kernel") else True
+                    param[...] = jnp.where(linked, draw * bound, 0)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images (N, 32, 32, 1), background -0.1 and ink 1.175, to minus the squared distances (N, 10)."""
+        x = self.features(x.astype(self.dtype or x.dtype))
+        return -self.output(x)
+
+    def features(self, x: jax.Array) -> jax.Array:
+        """Images (N, 32, 32, 1) to the code (N, 84) that the outputs compare with the bitmaps."""
+        if x.ndim != 4 or x.shape[1:] != (32, 32, 1):
+            raise ValueError(f"x must be (N, 32, 32, 1), was {x.shape}: pad or resize the images to 32x32")
+        for layer in (self.c1, self.s2, self.c3, self.s4, self.c5):  # 28x28x6, 14x14x6, 10x10x16, 5x5x16, 1x1x120
+            x = ops.scaled_tanh(layer(x))
+        return ops.scaled_tanh(self.f6(x.reshape(len(x), 120)))
+
+
+def bitmaps() -> np.ndarray:
+    """The 7x12 bitmaps of the ten digits, 1 for ink and -1 for paper: (10, 84) float32, row by row."""
+    text = (Path(__file__).parent / "lenet5_rbf_bitmaps.txt").read_text()
+    rows = [line for line in text.splitlines() if line and set(line) <= set("+-")]
+    return np.array([[1.0 if sign == "+" else -1.0 for sign in row] for row in rows], np.float32).reshape(10, 84)
+
+
+def map_loss(logits: jax.Array, labels: jax.Array, j: float) -> jax.Array:
+    """The paper's discriminative loss, its equation 9, averaged over the batch; logits = -y.
+
+        y_D + log(exp(-j) + sum_i exp(-y_i))
+
+    The constant j > 0 keeps the distances of wrong classes that are already large from being pushed further. Its value
+    is not published. logits (N, 10), labels int (N,).
+    """
+    rubbish = jnp.full_like(logits[:, :1], -j)
+    right = jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    return (jax.nn.logsumexp(jnp.concatenate([rubbish, logits], 1), 1) - right).mean()
+
+
+def curvature(
+    model: LeNet5Of1998, params: dict[str, Arrays], x: jax.Array, labels: jax.Array, j: float
+) -> dict[str, Arrays]:
+    """The diagonal of the Gauss-Newton approximation to the Hessian, by weight, averaged over the batch.
+
+    Backwards through a layer a = sum u x, y = f(a), per connection, cross terms dropped:
+
+        E_aa = f'(a)^2 E_yy,   E_uu = E_aa x^2,   E_xx = sum u^2 E_aa
+
+    and h_k is the sum of E_uu over the connections that share weight k. These sums are the layer's own gradients with x
+    and u squared. At F6 it starts with the exact diagonal of `map_loss`'s Hessian in the code.
+
+    Args:
+      model: gives the layers. params: their arrays, ``{"c1": {"kernel": ..., "bias": ...}, ...}``.
+      x: (N, 32, 32, 1). labels: int (N,). j: as for `map_loss`.
+
+    Returns:
+      A tree like params.
+
+    References:
+      LeCun et al. 1998, appendix C. LeCun, Bottou, Orr, Mueller, Efficient BackProp, 1998.
+    """
+
+    def apply(name: str, arrays: Arrays, x: jax.Array) -> jax.Array:
+        layer = nnx.clone(getattr(model, name))
+        for kind, array in arrays.items():
+            setattr(layer, kind, nnx.Param(array))
+        return layer(x.reshape(len(x), -1) if name == "f6" else x)
+
+    met = {}
+    for name in ("c1", "s2", "c3", "s4", "c5", "f6"):
+        a = apply(name, params[name], x)
+        y, slope = jax.jvp(ops.scaled_tanh, (a,), (jnp.ones_like(a),))
+        met[name], x = (x, slope), y
+
+    def loss(code: jax.Array, label: jax.Array) -> jax.Array:
+        return map_loss(-model.output(code[None]), label[None], j)
+
+    second = jax.vmap(lambda code, label: jnp.diagonal(jax.hessian(loss)(code, label)))(x, labels) / len(x)
+    found = {}
+    for name, (below, slope) in reversed(met.items()):
+        squares = jax.tree.map(jnp.square, (params[name], below))
+        _, gradients = jax.vjp(partial(apply, name), *squares)
+        found[name], second = gradients(slope**2 * second)
+    return found

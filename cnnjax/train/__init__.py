@@ -1,14 +1,16 @@
 """Training: a pure update, a jitted step, a loop that resumes to the bit, and checkpoints that are checked."""
 
 from cnnjax.train.checkpoint import restore
-from cnnjax.train.loop import Examples, Result, fit
+from cnnjax.train.loop import BeforeEpoch, Examples, Result, fit
 from cnnjax.train.metrics import add_pictures
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, load, split
-from cnnjax.train.step import Prepare, cross_entropy, make_batches, make_predict, make_train_step, make_update
+from cnnjax.train.step import Loss, Prepare, cross_entropy, make_batches, make_predict, make_train_step, make_update
 
 __all__ = [
+    "BeforeEpoch",
     "Examples",
+    "Loss",
     "Options",
     "Prepare",
     "Result",

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from cnnjax.errors import UserError
 from cnnjax.train import checkpoint, optimizer, step, workdir
 from cnnjax.train.metrics import MetricsLog, Record, score
 from cnnjax.train.options import Options
-from cnnjax.train.state import TrainState, from_arrays, initial
+from cnnjax.train.state import TrainState, Tree, from_arrays, initial
 
 TRACED_CALLS = 5
 
@@ -33,6 +33,17 @@ class Examples(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
+
+
+class BeforeEpoch(NamedTuple):
+    """What a run computes before each epoch: ``compute(params, x, labels)`` of some training examples.
+
+    examples: how many, drawn anew for each epoch, without augmentation. compute gives ``state.extra``: what the
+    optimiser's update takes by name. It is jitted.
+    """
+
+    examples: int
+    compute: Callable[[Tree, jax.Array, jax.Array], dict[str, Tree]]
 
 
 class Result(NamedTuple):
@@ -60,19 +71,22 @@ def fit(
     *,
     prepare: step.Prepare,
     augment: step.Augment | None = None,
+    loss: step.Loss = step.cross_entropy,
+    before_epoch: BeforeEpoch | None = None,
 ) -> Result:
     """Train until the last epoch, going on from the newest sound checkpoint in `folder`.
 
     The caller holds `folder` by `workdir.claim`. `config`, what decides the numbers as JSON values, goes into
     ``config.json`` and every checkpoint, and must be that of the run that is gone on with. `prepare` turns float32
     pixels 0..255 (B, H, W, C) into the model's input; `augment(key, pixels)` comes before it, in training only.
-    The model is read, not changed.
+    ``loss(logits, labels)`` is the mean over a batch, of what is trained; evaluations report it too. The model is
+    read, not changed.
 
     Raises:
       UserError: another configuration than the run's, a batch that does not fit, a loss that is not finite, a save
         that failed, a checkpoint of another net, no sound checkpoint left.
     """
-    run = Run(model, train, test, validation, options, folder, config, prepare, augment)
+    run = Run(model, train, test, validation, options, folder, config, prepare, augment, loss, before_epoch)
     with contextlib.closing(run), catch_signals() as caught:
         return run.until_end(caught)
 
@@ -80,7 +94,7 @@ def fit(
 class Run:
     """One process's part of a run: the compiled steps, the state, and where they are written."""
 
-    def __init__(self, model, train, test, validation, options, folder, config, prepare, augment):
+    def __init__(self, model, train, test, validation, options, folder, config, prepare, augment, loss, before_epoch):
         self.options, self.folder, self.config = options, folder, config
         self.train, self.splits = train, {"test": test}
         if validation is not None:
@@ -98,10 +112,16 @@ class Run:
             options.optimizer, self.rate, weight_decay=options.weight_decay, grad_clip=options.grad_clip
         )
         net, state = initial(model, rule)
+        self.images, self.labels = step.replicate(self.mesh, train)
         for line in workdir.settle_config(folder, config):
             print(f"warning: {line}: from here on the bits may differ from those of a run without it", file=sys.stderr)
-        self.train_step = step.make_train_step(step.make_update(net, rule))
+        self.loss = loss
+        self.train_step = step.make_train_step(step.make_update(net, rule, loss))
         self.batches = step.make_batches(self.mesh, options.seed, prepare, augment)
+        self.before_epoch = before_epoch
+        self.plain_batches = step.make_batches(self.mesh, options.seed, prepare, None)
+        self.compute_extra = jax.jit(before_epoch.compute) if before_epoch else None
+        state = self.with_extra(state, 0)
         self.predict = step.make_predict(net, self.mesh, prepare)
         self.state = step.replicate(self.mesh, self._resume(state))
         self.step = self.first = int(self.state.step)
@@ -113,10 +133,13 @@ class Run:
 
     def until_end(self, caught: list[signal.Signals]) -> Result:
         """Update until the last epoch is done, early stopping says enough, or a signal came."""
-        images, labels = step.replicate(self.mesh, self.train)
+        images, labels = self.images, self.labels
         started = self.clock = time.perf_counter()
         with progress(self.total, self.first) as self.bar:
             while not self.finished() and not caught:
+                epoch, within = divmod(self.step, self.per_epoch)
+                if within == 0:
+                    self.state = self.with_extra(self.state, epoch)
                 count = group(self.step, self.options.updates_per_call, self.per_epoch)
                 chosen = batches.indices(
                     self.options.seed, self.step, count, len(self.train.labels), self.options.batch_size
@@ -133,6 +156,14 @@ class Run:
         self.checkpoints.wait()
         logits = self.predict(self.state, self.splits["test"].images) if self.finished() else None
         return Result(self.state, self.log.records, logits, self.step - self.first, seconds)
+
+    def with_extra(self, state: TrainState, epoch: int) -> TrainState:
+        """The state with what is to be computed before an epoch; its bits follow from the parameters and the epoch."""
+        if self.before_epoch is None or self.compute_extra is None:
+            return state
+        chosen = batches.sample(self.options.seed, epoch, len(self.train.labels), self.before_epoch.examples)
+        x, y = self.plain_batches(self.images, self.labels, chosen[None], np.int32(0))
+        return state._replace(extra=self.compute_extra(state.params, x[0], y[0]))
 
     def follow_up(self, count: int) -> None:
         """What falls due after a group of updates: records, evaluation, a checkpoint, in this order.
@@ -171,7 +202,7 @@ class Run:
         """Score every split once and record it; True if the validation loss is the lowest so far."""
         values = {}
         for name, split in self.splits.items():
-            scores = score(self.predict(self.state, split.images), split.labels)
+            scores = score(self.predict(self.state, split.images), split.labels, self.loss)
             values.update({f"{name}_{what}": value for what, value in scores.items()})
             self.check_finite(f"the {name} loss after update {self.step}", scores["loss"])
         epoch = self.step // self.per_epoch

@@ -20,13 +20,15 @@ class TrainState(NamedTuple):
     """Everything that an update reads and writes, and all that a checkpoint must hold.
 
     params: nested dict of the ``nnx.Param`` values. rest: the module's other state (batch statistics).
-    opt_state: optax's. step: int32 scalar, the number of updates done.
+    opt_state: optax's. step: int32 scalar, the number of updates done. extra: what a run computes before each epoch
+    and hands to its optimiser's update by name; mostly empty.
     """
 
     params: Tree
     rest: Tree
     opt_state: optax.OptState
     step: jax.Array
+    extra: dict[str, Tree] = {}  # noqa: RUF012
 
 
 class Net(NamedTuple):
@@ -56,7 +58,7 @@ def apply_inference(net: Net, params: Tree, rest: Tree, x: jax.Array) -> jax.Arr
     return nnx.merge(net.inference, params, rest)(x)
 
 
-def initial(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[Net, TrainState]:
+def initial(model: nnx.Module, optimizer: optax.GradientTransformationExtraArgs) -> tuple[Net, TrainState]:
     """The state before the first update."""
     net, params, rest = split(model)
     return net, TrainState(params, rest, optimizer.init(params), jnp.zeros((), jnp.int32))

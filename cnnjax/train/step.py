@@ -18,6 +18,7 @@ from cnnjax.train.state import Net, TrainState, apply_inference, apply_training
 Metrics = dict[str, jax.Array]
 Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
 Prepare = Callable[[jax.Array], jax.Array]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -26,7 +27,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
 
 
-def make_update(net: Net, optimizer: optax.GradientTransformation, loss: Callable = cross_entropy) -> Update:
+def make_update(
+    net: Net,
+    optimizer: optax.GradientTransformationExtraArgs,
+    loss: Loss = cross_entropy,
+) -> Update:
     """The pure function ``update(state, x, labels) -> (state, metrics)`` of one gradient step. Not jitted.
 
     x is a batch as the model takes it, labels int32 (N,); metrics are the batch's loss and accuracy before the step.
@@ -38,10 +43,11 @@ def make_update(net: Net, optimizer: optax.GradientTransformation, loss: Callabl
             return loss(logits, labels), (logits, rest)
 
         (value, (logits, rest)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        changes, opt_state = optimizer.update(grads, state.opt_state, state.params, **state.extra)
         params = optax.apply_updates(state.params, changes)
         accuracy = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
-        return TrainState(params, rest, opt_state, state.step + 1), {"loss": value, "accuracy": accuracy}
+        state = TrainState(params, rest, opt_state, state.step + 1, state.extra)
+        return state, {"loss": value, "accuracy": accuracy}
 
     return update
 
