@@ -158,7 +158,7 @@ def test_many_taps_take_another_way_to_the_same_numbers(rank):
 
 def test_fold_of_many_taps_of_integers_and_of_nothing():
     counts = fold(jnp.ones((1, 31, 100), int), (130,), 100)
-    assert counts.dtype == int and counts.max() == 31 and counts[0, :3, 0].tolist() == [1, 2, 3]
+    assert counts.dtype == "int32" and counts.max() == 31 and counts[0, :3, 0].tolist() == [1, 2, 3]
     assert fold(jnp.ones((0, 31, 100)), (130,), 100).shape == (0, 130, 1)
     assert unfold(jnp.ones((0, 130, 1)), (100,)).shape == (0, 31, 100)
 
