@@ -362,7 +362,7 @@ def columns(x: jax.Array, windows: Windows) -> jax.Array:
     for axis in range(rank):  # to (N, S1', K1, S2', K2, ..., C)
         x = jnp.take(x, _met(windows, axis), axis=1 + 2 * axis, mode="clip")
     x = x.transpose(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
-    return x.reshape(x.shape[0], *windows.output, -1)
+    return x.reshape(x.shape[0], *windows.output, math.prod(windows.window) * x.shape[-1])
 
 
 def _fold_by_index(cols: jax.Array, windows: Windows) -> jax.Array:
