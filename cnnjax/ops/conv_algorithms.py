@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops.geometry import Windows, slide
-from cnnjax.ops.patches import pad_spatial, taps
+from cnnjax.ops.geometry import Windows, dilated, slide
+from cnnjax.ops.patches import MANY_TAPS, pad_spatial, taps
 
 
 def lax_conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
@@ -51,6 +51,9 @@ def transposed(
 
     where y' is y (N, *S', F) with stride - 1 zeros set between its elements.
     """
+    strided = max(windows.stride) > 1 and math.prod(windows.window) > 1
+    if strided and all(1 in pair for pair in zip(windows.stride, windows.dilation, strict=True)):
+        return _transposed_by_phases(y, w, windows, groups, precision, run)
     gaps = [
         (extent - 1 - low, size + low - (count - 1) * stride - 1, stride - 1)
         for extent, size, stride, (low, _), count in zip(
@@ -69,6 +72,41 @@ def transposed(
     turned = jnp.moveaxis(turned, -1, -3).swapaxes(-1, -2)
     turned = turned.reshape(*window, features // groups, groups * per_group)
     return run(y, turned, full, groups, precision)
+
+
+def _transposed_by_phases(
+    y: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, run: Any
+) -> jax.Array:
+    """:func:`transposed` without a product by the zeros that strides set: each phase has its own taps of w.
+
+    x[n, q stride + r - low, c] = sum_j sum_f y[n, q - j, f] w[j stride + r, c, f],  r from 0 to stride - 1
+
+    of which the right is one convolution of stride 1, with the phases r side by side in its channels.
+    """
+    rank, stride, (per_group, features) = len(windows.window), windows.stride, w.shape[-2:]
+    counts = [-(-k // s) for k, s in zip(windows.window, stride, strict=True)]
+    grow = [(0, count * s - k, 0) for k, s, count in zip(windows.window, stride, counts, strict=True)]
+    w = lax.pad(w, jnp.zeros((), w.dtype), [*grow, (0, 0, 0), (0, 0, 0)])
+    w = w.reshape(*(size for pair in zip(counts, stride, strict=True) for size in pair), per_group, features)
+    # (j1, r1, j2, r2, ..., C, F) to (*j, *r, C, F)
+    w = w.transpose(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2), 2 * rank, 2 * rank + 1)
+    w = w.reshape(*counts, math.prod(stride) * per_group, features)
+    sizes = tuple(
+        out + dilated(count, d) - 1 for out, count, d in zip(windows.output, counts, windows.dilation, strict=True)
+    )
+    whole = slide(sizes, counts, dilation=windows.dilation)
+    if features == groups > 1 and math.prod(counts) <= MANY_TAPS:
+        run = direct  # depthwise: the gradient of XLA's own is ten times slower with several phases to a channel
+    x = transposed(y, w, whole, groups, precision, run).reshape(-1, *sizes, groups, *stride, per_group)
+    # (N, *Q, G, *r, C) to (N, Q1, r1, Q2, r2, ..., G, C)
+    pairs = [axis for dim in range(rank) for axis in (1 + dim, 2 + rank + dim)]
+    x = x.transpose(0, *pairs, 1 + rank, 2 + 2 * rank)
+    x = x.reshape(-1, *(size * s for size, s in zip(sizes, stride, strict=True)), groups * per_group)
+    ends = [
+        (-low, size + low - full)
+        for size, (low, _), full in zip(windows.sizes, windows.padding, x.shape[1:-1], strict=True)
+    ]
+    return pad_spatial(x, tuple(ends))
 
 
 def direct(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:

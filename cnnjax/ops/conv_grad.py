@@ -1,6 +1,7 @@
 """The backward formulas of convolution, written out.  :func:`jax.grad` of conv gives the same numbers."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from cnnjax.ops.arguments import as_float_array, check_conv_arrays, meets_habits, same_dtype
 from cnnjax.ops.conv import conv_transpose
 from cnnjax.ops.geometry import Windows, positive_sizes, slide
-from cnnjax.ops.patches import pad_spatial, taps
+from cnnjax.ops.patches import map_taps, pad_spatial
 
 
 @meets_habits
@@ -92,14 +93,19 @@ def conv_kernel_grad(
     same_dtype(x=x, dy=dy)
     shape = _shape("w_shape", w_shape)
     windows = _windows(x.shape, shape, dy, stride, padding, dilation, groups)
+    return _kernel_grad(x, dy, shape, windows, groups)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _kernel_grad(x: jax.Array, dy: jax.Array, shape: tuple[int, ...], windows: Windows, groups: int) -> jax.Array:
     dtype, sum_dtype = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
     x = pad_spatial(x.astype(sum_dtype), windows.exact_padding)
     dy = dy.astype(sum_dtype).reshape(*dy.shape[:-1], groups, dy.shape[-1] // groups)
-    per_tap = [
-        jnp.einsum("n...gc,n...gf->cgf", seen.reshape(*seen.shape[:-1], groups, shape[-2]), dy)
-        for _, seen in taps(x, windows)
-    ]
-    return jnp.stack(per_tap).reshape(shape).astype(dtype)
+
+    def at_one_tap(seen: jax.Array) -> jax.Array:
+        return jnp.einsum("n...gc,n...gf->cgf", seen.reshape(*seen.shape[:-1], groups, shape[-2]), dy)
+
+    return map_taps(at_one_tap, x, windows).reshape(shape).astype(dtype)
 
 
 def _shape(name: str, shape: Any, *, empty_batch: bool = False) -> tuple[int, ...]:

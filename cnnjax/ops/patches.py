@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,9 @@ from cnnjax.ops.geometry import (
     resolve_padding,
     slide,
 )
+
+#: A program with a piece of its own for each tap takes seconds to compile up to here, and soon minutes beyond.
+MANY_TAPS = 64
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -113,8 +117,7 @@ def unfold(x: jax.Array, window: Any, *, stride: Any = 1, padding: Any = "VALID"
     x = as_number_array("x", x)
     pooled_rank(x, window)
     windows = slide(x.shape[1:-1], window, stride=stride, padding=padding, dilation=dilation)
-    x = pad_spatial(x, windows.exact_padding)
-    return lax.concatenate([shifted for _, shifted in taps(x, windows)], x.ndim - 1)
+    return columns(pad_spatial(x, windows.exact_padding), windows)
 
 
 @meets_habits
@@ -161,10 +164,18 @@ def fold(
             f"window {windows.window}, stride {windows.stride}, padding {windows.padding} and dilation "
             f"{windows.dilation}, got shape {cols.shape}"
         )
-    half = cols.dtype in ("bfloat16", "float16")
-    pieces = jnp.split(cols.astype("float32") if half else cols, count, axis=-1)
-    placed = (_put(piece, tap, windows) for piece, tap in zip(pieces, _tap_indices(windows), strict=True))
-    return sum(placed, start=jnp.zeros((), cols.dtype)).astype(cols.dtype)
+    return _fold(cols, windows)
+
+
+@partial(jax.jit, static_argnums=1)
+def _fold(cols: jax.Array, windows: Windows) -> jax.Array:
+    dtype, count = cols.dtype, math.prod(windows.window)
+    if dtype in ("bfloat16", "float16"):
+        cols = cols.astype("float32")
+    if count > MANY_TAPS:
+        return _fold_by_index(cols, windows).astype(dtype)
+    pieces = zip(jnp.split(cols, count, axis=-1), _tap_indices(windows), strict=True)
+    return sum((_put(piece, tap, windows) for piece, tap in pieces), start=jnp.zeros((), cols.dtype)).astype(dtype)
 
 
 def _put(piece: jax.Array, tap: Sizes, windows: Windows) -> jax.Array:
@@ -324,6 +335,56 @@ def taps(x: jax.Array, windows: Windows) -> Iterator[tuple[Sizes, jax.Array]]:
             for start, count, stride in zip(starts, windows.output, windows.stride, strict=True)
         ]
         yield tap, lax.slice(x, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), (1, *windows.stride, 1))
+
+
+def map_taps(f: Callable[[jax.Array], jax.Array], x: jax.Array, windows: Windows) -> jax.Array:
+    """f of what each tap meets of the padded x, (N, *S', C), stacked over the taps, row-major."""
+    if math.prod(windows.window) <= MANY_TAPS:
+        return jnp.stack([f(shifted) for _, shifted in taps(x, windows)])
+
+    spans = [(count - 1) * stride + 1 for count, stride in zip(windows.output, windows.stride, strict=True)]
+    zero = np.int32(0)
+
+    def at(start: jax.Array) -> jax.Array:
+        shifted = lax.dynamic_slice(x, (zero, *start, zero), (x.shape[0], *spans, x.shape[-1]))
+        return f(lax.slice(shifted, (0,) * x.ndim, shifted.shape, (1, *windows.stride, 1)))
+
+    starts = np.array(list(_tap_indices(windows)), np.int32) * np.array(windows.dilation, np.int32)
+    return lax.map(at, jnp.asarray(starts))
+
+
+@partial(jax.jit, static_argnums=1)
+def columns(x: jax.Array, windows: Windows) -> jax.Array:
+    """What all taps meet of the padded x side by side, (N, *S', prod(K) C): :func:`unfold` behind its door."""
+    if math.prod(windows.window) <= MANY_TAPS:
+        return lax.concatenate([shifted for _, shifted in taps(x, windows)], x.ndim - 1)
+    rank = len(windows.window)
+    for axis in range(rank):  # to (N, S1', K1, S2', K2, ..., C)
+        x = jnp.take(x, _met(windows, axis), axis=1 + 2 * axis, mode="clip")
+    x = x.transpose(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
+    return x.reshape(x.shape[0], *windows.output, math.prod(windows.window) * x.shape[-1])
+
+
+def _fold_by_index(cols: jax.Array, windows: Windows) -> jax.Array:
+    """:func:`fold` one dimension after the other, so that the program is as long for many taps as for few."""
+    rank = len(windows.window)
+    x = cols.reshape(cols.shape[0], *windows.output, *windows.window, cols.shape[-1] // math.prod(windows.window))
+    # to (N, S1', K1, S2', K2, ..., C), the inverse of what columns does
+    x = x.transpose(0, *(axis for pair in zip(range(1, 1 + rank), range(1 + rank, 1 + 2 * rank), strict=True)
+                         for axis in pair), 1 + 2 * rank)  # fmt: skip
+    for axis in reversed(range(rank)):
+        met = _met(windows, axis)
+        before, after = x.shape[: 1 + 2 * axis], x.shape[3 + 2 * axis :]
+        blank = jnp.zeros((*before, met.max() + 1, *after), x.dtype)
+        x = blank.at[(*(slice(None),) * len(before), met)].add(x)
+    # off with the padding, and on with what no window met
+    return pad_spatial(x, tuple((-low, -high) for low, high in windows.exact_padding))
+
+
+def _met(windows: Windows, axis: int) -> np.ndarray:
+    """Along one dimension the positions (S', K) that the windows meet of the padded input."""
+    start, tap = np.arange(windows.output[axis]), np.arange(windows.window[axis])
+    return start[:, None] * windows.stride[axis] + tap * windows.dilation[axis]
 
 
 def _tap_indices(windows: Windows) -> Iterator[Sizes]:

@@ -231,7 +231,9 @@ def max_unpool(y: jax.Array, indices: jax.Array, spatial_shape: Any) -> jax.Arra
         x[n, indices[n, o, c], c] = y[n, o, c]
 
     Where an index is repeated the last value in row-major order wins.  The gradient gathers all the same:
-    every y gets the gradient that stands at its index.
+    every y gets the gradient that stands at its index, one that lost too, as in PyTorch.  Both derivatives
+    are thus those of the sum of the values that meet, which differs from what is returned only where indices
+    are repeated: there tangents add up, as gathering is the transpose of adding.
 
     Args:
         y: (N, *S', C), one to three spatial dimensions, float or integer.
@@ -372,7 +374,7 @@ def _set_last(y: jax.Array, index: jax.Array, plane: int) -> jax.Array:
 def _set_last_jvp(plane: int, primals: Any, tangents: Any) -> Any:
     (y, index), (dy, _) = primals, tangents
     zeros = jnp.zeros((y.shape[0], plane, y.shape[2]), dy.dtype)
-    # its transpose gathers, as the gradient should
+    # of the sum, not of the last: its transpose gathers, as the gradient should
     return _set_last(y, index, plane), zeros.at[_at(index)].add(dy, mode="drop")
 
 

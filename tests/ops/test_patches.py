@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.ops import channel_shuffle, conv, fold, pad, pixel_shuffle, pixel_unshuffle, unfold
+from cnnjax.ops import channel_shuffle, conv, conv_kernel_grad, fold, pad, pixel_shuffle, pixel_unshuffle, unfold
 from cnnjax.ops.geometry import slide
 from tests import oracles
 
@@ -133,6 +133,34 @@ def test_fold_accumulates_in_float32(dtype):
     cols = jnp.ones((1, 1, 16), dtype).at[0, 0, 0].set(2048)  # one by one, 2048 + 1 is 2048 again
     folded = fold(jnp.tile(cols, (1, 16, 1)), (16,), 16, padding=((15, 0),))
     assert folded.dtype == dtype and folded[0, 0, 0] == 2064
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_many_taps_take_another_way_to_the_same_numbers(rank):
+    sizes, window = ((90,), (70,)) if rank == 1 else ((11, 14), (9, 10))
+    geometry = {"stride": (2, 1)[:rank], "dilation": (1, 1)[:rank], "padding": ((3, -1), (1, 0))[:rank]}
+    x = np.random.default_rng(0).normal(size=(2, *sizes, 2))
+    with jax.enable_x64(True):
+        ct, (cols, dx) = value_and_gradient(lambda x: unfold(x, window, **geometry), x)
+        _, (folded, dcols) = value_and_gradient(lambda cols: fold(cols, sizes, window, **geometry), ct)
+        dy = jnp.cos(jnp.arange(cols[..., :4].size, dtype="float64")).reshape(*cols.shape[:-1], 4)
+        dw = conv_kernel_grad(jnp.asarray(x), dy, (*window, 1, 4), groups=2, **geometry)
+    expected, expected_dx = oracles.unfold(x, ct, window=window, **geometry)
+    np.testing.assert_array_equal(cols, expected)
+    for got in (dx, folded):
+        np.testing.assert_allclose(got, expected_dx, rtol=1e-13, atol=1e-13)
+    ct_x = np.random.default_rng(0).normal(size=x.shape)
+    np.testing.assert_array_equal(dcols, oracles.unfold(ct_x, None, window=window, **geometry)[0])
+    by_tap = expected.reshape(-1, int(np.prod(window)), 2, 1)
+    expected_dw = np.einsum("otgc,ogf->tcgf", by_tap, dy.reshape(-1, 2, 2)).reshape(dw.shape)
+    np.testing.assert_allclose(dw, expected_dw, rtol=1e-11, atol=1e-11)
+
+
+def test_fold_of_many_taps_of_integers_and_of_nothing():
+    counts = fold(jnp.ones((1, 31, 100), int), (130,), 100)
+    assert counts.dtype == "int32" and counts.max() == 31 and counts[0, :3, 0].tolist() == [1, 2, 3]
+    assert fold(jnp.ones((0, 31, 100)), (130,), 100).shape == (0, 130, 1)
+    assert unfold(jnp.ones((0, 130, 1)), (100,)).shape == (0, 31, 100)
 
 
 # ---- shuffles ----

@@ -251,6 +251,15 @@ def test_max_unpool_by_hand():
     assert jax.jit(max_unpool, static_argnums=2)(y, indices * 2 - 1, (5,)).ravel().tolist() == [0, 0, 0, 0, 0]
 
 
+def test_derivative_of_max_unpool_is_that_of_the_sum():
+    """Where an index is repeated the last value wins, but all of them count in both derivatives."""
+    y, indices = line(1, 2, 3), jnp.array([4, 0, 4]).reshape(1, 3, 1)
+    x, dx = jax.jvp(lambda y: max_unpool(y, indices, (5,)), (y,), (line(10, 20, 30),))
+    assert x.ravel().tolist() == [2, 0, 0, 0, 3] and dx.ravel().tolist() == [20, 0, 0, 0, 40]
+    _, pull = jax.vjp(lambda y: max_unpool(y, indices, (5,)), y)
+    assert pull(line(1, 2, 3, 4, 5))[0].ravel().tolist() == [5, 1, 5]
+
+
 def test_empty_batch_of_the_others():
     x, key = jnp.ones((0, 6, 6, 2)), jax.random.key(0)
     assert fractional_max_pool(x, 2, output_size=4, key=key).shape == (0, 4, 4, 2)
