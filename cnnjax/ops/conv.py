@@ -26,7 +26,7 @@ from cnnjax.ops.conv_algorithms import (
     transposed,
 )
 from cnnjax.ops.geometry import Windows, dilated, per_dimension, positive_sizes, resolve_padding, slide
-from cnnjax.ops.patches import PADDING_MODES, pad_spatial
+from cnnjax.ops.patches import MANY_TAPS, PADDING_MODES, pad_spatial
 
 
 @meets_habits
@@ -522,15 +522,16 @@ def _chosen(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> Any:
     if jax.default_backend() != "cpu":
         return ALGORITHMS["lax"]
     in_channels, out_channels = x.shape[-1], w.shape[-1]
-    if w.shape[-2] == 1 and groups > 1:
+    many = math.prod(windows.window) > MANY_TAPS
+    if w.shape[-2] == 1 and groups > 1 and not many:
         return ALGORITHMS["direct"]  # depthwise: XLA computes the dense kernel gradient and drops most of it
     if groups > 1:
         return ALGORITHMS["lax"]
     if math.prod(windows.window) == 1 or math.prod(windows.output) == 1:
         return ALGORITHMS["im2col"]  # a single matrix product, and nothing is copied for it
-    is_dense = set(windows.stride) == set(windows.dilation) == {1}
+    plain = set(windows.stride) == set(windows.dilation) == {1} and not many
     products = x.shape[0] * math.prod(windows.output) * math.prod(w.shape)
-    if is_dense and in_channels <= 16 and out_channels <= 32 and products >= 2**14:
+    if plain and in_channels <= 16 and out_channels <= 32 and products >= 2**14:
         # XLA's convolution is slow with few channels, and many times slower inside a loop; a small one compiles faster
         return _by_blocks_of_4 if in_channels <= 2 and out_channels <= 16 else _by_blocks_of_2
     return ALGORITHMS["lax"]

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from cnnjax.ops.geometry import Windows, dilated, slide
-from cnnjax.ops.patches import MANY_TAPS, pad_spatial, taps
+from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial, taps
 
 
 def lax_conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
@@ -115,6 +115,8 @@ def direct(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision:
     y[n, o, f] = sum_t sum_c x[n, o * stride + t * dilation, c] w[t, c, f]
     """
     x = lax.optimization_barrier(pad_spatial(x, windows.exact_padding))
+    if math.prod(windows.window) > MANY_TAPS:  # term by term it would hardly end compiling
+        return _patches_times_kernel(x, w, windows, groups, precision)
     terms = (
         _channel_product(shifted[..., None, :], w[tap][None], groups, precision) for tap, shifted in taps(x, windows)
     )
@@ -174,10 +176,9 @@ def _band(w: jax.Array, block: int, taps: int) -> jax.Array:
 def _patches_times_kernel(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
     count = math.prod(windows.window)
     w = w.reshape(count, *w.shape[-2:])
-    if windows.window == x.shape[1:-1]:  # one window, the whole of x: nothing to copy
-        cols = x.reshape(x.shape[0], *windows.output, -1)
-    else:
-        cols = lax.concatenate([shifted for _, shifted in taps(x, windows)], x.ndim - 1)
+    # one window, the whole of x: nothing to copy
+    whole = windows.window == x.shape[1:-1]
+    cols = x.reshape(x.shape[0], *windows.output, -1) if whole else columns(x, windows)
     if groups > 1:
         return _channel_product(cols.reshape(*cols.shape[:-1], count, -1), w, groups, precision)
     return jnp.matmul(cols, w.reshape(-1, w.shape[-1]), precision=precision)

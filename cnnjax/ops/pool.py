@@ -13,7 +13,7 @@ from jax import lax
 
 from cnnjax.ops.arguments import as_flag, as_float_array, as_number, as_number_array, meets_habits, pooled_rank
 from cnnjax.ops.geometry import Sizes, Windows, as_int, per_dimension, real_taps, require_real_taps, slide
-from cnnjax.ops.patches import pad_spatial, taps
+from cnnjax.ops.patches import columns, pad_spatial, taps
 
 
 @meets_habits
@@ -374,11 +374,8 @@ def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:
 @partial(jax.jit, static_argnums=1)
 def elements(x: jax.Array, windows: Windows, pad_value: Any = 0) -> jax.Array:
     """The elements of each window side by side, row-major: (N, *S', prod(K), C)."""
-    rank = len(windows.sizes)
-    x = _padded(x, windows, pad_value)
-    for axis in reversed(range(rank)):
-        x = jnp.stack(_slices_along(x, windows, axis), axis=rank + 1)
-    return x.reshape(x.shape[0], *windows.output, math.prod(windows.window), x.shape[-1])
+    cols = columns(_padded(x, windows, pad_value), windows)
+    return cols.reshape(*cols.shape[:-1], math.prod(windows.window), x.shape[-1])
 
 
 # ---- sums ----
