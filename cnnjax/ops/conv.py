@@ -264,8 +264,20 @@ def separable_conv(
             f"w_point must be (C M, F) or {(*ones, 'C M', 'F')}, C M = {middle} of w_depth {w_depth.shape}, "
             f"got shape {w_point.shape}".replace("'", "")
         )
-    y = depthwise_conv(x, w_depth, stride=stride, padding=padding, padding_mode=padding_mode, dilation=dilation)
-    return conv(y, w_point.reshape(*ones, *w_point.shape[-2:]), b)
+    # what lies between the two is kept in float32 or better
+    dtype, wide = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    y = conv(
+        x,
+        w_depth.reshape(*w_depth.shape[:-2], 1, middle),
+        stride=stride,
+        padding=padding,
+        padding_mode=padding_mode,
+        dilation=dilation,
+        groups=x.shape[-1],
+        preferred_element_type=wide,
+    )
+    w_point = w_point.reshape(*ones, *w_point.shape[-2:]).astype(wide)
+    return conv(y, w_point, None if b is None else b.astype(wide), preferred_element_type=dtype)
 
 
 def _check_depthwise_kernel(name: str, x: jax.Array, w: jax.Array) -> None:
