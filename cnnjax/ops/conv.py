@@ -331,7 +331,8 @@ def toeplitz_matrix(
     check_conv_arrays(jax.ShapeDtypeStruct((1, *sizes, channels), w.dtype), w, None, groups)
     windows = slide(sizes, w.shape[:-2], stride=stride, padding=padding, dilation=dilation)
     check_matrix_size("toeplitz_matrix", windows, channels, w.shape[-1], w.dtype.itemsize)
-    return explicit_matrix(w, windows, groups)
+    # its gradient sums over places, so in float32 or better
+    return explicit_matrix(w.astype(jnp.promote_types(w.dtype, jnp.float32)), windows, groups).astype(w.dtype)
 
 
 @meets_habits
