@@ -223,7 +223,7 @@ def test_mean_by_value_against_its_formula(sizes):
 # ---- unpooling ----
 
 
-@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sizes", [(7,), (6, 7), (4, 5, 5)])
 def test_max_unpool_against_the_oracle_and_pytorch(sizes, window, stride):
     x = np.random.default_rng(0).normal(size=(2, *sizes, 3))
