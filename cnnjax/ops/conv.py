@@ -270,8 +270,20 @@ def separable_conv(
             f"w_point must be (C M, F) or {(*ones, 'C M', 'F')}, C M = {middle} of w_depth {w_depth.shape}, "
             f"got shape {w_point.shape}".replace("'", "")
         )
-    y = depthwise_conv(x, w_depth, stride=stride, padding=padding, padding_mode=padding_mode, dilation=dilation)
-    return conv(y, w_point.reshape(*ones, *w_point.shape[-2:]), b)
+    # what lies between the two is kept in float32 or better
+    dtype, wide = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    y = conv(
+        x,
+        w_depth.reshape(*w_depth.shape[:-2], 1, middle),
+        stride=stride,
+        padding=padding,
+        padding_mode=padding_mode,
+        dilation=dilation,
+        groups=x.shape[-1],
+        preferred_element_type=wide,
+    )
+    w_point = w_point.reshape(*ones, *w_point.shape[-2:]).astype(wide)
+    return conv(y, w_point, None if b is None else b.astype(wide), preferred_element_type=dtype)
 
 
 def _check_depthwise_kernel(name: str, x: jax.Array, w: jax.Array) -> None:
@@ -325,7 +337,8 @@ def toeplitz_matrix(
     check_conv_arrays(jax.ShapeDtypeStruct((1, *sizes, channels), w.dtype), w, None, groups)
     windows = slide(sizes, w.shape[:-2], stride=stride, padding=padding, dilation=dilation)
     check_matrix_size("toeplitz_matrix", windows, channels, w.shape[-1], w.dtype.itemsize)
-    return explicit_matrix(w, windows, groups)
+    # its gradient sums over places, so in float32 or better
+    return explicit_matrix(w.astype(jnp.promote_types(w.dtype, jnp.float32)), windows, groups).astype(w.dtype)
 
 
 @meets_habits

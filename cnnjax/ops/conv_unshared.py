@@ -64,8 +64,9 @@ def local_conv(
     if b is not None and b.shape not in ((w.shape[-1],), (*windows.output, w.shape[-1])):
         raise ValueError(f"b must have shape ({w.shape[-1]},) or {(*windows.output, w.shape[-1])}, got {b.shape}")
     sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
-    cols = unfold(x, windows.window, stride=windows.stride, padding=windows.padding, dilation=windows.dilation)
-    y = jnp.einsum("n...p,...pf->n...f", cols.astype(sum_dtype), w.astype(sum_dtype))
+    geometry: dict[str, Any] = {"stride": windows.stride, "padding": windows.padding, "dilation": windows.dilation}
+    cols = unfold(x.astype(sum_dtype), windows.window, **geometry)  # so that its gradient is summed in it too
+    y = jnp.einsum("n...p,...pf->n...f", cols, w.astype(sum_dtype))
     return (y if b is None else y + b.astype(sum_dtype)).astype(x.dtype)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.ops import activations
+from tests.ops.tables import in_one_case
 
 POINTS = np.array([-40.0, -6, -3, -1.5, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 1.5, 3, 6, 40, np.inf, -np.inf, np.nan])
 
@@ -112,7 +113,7 @@ def test_rrelu_draws_between_its_bounds():
     assert (ops.rrelu(-x, key=jax.random.key(0)) == 1).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@in_one_case("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", activations.__all__)
 def test_dtypes_and_names(name, dtype):
     arguments = {"threshold": (0.5,), "maxout": (2,)}.get(name, ())
@@ -127,7 +128,7 @@ def test_dtypes_and_names(name, dtype):
 X = jnp.ones((2, 3))
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("name", "arguments", "keywords", "error", "words"),
     [
         ("gelu", (X,), {"approximate": "yes"}, ValueError, "approximate must be one of 'none', 'tanh', got 'yes'"),

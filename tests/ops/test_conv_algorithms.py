@@ -10,6 +10,7 @@ import pytest
 from cnnjax.ops import conv, conv_transpose, toeplitz_matrix
 from cnnjax.ops.conv_algorithms import _winograd_matrices
 from tests import oracles
+from tests.ops.tables import draws, in_one_case
 from tests.ops.test_conv import random_arrays, value_and_gradients
 from tests.ops.test_conv_kinds import transposed_case
 
@@ -31,7 +32,7 @@ def test_minimal_filtering(m, r):
     np.testing.assert_allclose(of_output @ ((of_kernel @ g) * (of_input @ d)), expected, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", draws(6, 12))
 @pytest.mark.parametrize("algorithm", ["winograd", "winograd4"])
 def test_winograd_against_the_oracle(seed, algorithm):
     draw = random.Random(seed)
@@ -67,7 +68,7 @@ def test_error_bound_of_winograd(algorithm, k, bound):
 # ---- the explicit matrix ----
 
 
-@pytest.mark.parametrize("seed", range(300, 315))
+@pytest.mark.parametrize("seed", draws(6, 15, start=300))
 def test_toeplitz_matrix_against_the_oracle(seed):
     x_shape, w_shape, keywords, full, output = transposed_case(seed)
     x, w = random_arrays(seed, x_shape, w_shape)
@@ -125,7 +126,7 @@ def test_singular_values_are_those_of_the_operator():
 X, W = jnp.ones((2, 8, 9, 4)), jnp.ones((3, 3, 4, 5))
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("call", "words"),
     [
         (lambda: conv(X, W, algorithm="winograd", stride=2), r"algorithm='winograd' needs stride 1, got \(2, 2\)"),

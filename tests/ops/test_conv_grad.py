@@ -7,11 +7,12 @@ import pytest
 
 from cnnjax.ops import conv, conv_input_grad, conv_kernel_grad
 from tests import oracles
+from tests.ops.tables import draws, in_one_case
 from tests.ops.test_conv import random_arrays, value_and_gradients
 from tests.ops.test_conv_kinds import transposed_case
 
 
-@pytest.mark.parametrize("seed", range(100, 130))
+@pytest.mark.parametrize("seed", draws(12, 30, start=100))
 def test_against_autodiff_and_the_oracle(seed):
     x_shape, w_shape, keywords, full, output = transposed_case(seed)
     x, w, dy = random_arrays(seed, x_shape, w_shape, (x_shape[0], *output, w_shape[-1]))
@@ -61,7 +62,7 @@ def test_empty_batch():
 X, W, Y = jnp.ones((2, 8, 9, 4)), jnp.ones((3, 3, 4, 5)), jnp.ones((2, 6, 7, 5))
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("call", "error", "words"),
     [
         (lambda: conv_input_grad(Y, W, X.shape, strides=2), TypeError, "takes stride=, not strides="),

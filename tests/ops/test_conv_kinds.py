@@ -10,6 +10,7 @@ import pytest
 from cnnjax.ops import conv, conv_transpose, depthwise_conv, separable_conv, true_conv
 from cnnjax.ops.geometry import slide
 from tests import oracles
+from tests.ops.tables import draws, in_one_case
 from tests.ops.test_conv import random_arrays, value_and_gradients
 
 
@@ -65,7 +66,7 @@ def transposed_case(seed):
         return *shapes, geometry | {"groups": groups}, full, windows.output
 
 
-@pytest.mark.parametrize("seed", range(45))
+@pytest.mark.parametrize("seed", draws(15, 45))
 def test_conv_transpose_is_the_adjoint(seed):
     x_shape, w_shape, keywords, full, output = transposed_case(seed)
     rank = len(output)
@@ -85,7 +86,7 @@ def test_conv_transpose_is_the_adjoint(seed):
     np.testing.assert_allclose((expected_dy * y).sum(), (ct * (np.asarray(x) - b)).sum(), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", draws(9, 24))
 def test_conv_transpose_against_pytorch(seed):
     torch = pytest.importorskip("torch")
     draw = random.Random(seed)
@@ -201,7 +202,7 @@ def test_empty_batches():
 X, W, Y = jnp.ones((2, 8, 9, 4)), jnp.ones((3, 3, 4, 5)), jnp.ones((2, 6, 7, 5))
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("call", "error", "words"),
     [
         (lambda: conv_transpose(Y, W, strides=2), TypeError, "conv_transpose takes stride=, not strides="),

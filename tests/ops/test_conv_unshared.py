@@ -8,6 +8,7 @@ import pytest
 from cnnjax.ops import connected_conv, conv, local_conv
 from cnnjax.ops.geometry import slide
 from tests import oracles
+from tests.ops.tables import in_one_case
 from tests.ops.test_conv import random_arrays, value_and_gradients
 
 
@@ -73,7 +74,7 @@ X, W = jnp.ones((2, 8, 9, 4)), jnp.ones((6, 7, 36, 5))
 TABLE = jnp.ones((4, 5), bool)
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("call", "error", "words"),
     [
         (lambda: local_conv(X, W, strides=1), TypeError, "local_conv takes stride=, not strides="),

@@ -5,9 +5,10 @@ import pytest
 
 from cnnjax.ops import output_shape, receptive_field
 from cnnjax.ops.geometry import Counts, conv_counts, real_taps, resolve_padding, slide, subsample_counts
+from tests.ops.tables import in_one_case
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("sizes", "window", "keywords", "expected"),
     [
         ((32, 32), 5, {}, (28, 28)),
@@ -37,7 +38,7 @@ def test_output_shape(sizes, window, keywords, expected):
     assert output_shape(sizes, window, **keywords) == expected
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("name", "stride", "dilation", "expected"),
     [
         ("VALID", 1, 1, (0, 0)),
@@ -89,7 +90,7 @@ def test_lenet5_counts():
     assert conv_counts((2,), (3,), 4, 6, bias=False) == Counts(72, 144, 144)
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("arguments", "error", "words"),
     [
         (((8, 8), 9), ValueError, r"window must fit .* window 9 .* input 8"),
@@ -124,7 +125,7 @@ def test_output_shape_errors(arguments, error, words):
         output_shape(*positional, **keywords)
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("layers", "error", "words"),
     [
         ([(3, 0)], ValueError, r"layers\[0\]: stride must be at least 1"),

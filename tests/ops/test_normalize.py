@@ -7,6 +7,7 @@ import pytest
 
 from cnnjax.ops import local_response_norm
 from tests import oracles
+from tests.ops.tables import in_one_case
 from tests.ops.test_pool import value_and_gradient
 
 CASES = [
@@ -57,7 +58,7 @@ def test_empty_batch():
     assert local_response_norm(jnp.ones((0, 4, 4, 3))).shape == (0, 4, 4, 3)
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("x", "keywords", "error", "words"),
     [
         (jnp.ones((2, 3)), {}, ValueError, r"x must be \(N, \*S, C\) with one to three"),

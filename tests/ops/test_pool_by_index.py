@@ -14,6 +14,7 @@ from cnnjax.ops import (
     stochastic_pool,
 )
 from tests import oracles
+from tests.ops.tables import in_one_case
 from tests.ops.test_pool import value_and_gradient
 
 INF, NAN = float("inf"), float("nan")
@@ -222,7 +223,7 @@ def test_mean_by_value_against_its_formula(sizes):
 # ---- unpooling ----
 
 
-@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sizes", [(7,), (6, 7), (4, 5, 5)])
 def test_max_unpool_against_the_oracle_and_pytorch(sizes, window, stride):
     x = np.random.default_rng(0).normal(size=(2, *sizes, 3))
@@ -281,7 +282,7 @@ X = jnp.ones((2, 8, 9, 3))
 
 
 @pytest.mark.parametrize("pool", [adaptive_avg_pool, adaptive_max_pool])
-@pytest.mark.parametrize(
+@in_one_case(
     ("x", "output_size", "keywords", "error", "words"),
     [
         (X[0], 2, {}, ValueError, r"output_size must be \(2,\) where x has one spatial dimension"),
@@ -306,7 +307,7 @@ def test_error_of_the_flag():
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("keywords", "error", "words"),
     [
         ({"output_size": 4}, TypeError, "exactly one of key and samples must be given, got key=None and samples=None"),
@@ -325,7 +326,7 @@ def test_errors_of_fractional_max_pool(keywords, error, words):
         fractional_max_pool(X, **({"window": 2} | keywords))
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("x", "keywords", "error", "words"),
     [
         (X, {"key": None}, TypeError, "key must be one random key, .* got None"),
@@ -340,7 +341,7 @@ def test_errors_of_stochastic_pool(x, keywords, error, words):
         stochastic_pool(x, 2, **keywords)
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("indices", "spatial_shape", "error", "words"),
     [
         (X, (9, 9), TypeError, "indices must be integers, got float32"),
