@@ -29,6 +29,7 @@ REFUSED: Counter = Counter()
 EXCLUDED = {
     "channels and spatial sizes of at least 1": "an empty axis other than the batch",
     "no empty axis but": "the same, of a convolution",
+    "must leave something of x": "a crop that leaves an empty axis",
     "axis must be one of x's 0": "a softmax of a scalar, which has no axis",
     "with one to three spatial dimensions": "more than three spatial dimensions, or none",
     "lies wholly in the padding": "a window of nothing but padding has no mean and no maximum",
@@ -118,6 +119,7 @@ class Comparison:
         what = f"{_shapes(args)} {_shapes(kwargs)}"
         arguments = {**dict(enumerate(args)), **kwargs}
         floats = [k for k, v in arguments.items() if isinstance(v, torch.Tensor) and v.is_floating_point()]
+        floats = [k for k in floats if k != "_random_samples"]  # no derivative in those
         others = {k: jnp.asarray(v.detach().numpy()) if isinstance(v, torch.Tensor) else v
                   for k, v in arguments.items() if k not in floats}  # fmt: skip
 
@@ -579,7 +581,11 @@ def test_grid_avg_and_lp_pool(torch, rank):
 
         # torch's lp_pool has no absolute value, ours has; torch scales the windows that ceil_mode cuts short
         def of_magnitudes(x, p, *args):
+            args = [a[0] for a in args] if rank == 1 else args
             return getattr(F, f"lp_pool{rank}d")(x.abs(), p, *args)
+
+        if count % 10 == 5:
+            continue  # at NaN the derivative of a magnitude is NaN here, and 0 in torch
 
         p = draw.one(1.0, 2.0, 2.0, 3.0, 2.5, 4.0)
         comparison.against_torch(
