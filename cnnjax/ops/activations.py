@@ -1,44 +1,31 @@
 """The activation functions of the textbooks, of PyTorch and of Keras, by their usual names.
 
-What jax.nn has is passed on as it is; what it lacks, or takes fewer arguments for, is written here.  The
-functions of one element work on arrays of any shape; the others say which axis they work along.  At a kink the
-derivative written here is that of the flat or left-hand side, as in PyTorch; jax.nn.leaky_relu, passed on, has 1
-at 0.
+What jax.nn has is passed on behind a door that checks the arguments; what it lacks, or takes fewer arguments for,
+is written here.  The functions of one element work on arrays of any shape; the others say which axis they work
+along.  At a kink the derivative written here is that of the flat or left-hand side, as in PyTorch;
+jax.nn.leaky_relu, passed on, has 1 at 0.  Where x is NaN the functions give NaN, and their derivatives whatever
+their branches happen to give.
 """
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.nn import (
-    celu,
-    elu,
-    glu,
-    hard_sigmoid,
-    hard_silu,
-    hard_swish,
-    identity,
-    leaky_relu,
-    log_sigmoid,
-    log_softmax,
-    mish,
-    relu,
-    relu6,
-    selu,
-    sigmoid,
-    silu,
-    soft_sign,
-    softmax,
-    sparse_plus,
-    sparse_sigmoid,
-    squareplus,
-    swish,
-    tanh,
-)
 
-from cnnjax.ops.arguments import as_float_array, as_number, check_key, meets_habits, one_of, same_dtype
+from cnnjax.ops.arguments import (
+    as_float_array,
+    as_number,
+    as_number_array,
+    check_key,
+    meets_habits,
+    one_of,
+    same_dtype,
+)
 from cnnjax.ops.geometry import as_int
 
 __all__ = [
@@ -94,7 +81,95 @@ __all__ = [
     "threshold",
 ]
 
+# ---- those of jax.nn ----
+
+
+def _from_jax(op: Callable[..., jax.Array], formula: str, *, integers: bool = False) -> Callable[..., jax.Array]:
+    """A function of jax.nn under its own name and with its own parameters, behind this package's door.
+
+    Args:
+        op: its first argument is x; of the others ``axis`` is one axis of x or several, ``where`` an array, and
+            any other a number, or an array of x's dtype, as one that is learned is.
+        formula: becomes the first line of the docstring.
+        integers: whether x may be of integers too.
+    """
+    signature = inspect.signature(op)
+    by_name = [part.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for part in signature.parameters.values()]
+    signature = signature.replace(parameters=by_name)
+    kinds = "float32, float64, bfloat16 or float16" + (", or of integers" if integers else "")
+
+    def checked(*args: Any, **kwargs: Any) -> jax.Array:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        x = as_number_array("x", given.pop("x")) if integers else as_float_array("x", given.pop("x"))
+        for name, value in given.items():
+            if name == "axis" and value is not None:
+                given[name] = tuple(_axis(x, one) for one in value) if isinstance(value, tuple) else _axis(x, value)
+            elif name not in ("axis", "where"):
+                given[name] = _parameter(name, value, x)
+        return op(x, **given)
+
+    checked.__name__ = checked.__qualname__ = op.__name__
+    checked.__doc__ = f"""{formula}
+
+    It is ``jax.nn.{op.__name__}``.
+
+    Args:
+        x: an array of any shape, of {kinds}.
+
+    Raises:
+        TypeError: x or a parameter is of the wrong kind.
+        ValueError: an axis is none of x's.
+    """
+    checked.__signature__ = signature  # type: ignore[attr-defined]
+    return meets_habits(checked)
+
+
+def _parameter(name: str, value: Any, x: jax.Array) -> Any:
+    """A number, or an array of x's dtype, as one that is learned is."""
+    if not hasattr(value, "__array__") or isinstance(value, np.number):
+        return as_number(name, value)
+    value = as_float_array(name, value)
+    same_dtype(**{"x": x, name: value})
+    return value
+
+
+elu = _from_jax(jax.nn.elu, "x where x > 0, else alpha (exp(x) - 1).")
+hard_sigmoid = _from_jax(jax.nn.hard_sigmoid, "relu6(x + 3) / 6, as in PyTorch and Keras 3 (ONNX has x / 5).")
+hard_silu = _from_jax(jax.nn.hard_silu, "x relu6(x + 3) / 6.")
+identity = _from_jax(jax.nn.identity, "x.", integers=True)
+leaky_relu = _from_jax(jax.nn.leaky_relu, "x where x >= 0, else negative_slope x; the slope is 0.01, Keras's is 0.2.")
+log_sigmoid = _from_jax(jax.nn.log_sigmoid, "log(1 / (1 + exp(-x))).")
+log_softmax = _from_jax(jax.nn.log_softmax, "x - log(sum exp(x)), the sum along an axis.")
+mish = _from_jax(jax.nn.mish, "x tanh(log(1 + exp(x))).")
+relu = _from_jax(jax.nn.relu, "max(x, 0).", integers=True)
+relu6 = _from_jax(jax.nn.relu6, "min(max(x, 0), 6).")
+selu = _from_jax(jax.nn.selu, "1.0507 x where x > 0, else 1.0507 * 1.6733 (exp(x) - 1).")
+sigmoid = _from_jax(jax.nn.sigmoid, "1 / (1 + exp(-x)).")
+silu = _from_jax(jax.nn.silu, "x / (1 + exp(-x)).")
+soft_sign = _from_jax(jax.nn.soft_sign, "x / (1 + |x|).")
+softmax = _from_jax(jax.nn.softmax, "exp(x) / sum exp(x), the sum along an axis.")
+sparse_plus = _from_jax(jax.nn.sparse_plus, "0 where x <= -1, x where x >= 1, else (x + 1)^2 / 4.")
+sparse_sigmoid = _from_jax(jax.nn.sparse_sigmoid, "0 where x <= -1, 1 where x >= 1, else (x + 1) / 2.")
+squareplus = _from_jax(jax.nn.squareplus, "(x + sqrt(x^2 + b)) / 2.")
+tanh = _from_jax(jax.nn.tanh, "tanh(x).")
+
 # ---- of one element ----
+
+
+@meets_habits
+def celu(x: jax.Array, alpha: Any = 1.0) -> jax.Array:
+    """x where x > 0, else alpha (exp(x / alpha) - 1); alpha a number other than 0, or an array of x's dtype.
+
+    References:
+        Barron, Continuously differentiable exponential linear units, arXiv:1704.07483.
+    """
+    x = as_float_array("x", x)
+    alpha = _parameter("alpha", alpha, x)
+    if isinstance(alpha, float) and alpha == 0:
+        raise ValueError("alpha must not be 0")
+    return jax.nn.celu(x, alpha)
 
 
 @meets_habits
@@ -230,7 +305,8 @@ def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
 
     Args:
         x: (..., C).
-        slope: () or (1,) or (C,), of x's dtype.
+        slope: () or (1,) or (C,), of x's dtype; or of as many sizes, each 1 or x's own, as has Keras, whose
+            slopes differ from place to place.
 
     >>> prelu(jnp.array([[-2.0, -2.0, 3.0]]), jnp.array([0.5, 0.25, 0.5]))
     Array([[-1. , -0.5,  3. ]], dtype=float32)
@@ -240,8 +316,14 @@ def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
     """
     x, slope = as_float_array("x", x), as_float_array("slope", slope)
     same_dtype(x=x, slope=slope)
-    if slope.shape not in ((), (1,), x.shape[-1:]):
-        raise ValueError(f"slope must have shape (), (1,) or {x.shape[-1:]}, one per channel of x, got {slope.shape}")
+    if slope.shape == (1,):
+        slope = slope[0]
+    sizes = x.shape[x.ndim - slope.ndim :] if slope.ndim <= x.ndim else ()
+    if len(sizes) != slope.ndim or any(one not in (1, size) for one, size in zip(slope.shape, sizes, strict=True)):
+        raise ValueError(
+            f"slope must have shape (), (1,) or {x.shape[-1:]}, one per channel of x, or others that x's "
+            f"{x.shape} ends with, got {slope.shape}"
+        )
     return jnp.where(x > 0, x, slope * x)
 
 
@@ -340,6 +422,19 @@ def maxout(x: jax.Array, pieces: int, axis: int = -1) -> jax.Array:
 
 
 @meets_habits
+def glu(x: jax.Array, axis: int = -1) -> jax.Array:
+    """The gated linear unit: the first half of the axis times sigmoid of the second.
+
+    >>> glu(jnp.array([2.0, 3.0, 0.0, 0.0]))
+    Array([1. , 1.5], dtype=float32)
+
+    References:
+        Dauphin et al., Language modeling with gated convolutional networks, ICML 2017, arXiv:1612.08083.
+    """
+    return _gated(x, axis, jax.nn.sigmoid)
+
+
+@meets_habits
 def reglu(x: jax.Array, axis: int = -1) -> jax.Array:
     """The gated linear unit with relu: the first half of the axis times relu of the second.
 
@@ -387,10 +482,12 @@ def _axis(x: jax.Array, axis: Any) -> int:
 
 hard_shrink = hardshrink
 hardsigmoid = hard_sigmoid
-hardswish = hard_swish
+hardswish = hard_silu
+hard_swish = hard_silu
 hardtanh = hard_tanh
 linear = identity
 logsigmoid = log_sigmoid
 soft_shrink = softshrink
 softsign = soft_sign
+swish = silu
 tanh_shrink = tanhshrink

@@ -89,6 +89,8 @@ def as_array(name: str, value: Any) -> jax.Array:
     """A JAX array of what is one already, of a NumPy array, or of a module's variable."""
     if not (isinstance(value, jax.Array) or hasattr(value, "__array__") or hasattr(value, "__jax_array__")):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "OSUmM":
+        raise TypeError(f"{name} must be an array of numbers, got one of dtype {value.dtype}")
     return jnp.asarray(value)
 
 

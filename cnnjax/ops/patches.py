@@ -50,7 +50,7 @@ def pad(x: jax.Array, padding: Any, *, mode: str = "zeros", value: float = 0.0) 
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: shapes disagree, the padding crops all of x, or is larger than S - 1 ("reflect") or than
+        ValueError: shapes disagree, the padding leaves nothing, or is larger than S - 1 ("reflect") or than
             what the crop leaves ("circular").
 
     >>> x = jnp.array([1, 2, 3]).reshape(1, 3, 1)
@@ -70,7 +70,7 @@ def pad(x: jax.Array, padding: Any, *, mode: str = "zeros", value: float = 0.0) 
     sizes = x.shape[1:-1]
     pads = resolve_padding(padding, sizes, *[(1,) * rank] * 3)
     for axis, (size, pair) in enumerate(zip(sizes, pads, strict=True)):
-        if sum(max(-p, 0) for p in pair) >= size:
+        if size + sum(pair) < 1:
             raise ValueError(f"padding must leave something of x: {pair} crops all {size} of spatial dimension {axis}")
     if not isinstance(value, int | float | np.number) or isinstance(value, bool):
         raise TypeError(f"value must be a number, got {value!r}")

@@ -86,13 +86,17 @@ OPS = {
         for f in (
             *(ops.scaled_tanh, ops.gelu, ops.softplus, ops.exponential, ops.hard_tanh),
             *(ops.softshrink, ops.hardshrink, ops.tanhshrink, ops.rrelu),
+            *(ops.celu, ops.elu, ops.hard_sigmoid, ops.hard_silu, ops.identity, ops.leaky_relu, ops.log_sigmoid),
+            *(ops.mish, ops.relu, ops.relu6, ops.selu, ops.sigmoid, ops.silu, ops.soft_sign, ops.sparse_plus),
+            *(ops.sparse_sigmoid, ops.squareplus, ops.tanh),
             lambda x: ops.threshold(x, 0.2),
             lambda x: ops.prelu(x, jnp.asarray(0.3, x.dtype)),
+            lambda x: ops.elu(x, x.mean()),
         )
     ),
     "activations_along_an_axis": lambda x: (
-        sum(f(x) for f in (ops.softmin, ops.sparsemax, lambda x: ops.maxout(x, 2)))
-        + sum(f(x) for f in (ops.reglu, ops.geglu, ops.swiglu)) * ops.crelu(x)[..., :1]
+        sum(f(x) for f in (ops.softmax, ops.log_softmax, ops.softmin, ops.sparsemax, lambda x: ops.maxout(x, 2)))
+        + sum(f(x) for f in (ops.glu, ops.reglu, ops.geglu, ops.swiglu)) * ops.crelu(x)[..., :1]
     ),
     "max_unpool": lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (6, 7)),
 }
