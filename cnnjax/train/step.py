@@ -34,7 +34,8 @@ def make_update(
 ) -> Update:
     """The pure function ``update(state, x, labels) -> (state, metrics)`` of one gradient step. Not jitted.
 
-    x is a batch as the model takes it, labels int32 (N,); metrics are the batch's loss and accuracy before the step.
+    x is a batch as the model takes it, labels int32 (N,), or whatever `loss` takes; metrics are the batch's loss and,
+    of classes, accuracy before the step.
     """
 
     def update(state: TrainState, x: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
@@ -45,9 +46,10 @@ def make_update(
         (value, (logits, rest)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params, **state.extra)
         params = optax.apply_updates(state.params, changes)
-        accuracy = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
-        state = TrainState(params, rest, opt_state, state.step + 1, state.extra)
-        return state, {"loss": value, "accuracy": accuracy}
+        metrics = {"loss": value}
+        if jnp.issubdtype(labels.dtype, jnp.integer):  # classes, not values to come near to
+            metrics["accuracy"] = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
+        return TrainState(params, rest, opt_state, state.step + 1, state.extra), metrics
 
     return update
 
