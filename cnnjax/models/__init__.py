@@ -8,11 +8,20 @@ from typing import Any
 from flax import nnx
 
 from cnnjax.errors import UserError
+from cnnjax.models.cifar import CifarCNN
 from cnnjax.models.lenet import LeNet5, LeNet5Of1998
+from cnnjax.models.mnist_cnn import MnistCNN
+from cnnjax.models.resnet import ResNet18
 
-__all__ = ["LeNet5", "LeNet5Of1998", "build"]
+__all__ = ["CifarCNN", "LeNet5", "LeNet5Of1998", "MnistCNN", "ResNet18", "build"]
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"lenet5": LeNet5, "lenet5-1998": LeNet5Of1998}
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "cifar_cnn": CifarCNN,
+    "lenet5": LeNet5,
+    "lenet5-1998": LeNet5Of1998,
+    "mnist_cnn": MnistCNN,
+    "resnet18": ResNet18,
+}
 
 
 def build(config: Mapping[str, Any]) -> nnx.Module:
