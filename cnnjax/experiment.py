@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from cnnjax import data, models, report, train
+from cnnjax import data, describe, models, report, train
 from cnnjax import flags as shared
 from cnnjax.train import workdir
 from cnnjax.train.metrics import softmax
@@ -41,7 +41,7 @@ def run(
       recipe: the values of the flags that were not given.
       size: of the square images that the model takes; smaller ones are enlarged or framed, see `data.to_canvas`.
       pixels: what 0 and 255 become; by default pixels are brought to mean 0 and deviation 1 per channel.
-      first_layer: whose kernels are drawn.
+      first_layer: whose kernels are drawn: its path in the parameters, as "blocks/0/conv".
       loss, before_epoch: as for `train.fit`; before_epoch is made of the model.
       settings: what else decides the numbers, for the config.
     """
@@ -53,6 +53,7 @@ def run(
         config = {**configuration(name, model, dataset, splits["train"], options, pixels), **(settings or {})}
         net = models.build(config)
         introduce(folder, config, splits)
+        describe(net, splits["train"].images.shape[1:])
         result = train.fit(
             net,
             splits["train"],
@@ -137,8 +138,11 @@ def draw(
 ) -> None:
     """Leave the pictures of a finished run in its folder and among its TensorBoard events."""
     assert result.logits is not None
+    first = result.state.params
+    for name in first_layer.split("/"):
+        first = first[int(name) if name.isdigit() else name]
     report.curves(result.records, folder / "curves.png")
-    report.kernels(np.asarray(result.state.params[first_layer]["kernel"]), folder / "kernels.png")
+    report.kernels(np.asarray(first["kernel"]), folder / "kernels.png")
     report.confusion(test.labels, result.logits.argmax(-1), names, folder / "confusion.png")
     report.mistakes(test.images, test.labels, softmax(result.logits), names, folder / "mistakes.png")
     train.add_pictures(folder, int(result.state.step), ["curves", "kernels", "confusion", "mistakes"])
@@ -156,6 +160,8 @@ def summarize(folder: Path, result: train.Result) -> None:
             f"best by validation: epoch {best['epoch']}, validation accuracy {best['validation_accuracy']:.2%}", end=""
         )
         print(f", test accuracy {best['test_accuracy']:.2%}")
+    if word := overfitting(result.records):
+        print(word)
     if result.updates:
         print(f"{result.updates:,} updates in {result.seconds:.1f} s, evaluations and compiling included")
     print(
@@ -163,3 +169,17 @@ def summarize(folder: Path, result: train.Result) -> None:
     )
     print("  curves.png, kernels.png, confusion.png, mistakes.png")
     print(f"classify an image with: python experiments/predict.py --workdir={folder} IMAGE")
+
+
+def overfitting(records: Sequence[report.Record]) -> str | None:
+    """A sentence if the test loss has turned, by more than a twentieth of its lowest, while the train loss fell on."""
+    epochs, tested = report.by_epoch(records, "test_loss")
+    trained = dict(zip(*report.by_epoch(records, "train_loss"), strict=True))
+    lowest = int(np.argmin(tested))
+    turn, last = epochs[lowest], epochs[-1]
+    if turn not in trained or tested[-1] <= 1.05 * tested[lowest] or trained[last] >= trained[turn]:
+        return None
+    return (
+        f"the test loss turned after epoch {turn} ({tested[lowest]:.4f}, at the end {tested[-1]:.4f}) "
+        f"while the train loss fell from {trained[turn]:.4f} to {trained[last]:.4f}: the net overfits"
+    )

@@ -24,10 +24,10 @@ flags.disclaim_key_flags()  # they belong to the script that asks for them, so t
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def define_training_flags() -> None:
+def define_training_flags(dataset: str = "digits") -> None:
     """Define the flags of every training script. Where the default is none, the script's recipe decides."""
     flags.DEFINE_string(
-        "dataset", "digits", "digits (embedded), or the TFDS name of a set of images: mnist, cifar10, ..."
+        "dataset", dataset, "digits (embedded), or the TFDS name of a set of images: mnist, cifar10, ..."
     )
     flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default TFDS's own place")
     flags.DEFINE_string(

@@ -24,7 +24,7 @@ def curves(records: Sequence[Record], path: Path) -> None:
     panels = figure.subplots(1, 2)
     for split, style in (("train", "C0-"), ("validation", "C2.-"), ("test", "C1.-")):
         for panel, what in zip(panels, ("loss", "accuracy"), strict=True):
-            epochs, values = _by_epoch(records, f"{split}_{what}")
+            epochs, values = by_epoch(records, f"{split}_{what}")
             if epochs:
                 label = "train (batches as augmented)" if split == "train" else split
                 panel.plot(epochs, values, style, label=label, markersize=4, linewidth=1.2)
@@ -36,6 +36,15 @@ def curves(records: Sequence[Record], path: Path) -> None:
         panel.legend()
         panel.xaxis.get_major_locator().set_params(integer=True)
     _save(figure, path)
+
+
+def by_epoch(records: Sequence[Record], name: str) -> tuple[list[int], list[float]]:
+    """The epochs that have records of a name, and the mean of each epoch's values."""
+    values: dict[int, list[float]] = {}
+    for record in records:
+        if name in record:
+            values.setdefault(record["epoch"], []).append(record[name])
+    return list(values), [float(np.mean(v)) for v in values.values()]
 
 
 def kernels(kernel: np.ndarray, path: Path, title: str = "kernels of the first layer") -> None:
@@ -145,14 +154,6 @@ def predictions(
         right.set(xlim=(0, 1), xlabel="probability")
         right.grid(alpha=0.3, axis="x")
     _save(figure, path)
-
-
-def _by_epoch(records: Sequence[Record], name: str) -> tuple[list[int], list[float]]:
-    values: dict[int, list[float]] = {}
-    for record in records:
-        if name in record:
-            values.setdefault(record["epoch"], []).append(record[name])
-    return list(values), [float(np.mean(v)) for v in values.values()]
 
 
 def _show(panel: Any, image: np.ndarray) -> None:

@@ -27,7 +27,7 @@ ARROWS = {
     "train": {"data", "errors"},
     "report": {"errors"},
     "flags": {"train", "errors"},
-    "experiment": {"data", "models", "report", "train", "flags", "errors"},
+    "experiment": {"data", "describe", "models", "report", "train", "flags", "errors"},
     "__init__": {"ops", "layers", "layer_table", "models", "data", "train", "report", "errors"},
 }
 #: The only files that may import a library.

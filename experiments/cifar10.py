@@ -1,0 +1,80 @@
+"""CIFAR-10 by the tutorial's net, with our convolutions or flax's, or by a ResNet-18.
+
+  python experiments/cifar10.py
+  python experiments/cifar10.py --conv=flax
+  python experiments/cifar10.py --algorithm=winograd
+  python experiments/cifar10.py --batch_norm --width=64 --augment --schedule=onecycle --learning_rate=4e-3 --epochs=20
+  python experiments/cifar10.py --model=resnet18
+
+The net is --blocks of [3x3 convolution, batch norm if asked for, ReLU, 2x2 max-pool], each twice as wide as the one
+before, and a dense layer of 128. curves.png shows train and test over the epochs; a word is printed where the test
+loss turns while the train loss falls.
+
+Flags that are not given come from the model's recipe:
+  cnn       10 epochs, batch_size 128, adam, learning_rate 0.001, constant
+  resnet18  20 epochs, batch_size 128, momentum, learning_rate 0.1, onecycle, weight_decay 5e-4, augment
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from cnnjax import experiment
+from cnnjax import flags as shared
+from cnnjax.errors import UserError
+from cnnjax.models.cifar import CONVS
+from cnnjax.ops.conv_algorithms import ALGORITHMS
+
+FLAGS = flags.FLAGS
+shared.define_training_flags(dataset="cifar10")
+flags.DEFINE_enum("model", "cnn", ["cnn", "resnet18"], "the tutorial's net, or a ResNet-18")
+flags.DEFINE_enum("conv", "own", CONVS, "cnn: whose convolution layers")
+flags.DEFINE_enum("algorithm", "auto", ["auto", *ALGORITHMS], "cnn: how the own convolutions are computed")
+flags.DEFINE_integer("blocks", 3, "cnn: how many blocks, each halves the image", lower_bound=1, upper_bound=5)
+flags.DEFINE_integer("width", 32, "cnn: the maps of the first block", lower_bound=1)
+flags.DEFINE_bool("batch_norm", False, "cnn: batch norm behind each convolution")
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "cnn": {
+        "epochs": 10,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "optimizer": "adam",
+        "schedule": "constant",
+        "augment": False,
+    },
+    "resnet18": {
+        "epochs": 20,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "optimizer": "momentum",
+        "schedule": "onecycle",
+        "weight_decay": 5e-4,
+        "augment": True,
+    },
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Train, resume and report."""
+    shared.no_arguments(arguments)
+    if FLAGS.model == "resnet18":
+        for name in ("conv", "algorithm", "blocks", "width", "batch_norm"):
+            if FLAGS[name].present:
+                raise UserError(f"--{name} is for --model=cnn; leave it out with --model=resnet18.")
+        experiment.run("cifar10", {"name": "resnet18"}, RECIPES["resnet18"], size=32, first_layer="stem/conv")
+        return
+    model = {
+        "name": "cifar_cnn",
+        "widths": [FLAGS.width * 2**block for block in range(FLAGS.blocks)],
+        "batch_norm": FLAGS.batch_norm,
+        "conv": FLAGS.conv,
+        "algorithm": FLAGS.algorithm,
+    }
+    experiment.run("cifar10", model, RECIPES["cnn"], size=32, first_layer="blocks/0/conv")
+
+
+if __name__ == "__main__":
+    shared.run(main)

@@ -1,0 +1,45 @@
+"""The tutorial's MNIST net: 3x3 convolutions of 32, 64 and 128 maps, dense 128, softmax; Adam, batch 64, 5 epochs.
+
+  python experiments/mnist_cnn.py
+  python experiments/mnist_cnn.py --downsample=stride
+  python experiments/mnist_cnn.py --augment
+
+--downsample=pool halves by 2x2 max-pools, --downsample=stride by convolutions of stride 2 and no pooling. --augment
+rotates, scales and shifts the images on the device. The layer table is printed at the start.
+The ten probabilities of one image, with the run's folder:
+
+  python experiments/predict.py --workdir=runs/... --index=0
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from cnnjax import experiment
+from cnnjax import flags as shared
+from cnnjax.models.mnist_cnn import DOWNSAMPLES
+
+FLAGS = flags.FLAGS
+shared.define_training_flags(dataset="mnist")
+flags.DEFINE_enum("downsample", "pool", DOWNSAMPLES, "2x2 max-pools, or convolutions of stride 2")
+
+RECIPE: dict[str, Any] = {
+    "epochs": 5,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "optimizer": "adam",
+    "schedule": "constant",
+    "augment": False,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Train, resume and report."""
+    shared.no_arguments(arguments)
+    experiment.run("mnist_cnn", {"name": "mnist_cnn", "downsample": FLAGS.downsample}, RECIPE, size=28)
+
+
+if __name__ == "__main__":
+    shared.run(main)
