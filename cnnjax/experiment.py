@@ -15,6 +15,7 @@ from flax import nnx
 
 from cnnjax import data, describe, models, report, train
 from cnnjax import flags as shared
+from cnnjax.errors import UserError
 from cnnjax.train import workdir
 from cnnjax.train.metrics import softmax
 
@@ -46,6 +47,8 @@ def run(
       settings: what else decides the numbers, for the config.
     """
     options = shared.options(recipe)
+    if options.optimizer == "sdlm" and before_epoch is None:
+        raise UserError("--optimizer=sdlm needs the curvature that --variant=1998 computes; choose another optimizer.")
     folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.dated(Path("runs"), name)
     with workdir.claim(folder):
         dataset = data.load(FLAGS.dataset, FLAGS.data_dir)

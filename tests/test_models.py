@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import models
+from cnnjax import describe, models, train
 from cnnjax.errors import UserError
+from cnnjax.train import optimizer
+from cnnjax.train import state as train_state
 
 
 def config(**options: object) -> dict:
@@ -86,3 +88,109 @@ def test_bad_input_is_named() -> None:
         models.build(config(depth=3))
     with pytest.raises(ValueError, match=r"x must be \(N, 32, 32, channels\), was \(2, 28, 28, 1\)"):
         models.build(config())(jnp.ones((2, 28, 28, 1)))
+
+
+# ---- the tutorials' nets and ResNet-18 ----
+
+
+def count(model: nnx.Module) -> int:
+    return sum(array.size for array in parameters(model).values())
+
+
+def test_parameters_and_shapes_of_the_mnist_net() -> None:
+    pooled = models.build({"model": {"name": "mnist_cnn"}})
+    assert count(pooled) == 9 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 128 + 128 + 128 * 128 + 128 + 1290
+    shapes = [row.output for row in describe(pooled, (28, 28, 1))]
+    assert shapes == [(26, 26, 32), (13, 13, 32), (11, 11, 64), (5, 5, 64), (3, 3, 128), (1, 1, 128), (128,), (10,)]
+    strided = models.build({"model": {"name": "mnist_cnn", "downsample": "stride"}})
+    assert [row.output for row in describe(strided, (28, 28, 1))][:3] == [(13, 13, 32), (6, 6, 64), (2, 2, 128)]
+
+
+def test_parameters_of_the_cifar_nets() -> None:
+    plain = models.build({"model": {"name": "cifar_cnn"}})
+    dense = 4 * 4 * 128 * 128 + 128 + 128 * 10 + 10
+    assert count(plain) == 27 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 128 + 128 + dense
+    normed = models.build({"model": {"name": "cifar_cnn", "batch_norm": True, "widths": [64, 128]}})
+    assert count(normed) == 27 * 64 + 2 * 64 + 9 * 64 * 128 + 2 * 128 + 8 * 8 * 128 * 128 + 128 + 1290
+    assert count(models.build({"model": {"name": "resnet18"}})) == 11_173_962  # as in every CIFAR ResNet-18
+
+
+def losses(model: nnx.Module, steps: int, dtype: str) -> np.ndarray:
+    rule = optimizer.optimizer("momentum", 0.01)
+    net, state = train_state.initial(model, rule)
+    state = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, state)
+    draw = np.random.default_rng(0)
+    x, labels = draw.normal(size=(steps, 4, 16, 16, 3)).astype(dtype), draw.integers(0, 10, (steps, 4))
+    update = train.make_update(net, rule, loss=lambda logits, y: -jax.nn.log_softmax(logits)[jnp.arange(4), y].mean())
+    return np.asarray(train.make_train_step(update)(state, jnp.asarray(x), jnp.asarray(labels))[1]["loss"])
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_own_and_flax_convolutions_train_alike(batch_norm: bool) -> None:
+    def build(**options: object) -> nnx.Module:
+        shape = {"widths": [8, 16], "size": 16, "batch_norm": batch_norm}
+        return models.build({"model": {"name": "cifar_cnn", **shape, **options}, "dtype": None})
+
+    own, flax = (losses(build(conv=conv), 20, "float32") for conv in ("own", "flax"))
+    assert own[0] != own[-1]
+    np.testing.assert_allclose(own, flax, rtol=1e-4)
+    with jax.enable_x64(True):
+        own, flax = (losses(build(conv=conv), 100, "float64") for conv in ("own", "flax"))
+        assert own.dtype == "float64"
+        np.testing.assert_allclose(own, flax, rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["lax", "direct", "im2col", "fft", "winograd", "winograd4", "toeplitz"])
+def test_every_algorithm_trains_alike(algorithm: str) -> None:
+    def build(algorithm: str) -> nnx.Module:
+        model = {"name": "cifar_cnn", "widths": [4, 8], "size": 16, "algorithm": algorithm}
+        return models.build({"model": model, "dtype": None})
+
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            losses(build(algorithm), 20, "float64"), losses(build("auto"), 20, "float64"), rtol=1e-9
+        )
+
+
+def test_resnet18_is_its_layers_in_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    f = torch.nn.functional
+    model = models.build({"model": {"name": "resnet18"}, "dtype": None})
+    draw = np.random.default_rng(0)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            module.mean[...] = jnp.asarray(draw.normal(size=module.mean.shape) * 0.1, "float32")
+            module.var[...] = jnp.asarray(draw.uniform(0.5, 2, module.var.shape), "float32")
+    model.eval()
+    x = draw.normal(size=(2, 32, 32, 3)).astype("float32")
+
+    def tensor(value: nnx.Variable) -> object:
+        return torch.tensor(np.asarray(value[...]))
+
+    def conv_norm(layer: nnx.Module, x: object, stride: int) -> object:
+        kernel = tensor(layer.conv.kernel).permute(3, 2, 0, 1)
+        x = f.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        norm = layer.norm
+        return f.batch_norm(x, *map(tensor, (norm.mean, norm.var, norm.scale, norm.bias)), eps=1e-5)
+
+    y = torch.relu(conv_norm(model.stem, torch.tensor(x).permute(0, 3, 1, 2), 1))
+    for number, block in enumerate(model.blocks):
+        stride = 2 if number in (2, 4, 6) else 1
+        short = y if block.shortcut is None else conv_norm(block.shortcut, y, stride)
+        y = torch.relu(short + conv_norm(block.second, torch.relu(conv_norm(block.first, y, stride)), 1))
+    expected = y.mean((2, 3)) @ tensor(model.dense.kernel) + tensor(model.dense.bias)
+    np.testing.assert_allclose(model(jnp.asarray(x)), expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_bad_options_of_the_tutorials_nets_are_named() -> None:
+    for options, message in [
+        ({"name": "mnist_cnn", "downsample": "both"}, "downsample must be one of pool, stride, was 'both'"),
+        ({"name": "cifar_cnn", "conv": "torch"}, "conv must be one of own, flax, was 'torch'"),
+        ({"name": "cifar_cnn", "conv": "flax", "algorithm": "fft"}, "algorithm must be 'auto' where conv is 'flax'"),
+        ({"name": "cifar_cnn", "widths": [8] * 6}, "widths must be of 1 to 5 blocks, each halves 32"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            models.build({"model": options})
+    with pytest.raises(ValueError, match=r"x must be \(N, 28, 28, channels\), was \(2, 32, 32, 1\)"):
+        models.build({"model": {"name": "mnist_cnn"}})(jnp.ones((2, 32, 32, 1)))

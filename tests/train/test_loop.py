@@ -252,3 +252,37 @@ def test_score_by_hand() -> None:
     values = metrics.score(logits, np.array([0, 1]))
     assert values["loss"] == pytest.approx((np.log(2) + np.log(10)) / 2)
     assert values["accuracy"] == 0.5
+
+
+def test_what_is_computed_before_each_epoch_reaches_the_optimiser_and_survives_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curvature is computed of other examples each epoch; a run cut within an epoch goes on with the saved one."""
+
+    def compute(params: Any, x: jax.Array, labels: jax.Array) -> dict[str, Any]:
+        return {"curvature": jax.tree.map(lambda p: jnp.square(p) + x.mean() + labels.mean(), params)}
+
+    options = replace(OPTIONS, optimizer="sdlm", epochs=3, learning_rate=0.02)
+    before_epoch = train.BeforeEpoch(10, compute)
+    whole = tiny.fit(tmp_path / "whole", options, before_epoch=before_epoch)
+    with monkeypatch.context() as patch:
+        interrupt_at(8, signal.SIGTERM, patch)
+        cut = tiny.fit(tmp_path / "cut", options, before_epoch=before_epoch)
+    assert 6 < cut.updates < 12, "in the second epoch"
+    saved = arrays(tmp_path / "cut")
+    assert saved["extra/curvature/conv1/kernel"].shape == (16, 4)
+    tiny.fit(tmp_path / "cut", options, before_epoch=before_epoch)
+    assert same_bits(tmp_path / "whole", tmp_path / "cut")
+    plain = tiny.fit(tmp_path / "plain", replace(options, optimizer="sgd"))
+    assert not np.array_equal(plain.state.params["conv1"]["kernel"], whole.state.params["conv1"]["kernel"])
+
+
+def test_the_loss_is_the_callers(tmp_path: Path) -> None:
+    def squared(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return jnp.square(logits - jax.nn.one_hot(labels, 4)).mean()
+
+    result = tiny.fit(tmp_path, replace(OPTIONS, epochs=1), loss=squared)
+    assert result.logits is not None
+    records = metrics.read(tmp_path / "metrics.jsonl")
+    expected = np.square(result.logits - np.eye(4)[tiny.examples(37, 2).labels]).mean()
+    assert records[-1]["test_loss"] == pytest.approx(expected, rel=1e-5)
