@@ -54,6 +54,7 @@ class CifarCNN(nnx.Module):
         blocks = []
         for below, width in zip((channels, *widths), widths, strict=False):
             shape: dict[str, Any] = {"padding": 1, "use_bias": not batch_norm, **how}
+            shape["rngs"] = nnx.Rngs(rngs.params())  # flax's draws a key for its bias too
             layer: nnx.Module
             if conv == "own":
                 layer = Conv(below, width, (3, 3), algorithm=algorithm, **shape)
