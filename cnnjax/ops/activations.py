@@ -251,8 +251,8 @@ def hard_tanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.
         Collobert, Large scale machine learning, thesis, Paris 6, 2004.
     """
     x, least, most = as_float_array("x", x), as_number("min_val", min_val), as_number("max_val", max_val)
-    if not least < most:
-        raise ValueError(f"min_val must be less than max_val, got {min_val} and {max_val}")
+    if not least <= most:
+        raise ValueError(f"min_val must be at most max_val, got {min_val} and {max_val}")
     return jnp.where(x <= least, least, jnp.where(x >= most, most, x)).astype(x.dtype)
 
 
@@ -277,7 +277,7 @@ def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     >>> hardshrink(jnp.array([-2.0, 0.3, 1.0]))
     Array([-2.,  0.,  1.], dtype=float32)
     """
-    x, lambd = as_float_array("x", x), _at_least_0("lambd", lambd)
+    x, lambd = as_float_array("x", x), as_number("lambd", lambd)
     return jnp.where(jnp.abs(x) <= lambd, jnp.zeros((), x.dtype), x)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from cnnjax import ops
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")]
 
 #: The largest difference allowed, over the largest number expected (or 1).
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
@@ -378,7 +378,7 @@ OF_FLOAT32_CONSTANTS = {"celu", "elu", "hardsigmoid", "hardswish"}
 # ---- PyTorch's samples ----
 
 #: Those of FUNCTIONAL that OpInfo does not know.
-WITHOUT_SAMPLES = {"fold", "lp_pool1d", "lp_pool2d", "lp_pool3d"}
+WITHOUT_SAMPLES = {"fold", "fractional_max_pool1d", "lp_pool1d", "lp_pool2d", "lp_pool3d"}
 
 #: torch's errors about what cnnjax allows, by design: crops, wide padding that leaves no window empty, SAME strided.
 LEGAL = ("pad must be non-negative", "negative padding", "at most half", "padding='same' is not supported")
