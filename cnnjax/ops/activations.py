@@ -2,9 +2,8 @@
 
 What jax.nn has is passed on behind a door that checks the arguments; what it lacks, or takes fewer arguments for,
 is written here.  The functions of one element work on arrays of any shape; the others say which axis they work
-along.  At a kink the derivative written here is that of the flat or left-hand side, as in PyTorch;
-jax.nn.leaky_relu, passed on, has 1 at 0.  Where x is NaN the functions give NaN, and their derivatives whatever
-their branches happen to give.
+along.  At a kink the derivative is that of the flat or left-hand side, as in PyTorch.  Where x is NaN the functions
+give NaN, and their derivatives whatever their branches happen to give.
 """
 
 import inspect
@@ -139,7 +138,6 @@ elu = _from_jax(jax.nn.elu, "x where x > 0, else alpha (exp(x) - 1).")
 hard_sigmoid = _from_jax(jax.nn.hard_sigmoid, "relu6(x + 3) / 6, as in PyTorch and Keras 3 (ONNX has x / 5).")
 hard_silu = _from_jax(jax.nn.hard_silu, "x relu6(x + 3) / 6.")
 identity = _from_jax(jax.nn.identity, "x.", integers=True)
-leaky_relu = _from_jax(jax.nn.leaky_relu, "x where x >= 0, else negative_slope x; the slope is 0.01, Keras's is 0.2.")
 log_sigmoid = _from_jax(jax.nn.log_sigmoid, "log(1 / (1 + exp(-x))).")
 log_softmax = _from_jax(jax.nn.log_softmax, "x - log(sum exp(x)), the sum along an axis.")
 mish = _from_jax(jax.nn.mish, "x tanh(log(1 + exp(x))).")
@@ -297,6 +295,20 @@ def threshold(x: jax.Array, threshold: float, value: float = 0.0) -> jax.Array:
     """
     x, value = as_float_array("x", x), as_number("value", value)
     return jnp.where(x <= as_number("threshold", threshold), jnp.asarray(value, x.dtype), x)
+
+
+@meets_habits
+def leaky_relu(x: jax.Array, negative_slope: Any = 0.01) -> jax.Array:
+    """x where x > 0, else negative_slope x.  Keras's slope is 0.2.
+
+    >>> leaky_relu(jnp.array([-2.0, 3.0]), 0.5)
+    Array([-1.,  3.], dtype=float32)
+
+    References:
+        Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, ICML 2013.
+    """
+    x = as_float_array("x", x)
+    return jnp.where(x > 0, x, _parameter("negative_slope", negative_slope, x) * x)
 
 
 @meets_habits

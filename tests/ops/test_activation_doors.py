@@ -7,6 +7,7 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.ops import activations
+from tests.ops.tables import in_one_case
 
 #: What a user of torch.nn.functional or keras.activations looks for.
 PYTORCH = [
@@ -76,7 +77,7 @@ KERAS = [
 X = jnp.ones((2, 4))
 
 
-@pytest.mark.parametrize("name", sorted({*PYTORCH, *KERAS, *activations.__all__}))
+@in_one_case("name", sorted({*PYTORCH, *KERAS, *activations.__all__}))
 def test_only_float_arrays_come_in(name):
     f = getattr(ops, name)
     arguments = {"prelu": (X[0],), "threshold": (0.5,), "maxout": (2,)}.get(name, ())
@@ -94,7 +95,7 @@ def test_only_float_arrays_come_in(name):
             f(X.astype(int), *arguments)
 
 
-@pytest.mark.parametrize(
+@in_one_case(
     ("name", "arguments", "keywords", "error", "words"),
     [
         ("softmax", (X,), {"dim": 1}, TypeError, "softmax takes axis=, not dim="),

@@ -91,7 +91,7 @@ OPS = {
             *(ops.sparse_sigmoid, ops.squareplus, ops.tanh),
             lambda x: ops.threshold(x, 0.2),
             lambda x: ops.prelu(x, jnp.asarray(0.3, x.dtype)),
-            lambda x: ops.elu(x, x.mean()),
+            lambda x: ops.elu(x, jnp.asarray(0.7, x.dtype)),
         )
     ),
     "activations_along_an_axis": lambda x: (
