@@ -35,11 +35,11 @@ def define_training_flags(dataset: str = "digits") -> None:
     )
     flags.DEFINE_integer("epochs", None, "passes over the training examples", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "examples per update, over all devices", lower_bound=1)
-    _define_float("learning_rate", "the (peak) learning rate", above=0)
+    define_float("learning_rate", "the (peak) learning rate", above=0)
     flags.DEFINE_enum("optimizer", None, OPTIMIZERS, "the update rule; momentum is SGD with momentum 0.9")
     flags.DEFINE_enum("schedule", None, SCHEDULES, "the learning rate over the updates")
-    _define_float("weight_decay", "share of the weights added to the gradient (adamw: taken off them)", least=0)
-    _define_float("grad_clip", "largest global norm of the gradient; by default not clipped", above=0)
+    define_float("weight_decay", "share of the weights added to the gradient (adamw: taken off them)", least=0)
+    define_float("grad_clip", "largest global norm of the gradient; by default not clipped", above=0)
     flags.DEFINE_bool(
         "augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped"
     )
@@ -105,9 +105,12 @@ def command_to_go_on(workdir: Path) -> str:
     return shlex.join(command)
 
 
-def _define_float(name: str, text: str, above: float = -math.inf, least: float = -math.inf) -> None:
+def define_float(
+    name: str, text: str, default: float | None = None, *, above: float = -math.inf, least: float = -math.inf
+) -> None:
+    """Define a flag for a finite number within a bound; absl's own bounds let inf and nan pass."""
     bound = f"above {above}" if above > -math.inf else f"at least {least}"
-    flags.DEFINE_float(name, None, text)
+    flags.DEFINE_float(name, default, text)
     flags.register_validator(
         name,
         lambda value: value is None or (math.isfinite(value) and value > above and value >= least),

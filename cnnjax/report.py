@@ -156,6 +156,72 @@ def predictions(
     _save(figure, path)
 
 
+def learned_kernel(
+    image: np.ndarray, output: np.ndarray, entries: dict[str, np.ndarray], wanted: dict[str, float], path: Path
+) -> None:
+    """A small image, what the kernel makes of it, and the parameters as they are learned back: one line per run.
+
+    image (H, W), output (H', W'), entries (runs, steps + 1) by name, and the value that each is to come to.
+    """
+    figure = _figure(12, 3.3)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(image.shape[1], output.shape[1], 10))
+    left.imshow(image, cmap="gray")
+    _signed(middle, output, float(np.abs(output).max()))
+    for panel, values, title in ((left, image, "image"), (middle, output, "output")):
+        for ticks, size in ((panel.set_yticks, values.shape[0]), (panel.set_xticks, values.shape[1])):
+            ticks(range(size), [str(number + 1) for number in range(size)])
+        panel.set(xlabel="column", ylabel="row", title=title)
+    for number, (name, runs) in enumerate(entries.items()):
+        lines = right.plot(runs.T, color=f"C{number}", linewidth=1, alpha=0.8)
+        lines[0].set_label(name)
+        right.axhline(wanted[name], color=f"C{number}", linestyle=":", linewidth=1)
+    right.set(xlabel="step", title=f"learned back, {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    right.xaxis.get_major_locator().set_params(integer=True)
+    right.grid(alpha=0.3)
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    _save(figure, path)
+
+
+def learned_filter(
+    images: dict[str, np.ndarray], kernels: dict[str, np.ndarray], errors: np.ndarray, path: Path
+) -> None:
+    """A photograph and its outputs, the kernel and what was learned of it step by step, and the error of every run.
+
+    images (H, W) by title: the photograph, then outputs on the scale of the first. kernels (K, K) by title, on the
+    scale of the first. errors (runs, steps + 1).
+    """
+    photograph, *outputs = images.values()
+    tall = 3.8 * photograph.shape[0] / photograph.shape[1]
+    figure = _figure(11.5, tall + 3.0)
+    halves: Any = figure.subfigures(2, 1, height_ratios=(tall + 0.5, 2.5))
+    above, below = halves
+    panels = above.subplots(1, len(images))
+    panels[0].imshow(photograph, cmap="gray")
+    bound = float(np.quantile(np.abs(outputs[0]), 0.99)) or 1.0
+    for panel, output in zip(panels[1:], outputs, strict=True):
+        _signed(panel, output, bound)
+    small = below.subplots(1, len(kernels) + 1, width_ratios=[1] * len(kernels) + [1.9])
+    bound = float(np.abs(next(iter(kernels.values()))).max())
+    for panel, kernel in zip(small, kernels.values(), strict=False):
+        _signed(panel, kernel, bound)
+        for (row, column), value in np.ndenumerate(kernel):
+            colour = "w" if abs(value) > 0.6 * bound else "k"
+            text = f"{round(float(value), 2) + 0.0:g}"
+            panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    for panel, title in zip((*panels, *small), (*images, *kernels), strict=False):
+        panel.axis("off")
+        panel.set_title(title, fontsize=10)
+    small[-1].plot(errors.T, color="C0", linewidth=1, alpha=0.8)
+    small[-1].set(xlabel="step", yscale="log")
+    small[-1].set_title("largest error of the kernel, by run", fontsize=10)
+    small[-1].grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _signed(panel: Any, values: np.ndarray, bound: float) -> None:
+    panel.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound)
+
+
 def _show(panel: Any, image: np.ndarray) -> None:
     panel.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
 

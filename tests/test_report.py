@@ -71,3 +71,16 @@ def test_predictions(tmp_path: Path) -> None:
     probabilities = np.full((2, 30), 1 / 30)
     report.predictions(images, ["a", "b"], probabilities, [str(c) for c in range(30)], tmp_path / "a.png")
     size(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("shape", "runs"), [((6, 8), 1), ((90, 200), 30)])
+def test_learned_kernel_and_filter(shape: tuple[int, int], runs: int, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    image, output, small = draw.normal(size=shape), draw.normal(size=shape), draw.normal(size=(6, 8))
+    entries = {name: draw.normal(size=(runs, 21)) for name in ("k1", "k2")}
+    report.learned_kernel(small, small[:, 1:], entries, {"k1": 1.0, "k2": -1.0}, tmp_path / "a.png")
+    size(tmp_path / "a.png")
+    kernels = {name: draw.normal(size=(3, 3)) for name in ("wanted", "step 0", "step 20")}
+    errors = draw.random((runs, 21))
+    report.learned_filter({"photograph": image, "a": output, "b": output}, kernels, errors, tmp_path / "b.png")
+    size(tmp_path / "b.png")
