@@ -88,6 +88,7 @@ def test_parts_are_found_by_attribute() -> None:
 def test_import_sets_nothing_and_stays_light() -> None:
     program = """
 import json, os, sys
+import jax  # sets two variables of its own
 before = dict(os.environ)
 import cnnjax, cnnjax.ops, cnnjax.data, cnnjax.train, cnnjax.report, cnnjax.models
 heavy = {"tensorflow_datasets", "tensorflow", "orbax", "matplotlib", "PIL", "tensorboardX"} & set(sys.modules)

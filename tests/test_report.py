@@ -63,7 +63,7 @@ def test_curves_of_a_run_just_begun_and_of_a_long_one(tmp_path: Path) -> None:
 
 def test_a_curve_is_the_mean_over_each_epoch() -> None:
     records = [{"epoch": 1, "a": 1.0}, {"epoch": 1, "a": 3.0}, {"epoch": 1, "b": 9.0}, {"epoch": 2, "a": 5.0}]
-    assert report._by_epoch(records, "a") == ([1, 2], [2.0, 5.0])
+    assert report.by_epoch(records, "a") == ([1, 2], [2.0, 5.0])
 
 
 def test_predictions(tmp_path: Path) -> None:
