@@ -129,6 +129,35 @@ def preparation(config: Mapping[str, Any]) -> train.Prepare:
     return lambda pixels: data.standardize(pixels, mean, std)
 
 
+def read_image(path: str, config: Mapping[str, Any]) -> np.ndarray:
+    """An image file as uint8 (H, W, channels), of the size that the run of this config was trained on."""
+    from PIL import Image, UnidentifiedImageError
+
+    height, width, channels = config["input"]["stored_shape"]
+    size = config["input"]["size"]
+    try:
+        with Image.open(path) as file:
+            image = np.asarray(file.convert("L" if channels == 1 else "RGB"))
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is no image that Pillow can read: give a PNG or JPEG file.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+    if image.shape[:2] not in {(height, width), (size, size)}:
+        raise UserError(
+            f"{path} has {image.shape[0]}x{image.shape[1]} pixels (height x width); "
+            f"this net was trained on {config['dataset']}: resize it to {height}x{width}."
+        )
+    return image.reshape(*image.shape[:2], channels)
+
+
+def test_example(dataset: data.Dataset, index: str) -> tuple[str, np.ndarray]:
+    """A test example by its number as ``--index`` gave it: a title with its true class, and the image."""
+    if not index.strip().isdigit() or int(index) >= len(dataset.test_labels):
+        raise UserError(f"--index={index}: must be a number from 0 to {len(dataset.test_labels) - 1}.")
+    true = dataset.class_names[dataset.test_labels[int(index)]]
+    return f"test {int(index)} (true: {true})", dataset.test_images[int(index)]
+
+
 def introduce(folder: Path, config: Mapping[str, Any], splits: Mapping[str, train.Examples]) -> None:
     """Say what is about to run where."""
     device = config["environment"]["device"]

@@ -1,4 +1,4 @@
-"""The layer table of a model: what each layer gives, what it costs, and how much of the image it sees."""
+"""The layers of a model as they are called: their table, their outputs, and what of the image they see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Var
 
 from cnnjax import layers
-from cnnjax.ops.geometry import Counts, conv_counts, dilated, per_dimension, subsample_counts
+from cnnjax.ops.geometry import Counts, conv_counts, dilated, per_dimension, resolve_padding, subsample_counts
 
 Shape = tuple[int, ...]
 
@@ -94,21 +94,87 @@ def describe(model: nnx.Module, input_shape: Sequence[int], *, dtype: Any = "flo
     >>> table[0].params
     156
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(f"model must be an nnx.Module, got {type(model).__name__}")
-    shape = tuple(per_dimension("input_shape", input_shape, len(tuple(input_shape))))
-    model = nnx.clone(model)
-    model.eval()
-    try:
-        jaxpr, called = _trace(model, (1, *shape), dtype)
-    except (TypeError, ValueError) as error:
-        try:
-            jaxpr, called = _trace(model, shape, dtype)
-        except (TypeError, ValueError):
-            raise ValueError(f"input_shape must be one that the model takes, got {shape}: {error}") from error
-    table = Table(_rows(model, jaxpr, called))
+    model = _for_evaluation(model)
+    table = Table(_rows(model, *_trace_either(model, input_shape, dtype)))
     print(table)
     return table
+
+
+class Activation(NamedTuple):
+    """A layer's path in the model and its class, the layer, and what it gave: (N, *S, C)."""
+
+    name: str
+    layer: nnx.Module
+    output: jax.Array
+
+
+def activations(model: nnx.Module, x: jax.Array) -> list[Activation]:
+    """What each layer gives for a batch, in the order of their calls.
+
+    The layers are those that `describe` knows, and the outputs their own: an activation function called between two
+    layers comes after the one and before the other. The model runs in evaluation mode; it is left as it was.
+
+    Args:
+      model: called as ``model(x)``, and not jitted within.
+      x: (N, *S, C).
+
+    >>> from flax import nnx
+    >>> model = nnx.Sequential(layers.Conv(1, 6, (5, 5), rngs=nnx.Rngs(0)), jax.nn.relu, layers.MaxPool(2))
+    >>> [(name, output.shape) for name, _, output in activations(model, np.ones((1, 32, 32, 1), np.float32))]
+    [('layers.0 (Conv)', (1, 28, 28, 6)), ('layers.2 (MaxPool)', (1, 14, 14, 6))]
+    """
+    model = _for_evaluation(model)
+    called: list[_Call] = []
+    outputs: list[jax.Array] = []
+    with _recorded(model, called, outputs):
+        model(x)
+    return [Activation(call.name, call.layer, y) for call, y in zip(called, outputs, strict=True)]
+
+
+class Sight(NamedTuple):
+    """What one unit of a layer sees.
+
+    name: the layer's path in the model and its class. unit: the place of the unit in the layer's output. pixels: of the
+    input, (first, past the last) per dimension; in the padding they are below 0 or beyond the size.
+    """
+
+    name: str
+    unit: Shape
+    pixels: tuple[tuple[int, int], ...]
+
+
+def sights(model: nnx.Module, input_shape: Sequence[int], *, dtype: Any = "float32") -> list[Sight]:
+    """What the centre unit of each convolution and pooling sees of the input: its receptive field, and where it lies.
+
+    Left out are layers behind something that is no layer and has changed the spatial sizes. Behind a layer whose
+    windows lie unevenly, a ConvTranspose with stride or an adaptive pooling, the place may be off by less than one of
+    its steps. The arguments and errors are those of `describe`.
+
+    >>> from flax import nnx
+    >>> model = nnx.Sequential(layers.Conv(1, 6, (5, 5), padding=2, rngs=nnx.Rngs(0)), layers.MaxPool(2))
+    >>> for sight in sights(model, (28, 28, 1)):
+    ...     print(sight.name, sight.unit, sight.pixels)
+    layers.0 (Conv) (14, 14) ((12, 17), (12, 17))
+    layers.1 (MaxPool) (7, 7) ((12, 18), (12, 18))
+    """
+    jaxpr, called = _trace_either(_for_evaluation(model), input_shape, dtype)
+    found = []
+    for call, field in _fields(jaxpr, called):
+        if _geometry(call) is not None and math.inf not in field.field:
+            unit = tuple(size // 2 for size in field.sizes)
+            places = zip(field.start, field.jump, field.field, unit, strict=True)
+            spans = [(math.ceil(start + u * jump), math.ceil(width)) for start, jump, width, u in places]
+            found.append(Sight(call.name, unit, tuple((first, first + width) for first, width in spans)))
+    return found
+
+
+def _for_evaluation(model: nnx.Module) -> nnx.Module:
+    """A copy in evaluation mode."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be an nnx.Module, got {type(model).__name__}")
+    model = nnx.clone(model)
+    model.eval()
+    return model
 
 
 class _Call(NamedTuple):
@@ -124,6 +190,18 @@ class _Call(NamedTuple):
         return _name(self.path, self.layer)
 
 
+def _trace_either(model: nnx.Module, input_shape: Sequence[int], dtype: Any) -> tuple[Any, list[_Call]]:
+    """`_trace` for the shape of one example, or of a batch."""
+    shape = tuple(per_dimension("input_shape", input_shape, len(tuple(input_shape))))
+    try:
+        return _trace(model, (1, *shape), dtype)
+    except (TypeError, ValueError) as error:
+        try:
+            return _trace(model, shape, dtype)
+        except (TypeError, ValueError):
+            raise ValueError(f"input_shape must be one that the model takes, got {shape}: {error}") from error
+
+
 def _trace(model: nnx.Module, shape: Shape, dtype: Any) -> tuple[Any, list[_Call]]:
     """The model as a jaxpr in which what goes into and comes out of a layer is tagged, and the calls of layers."""
     called: list[_Call] = []
@@ -137,8 +215,11 @@ def _trace(model: nnx.Module, shape: Shape, dtype: Any) -> tuple[Any, list[_Call
 
 
 @contextmanager
-def _recorded(model: nnx.Module, called: list[_Call]) -> Iterator[None]:
-    """Note each call of a layer of the model, and tag its input "into i" and its output "out of i"."""
+def _recorded(model: nnx.Module, called: list[_Call], outputs: list[jax.Array] | None = None) -> Iterator[None]:
+    """Note each call of a layer of the model, and tag its input "into i" and its output "out of i".
+
+    The outputs themselves go into `outputs`, if given.
+    """
     paths = {id(module): path for path, module in nnx.iter_modules(model) if isinstance(module, LAYERS)}
     inside = False
 
@@ -147,6 +228,8 @@ def _recorded(model: nnx.Module, called: list[_Call]) -> Iterator[None]:
             nonlocal inside
             if inside or id(layer) not in paths:
                 return original(layer, x, *arguments, **keywords)
+            if isinstance(layer, nnx.Conv) and x.ndim != layer.kernel.ndim:
+                raise ValueError(f"x must have exactly one batch axis, got {x.shape}")  # nnx.Conv takes more
             inside, number = True, len(called)
             try:
                 y = original(layer, checkpoint_name(x, f"into {number}"), *arguments, **keywords)
@@ -154,6 +237,8 @@ def _recorded(model: nnx.Module, called: list[_Call]) -> Iterator[None]:
                 inside = False
             first, *rest = jax.tree.leaves(y)
             called.append(_Call(paths[id(layer)], layer, x.shape, first.shape))
+            if outputs is not None:
+                outputs.append(first)
             return jax.tree.unflatten(jax.tree.structure(y), [checkpoint_name(first, f"out of {number}"), *rest])
 
         return call
@@ -165,13 +250,28 @@ def _recorded(model: nnx.Module, called: list[_Call]) -> Iterator[None]:
 
 
 def _rows(model: nnx.Module, jaxpr: Any, called: Sequence[_Call]) -> Iterator[Row]:
-    """One row per call, with the receptive fields carried along the equations; then what no layer owns."""
-    (x,) = jaxpr.invars
-    rank = max(len(x.aval.shape) - 2, 0)
-    fields = {x: _Field((Fraction(1),) * rank, (Fraction(1),) * rank, x.aval.shape[1 : 1 + rank])}
-    into: dict[str, _Field] = {}
+    """One row per call; then what no layer owns."""
     originals = {path: module for path, module in nnx.iter_modules(model)}
     counted: set[Any] = set()
+    for call, field in _fields(jaxpr, called):
+        params, connections, macs = _counts(call, originals[call.path])
+        params = 0 if call.path in counted else params
+        counted.add(call.path)
+        seen = None if math.inf in field.field else tuple(map(math.ceil, field.field))
+        yield Row(call.name, call.output[1:], params, connections, macs, seen)
+    for path, module in originals.items():
+        own = sum(p.size for p in vars(module).values() if isinstance(p, nnx.Param))
+        if own and not any(path[: len(done)] == done for done in counted):
+            yield Row(_name(path, module), (), own, 0, 0, ())
+
+
+def _fields(jaxpr: Any, called: Sequence[_Call]) -> Iterator[tuple[_Call, _Field]]:
+    """Each call with the receptive field of its output, carried along the equations."""
+    (x,) = jaxpr.invars
+    rank = max(len(x.aval.shape) - 2, 0)
+    ones, zeros = (Fraction(1),) * rank, (Fraction(0),) * rank
+    fields = {x: _Field(ones, ones, x.aval.shape[1 : 1 + rank], zeros)}
+    into: dict[str, _Field] = {}
     for equation in jaxpr.eqns:
         known = [fields[var] for var in equation.invars if isinstance(var, Var) and var in fields]
         if not known:
@@ -190,29 +290,30 @@ def _rows(model: nnx.Module, jaxpr: Any, called: Sequence[_Call]) -> Iterator[Ro
             field = field.whole()
         fields.update(dict.fromkeys(equation.outvars, field))
         if tag == "out of":
-            params, connections, macs = _counts(call, originals[call.path])
-            params = 0 if call.path in counted else params
-            counted.add(call.path)
-            seen = None if math.inf in field.field else tuple(map(math.ceil, field.field))
-            yield Row(call.name, call.output[1:], params, connections, macs, seen)
-    for path, module in originals.items():
-        own = sum(p.size for p in vars(module).values() if isinstance(p, nnx.Param))
-        if own and not any(path[: len(done)] == done for done in counted):
-            yield Row(_name(path, module), (), own, 0, 0, ())
+            yield called[int(number)], field
 
 
 class _Field(NamedTuple):
-    """How much of the input one place sees, how far off its neighbour's is, and the spatial sizes."""
+    """How much of the input one place sees, how far off its neighbour's is, the sizes, and where the first's begins."""
 
     field: tuple[Fraction | float, ...]
     jump: tuple[Fraction, ...]
     sizes: Shape
+    start: tuple[Fraction, ...]
 
-    def through(self, window: Sequence[int], stride: Sequence[Any], dilation: Sequence[int], sizes: Shape) -> _Field:
+    def through(
+        self,
+        window: Sequence[int],
+        stride: Sequence[Any],
+        dilation: Sequence[int],
+        low: Sequence[Any],
+        sizes: Shape,
+    ) -> _Field:
         """What a place sees through a window: the formula of `cnnjax.ops.receptive_field`."""
         steps = zip(self.field, self.jump, window, dilation, strict=True)
         field = tuple(r + (k - 1) * d * jump for r, jump, k, d in steps)
-        return _Field(field, tuple(jump * s for jump, s in zip(self.jump, stride, strict=True)), sizes)
+        start = tuple(s - pad * jump for s, pad, jump in zip(self.start, low, self.jump, strict=True))
+        return _Field(field, tuple(jump * s for jump, s in zip(self.jump, stride, strict=True)), sizes, start)
 
     def unknown(self, sizes: Shape) -> _Field:
         """What is seen after a change of sizes by something that is no layer."""
@@ -220,8 +321,8 @@ class _Field(NamedTuple):
 
     def whole(self) -> _Field:
         """What is seen by something that reads every place."""
-        ones = (1,) * len(self.sizes)
-        return self.through(self.sizes, ones, ones, ())
+        ones, zeros = (1,) * len(self.sizes), (0,) * len(self.sizes)
+        return self.through(self.sizes, ones, ones, zeros, ())
 
 
 POOLS = (
@@ -239,35 +340,65 @@ NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)
 LAYERS = (*POOLS, *CONVS, *NORMS, layers.Op, layers.RBF, nnx.Linear, nnx.Dropout)
 
 
-def _geometry(call: _Call) -> tuple[Sequence[int], Sequence[Any], Sequence[int]] | None:
-    """The window, stride and dilation by which a layer sees its input; None: each place sees itself, or all."""
-    layer, rank = call.layer, len(call.input) - 2
+#: The keywords of an op that decide where its windows lie, and their defaults.
+PLACING = (("stride", 1), ("dilation", 1), ("padding", "VALID"))
+
+
+class _Windows(NamedTuple):
+    """How a layer sees its input, per dimension; low: how far before it the first window begins."""
+
+    window: Sequence[int]
+    stride: Sequence[Any]
+    dilation: Sequence[int]
+    low: Sequence[Any]
+
+
+def _geometry(call: _Call) -> _Windows | None:
+    """The windows by which a layer sees its input; None: each place sees itself, or all."""
+    layer, (_, *sizes, _) = call.layer, call.input
+    rank = len(sizes)
 
     def each(value: Any) -> Shape:
         return per_dimension("window", value, rank)
 
-    ones = (1,) * rank
+    def windows(window: Any, stride: Any, dilation: Any = 1, padding: Any = "VALID") -> _Windows:
+        places = each(window), each(stride), each(dilation)
+        return _Windows(*places, [low for low, _ in resolve_padding(padding, tuple(sizes), *places)])
+
     match layer:
-        case layers.ConvTranspose():
-            stride = each(layer.keywords.get("stride", 1))
-            extents = map(dilated, layer.kernel.shape[:-2], each(layer.keywords.get("dilation", 1)))
+        case layers.ConvTranspose():  # the windows by which its adjoint sees the output, turned round
+            stride, dilation = each(layer.keywords.get("stride", 1)), each(layer.keywords.get("dilation", 1))
+            window = layer.kernel.shape[:-2]
+            pads = resolve_padding(layer.keywords.get("padding", "VALID"), call.output[1:-1], window, stride, dilation)
+            extents = list(map(dilated, window, dilation))
             reach = [-(-extent // s) for extent, s in zip(extents, stride, strict=True)]
-            return reach, [Fraction(1, s) for s in stride], ones
+            low = [Fraction(extent - 1 - pad, s) for extent, (pad, _), s in zip(extents, pads, stride, strict=True)]
+            return _Windows(reach, [Fraction(1, s) for s in stride], (1,) * rank, low)
         case layers.Weighted():
+            holes = each(layer.keywords.get("input_dilation", 1))
+            sizes = list(map(dilated, sizes, holes))
             window = layer.keywords.get("window", layer.kernel.shape[:-2])
-            return window, each(layer.keywords.get("stride", 1)), each(layer.keywords.get("dilation", 1))
+            seen = windows(window, *(layer.keywords.get(*one) for one in PLACING))
+            if max(holes) == 1:
+                return seen
+            reach = [-(-extent // hole) for extent, hole in zip(map(dilated, *seen[0::2]), holes, strict=True)]
+            steps, low = ([Fraction(n, hole) for n, hole in zip(ns, holes, strict=True)] for ns in seen[1::2])
+            return _Windows(reach, steps, (1,) * rank, low)
         case nnx.Conv():
-            return layer.kernel_size, each(layer.strides or 1), each(layer.kernel_dilation or 1)
+            padding = "SAME" if layer.padding in ("CIRCULAR", "REFLECT") else layer.padding
+            return windows(layer.kernel_size, layer.strides or 1, layer.kernel_dilation or 1, padding)
         case layers.StochasticPool():
-            return each(layer.window), each(layer.keywords.get("stride") or layer.window), ones
+            padding = layer.keywords.get("padding", "VALID")
+            return windows(layer.window, layer.keywords.get("stride") or layer.window, padding=padding)
         case layers.Subsample():
-            return layer.window, layer.window, ones
+            return windows(layer.window, layer.window)
         case layers.AdaptiveAvgPool() | layers.AdaptiveMaxPool() | layers.FractionalMaxPool():
-            steps = [Fraction(size, count) for size, count in zip(call.input[1:-1], call.output[1:-1], strict=True)]
-            return [math.ceil(step) for step in steps], steps, ones
+            steps = [Fraction(size, count) for size, count in zip(sizes, call.output[1:-1], strict=True)]
+            return _Windows([math.ceil(step) for step in steps], steps, (1,) * rank, (0,) * rank)
         case layers.Op() if type(layer) in POOLS:
-            window = each(layer.given["window"])
-            return window, each(layer.given.get("stride") or window), each(layer.given.get("dilation", 1))
+            window = layer.given["window"]
+            others = (layer.given.get(*one) for one in PLACING[1:])
+            return windows(window, layer.given.get("stride") or window, *others)
     return None
 
 
@@ -303,7 +434,7 @@ def _counts(call: _Call, layer: nnx.Module) -> Counts:
         case _ if isinstance(layer, POOLS):
             geometry = _geometry(call)
             assert geometry is not None
-            return Counts(0, outputs * math.prod(geometry[0]), 0)
+            return Counts(0, outputs * math.prod(geometry.window), 0)
     return Counts(own, 0, 0)
 
 

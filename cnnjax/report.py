@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +221,187 @@ def learned_filter(
 
 def _signed(panel: Any, values: np.ndarray, bound: float) -> None:
     panel.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound)
+
+
+def maps(
+    stacks: Sequence[tuple[str, np.ndarray]],
+    path: Path,
+    title: str,
+    *,
+    image: np.ndarray | None = None,
+    names: Sequence[str] = (),
+    most: int = 32,
+) -> None:
+    """What each layer of a net gives, or its kernels: a strip per layer, blue negative, red positive.
+
+    Each strip has a scale of its own, the same for all its maps.
+
+    Args:
+      stacks: of each layer its name and its maps (H, W, C), or its values (C,), which are drawn as bars.
+      title: over all of it.
+      image: uint8 (H, W, channels), drawn on top.
+      names: of the classes, written below the last bars if there are as many.
+      most: how many maps of a layer are drawn, from the first.
+    """
+    strips: list[tuple[str, np.ndarray]] = [] if image is None else [("the image", image)]
+    strips += [(f"{name}   {' x '.join(map(str, stack.shape))}", stack) for name, stack in stacks]
+    heights = []
+    for number, (_, stack) in enumerate(strips):
+        is_image, count = image is not None and number == 0, min(stack.shape[-1], most)
+        columns = _columns(count)
+        rows = -(-count // columns)
+        flat = stack.ndim == 1 or is_image
+        heights.append(1.2 if flat else 9 * rows / columns * stack.shape[0] / stack.shape[1])
+    figure = _figure(10, sum(heights) + 0.42 * len(strips) + 0.5)
+    panels = figure.subplots(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for number, (panel, (name, stack)) in enumerate(zip(panels, strips, strict=True)):
+        shown = min(stack.shape[-1], most)
+        if image is not None and number == 0:
+            _show(panel, stack)
+            panel.set_anchor("W")
+            panel.axis("off")
+        elif stack.ndim == 1:
+            panel.stairs(stack, np.arange(len(stack) + 1) - 0.5, fill=True)
+            panel.axhline(0, color="k", linewidth=0.5)
+            panel.set_xlim(-0.5, len(stack) - 0.5)
+            panel.xaxis.get_major_locator().set_params(integer=True)
+            if number == len(strips) - 1 and len(names) == len(stack) <= 20:
+                panel.set_xticks(range(len(names)), names)
+            panel.tick_params(labelsize=7)
+        else:
+            _strip(figure, panel, stack[..., :shown])
+            name += f", the first {shown}" if shown < stack.shape[-1] else ""
+        panel.set_title(name, fontsize=9, loc="left", pad=3)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def receptive_fields(
+    image: np.ndarray, fields: Sequence[tuple[str, tuple[tuple[int, int], ...]]], path: Path, title: str
+) -> None:
+    """The image once per layer, with a frame around the pixels that one unit of the layer sees.
+
+    Args:
+      image: uint8 (H, W, channels).
+      fields: of each layer its name and the pixels, (first, past the last) per dimension; what lies in the padding,
+        outside of the image, is cut off.
+      title: over all of it.
+    """
+    from matplotlib.patches import Rectangle
+
+    columns = min(len(fields), 5)
+    rows = -(-len(fields) // columns)
+    figure = _figure(max(2 * columns, 4), 2.35 * rows + 0.25)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel in panels.flat:
+        panel.axis("off")
+    for panel, (name, pixels) in zip(panels.flat, fields, strict=False):
+        _show(panel, image)
+        size = " x ".join(str(past - first) for first, past in pixels)
+        seen = [clip(first, past, limit) for (first, past), limit in zip(pixels, image.shape, strict=False)]
+        (top, bottom), (left, right) = seen
+        corner, width, height = (left - 0.5, top - 0.5), right - left, bottom - top
+        panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="C1", linewidth=2.5, clip_on=False))
+        cut = "" if tuple(seen) == tuple(pixels) else f", in the image {bottom - top} x {right - left}"
+        panel.set_title(f"{name}\n{size}{cut}", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def clip(first: int, past: int, size: int) -> tuple[int, int]:
+    """The part of the pixels from `first` to before `past` that lies in 0 to before `size`."""
+    return min(max(first, 0), size), min(max(past, 0), size)
+
+
+def learning_rates(losses: Mapping[float, np.ndarray], path: Path, title: str, *, classes: int | None = None) -> None:
+    """The loss over the updates under several learning rates, on a log scale.
+
+    Pale the loss of each update, up to 1,000 of them, bold its mean over the last twentieth of the updates. What is
+    more than ten times the first loss is cut off, in the mean too. A curve ends before its first loss that is not
+    finite, with a cross, and the legend says so.
+
+    Args:
+      losses: of each learning rate the loss before each update, (updates,), perhaps ending in NaN or infinity.
+      title: of the picture.
+      classes: how many there are; the loss of guessing, ln(classes), is drawn as well.
+    """
+    figure = _figure(8, 4.5)
+    panel = figure.subplots()
+    span = max(map(len, losses.values()))
+    starts = [float(values[0]) for values in losses.values() if finite_length(values)]
+    top = 10 * max([*starts, math.log(classes or 10)])
+    lowest = top
+    for number, (rate, values) in enumerate(losses.items()):
+        kept = np.minimum(values[: finite_length(values)], top)
+        means, updates = running_mean(kept, max(1, span // 20)), np.arange(1, len(kept) + 1)
+        label, colour = f"{rate:g}", f"C{number}"
+        if len(kept) < len(values):
+            label += f": {'NaN' if np.isnan(values[len(kept)]) else 'infinite'} at update {len(kept) + 1}"
+            panel.plot(updates[-1:], kept[-1:], "x", color=colour, markersize=9, markeredgewidth=2, clip_on=False)
+        if span <= 1000:  # more of them would hide each other
+            panel.plot(updates, kept, color=colour, alpha=0.3, linewidth=0.8)
+        panel.plot(updates, means, color=colour, linewidth=1.8, label=label)
+        lowest = min([lowest, *means])
+    if classes:
+        panel.axhline(math.log(classes), color="0.5", linestyle=":", label=f"guessing: ln {classes}")
+    panel.set(xlabel="update", ylabel="cross-entropy of the batch", yscale="log", title=title)
+    panel.set(xlim=(0, span + 1), ylim=(max(lowest / 3, 1e-6), top))
+    panel.grid(alpha=0.3, which="both")
+    panel.legend(title="learning rate", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _save(figure, path)
+
+
+def finite_length(values: np.ndarray) -> int:
+    """How many values stand before the first that is NaN or infinite."""
+    wrong = np.flatnonzero(~np.isfinite(values))
+    return int(wrong[0]) if len(wrong) else len(values)
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean of each value and of up to ``width - 1`` before it: (N,) -> (N,)."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    past = np.arange(1, len(values) + 1)
+    first = np.maximum(past - width, 0)
+    return (sums[past] - sums[first]) / (past - first)
+
+
+def _columns(count: int) -> int:
+    """How many of so many maps stand side by side; a few are not drawn larger than eight would be."""
+    return 8 if count <= 8 else 16
+
+
+def _strip(figure: Figure, panel: Any, stack: np.ndarray) -> None:
+    """The maps (H, W, C) side by side, in gray frames, with their scale."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    height, width, count = stack.shape
+    columns = _columns(count)
+    gap = max(1, round(width / 16))
+    bound = float(np.abs(stack).max()) or 1.0
+    scale = ScalarMappable(Normalize(-bound, bound), colormaps["RdBu_r"])
+    zoom = -(-24 // width)  # a frame as thin beside a map of 3 pixels as beside one of 28
+    high, wide = zoom * height + 2 * gap, zoom * width + 2 * gap
+    canvas = np.ones((-(-count // columns) * high, columns * wide, 4))
+    for number in range(count):
+        top, left = number // columns * high, number % columns * wide
+        one = np.kron(stack[..., number], np.ones((zoom, zoom)))
+        canvas[top : top + high, left : left + wide] = (0.75, 0.75, 0.75, 1)
+        canvas[top + gap : top + high - gap, left + gap : left + wide - gap] = scale.to_rgba(one)
+    panel.imshow(canvas, interpolation="none")
+    panel.set_anchor("W")
+    panel.axis("off")
+    bar = figure.colorbar(scale, ax=panel, fraction=0.02, pad=0.01, ticks=[-bound, 0, bound], format="%.2g")
+    bar.ax.tick_params(labelsize=7)
+
+
+def _by_epoch(records: Sequence[Record], name: str) -> tuple[list[int], list[float]]:
+    values: dict[int, list[float]] = {}
+    for record in records:
+        if name in record:
+            values.setdefault(record["epoch"], []).append(record[name])
+    return list(values), [float(np.mean(v)) for v in values.values()]
 
 
 def _show(panel: Any, image: np.ndarray) -> None:

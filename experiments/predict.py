@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     """Restore, classify, print, draw."""
     state, config = train.restore(FLAGS.workdir, FLAGS.step)
     model = train.load(models.build(config), state["params"], state["rest"])
-    named = [(Path(path).name, read_image(path, config)) for path in arguments] + test_examples(config)
+    named = [(Path(path).name, experiment.read_image(path, config)) for path in arguments] + test_examples(config)
     if not named:
         raise UserError("nothing to classify: give PNG or JPEG files, or --index=N for a test example.")
     titles, images = zip(*named, strict=True)
@@ -45,40 +45,12 @@ def main(arguments: list[str]) -> None:
     print(f"checkpoint {int(state['step'])} of {FLAGS.workdir}; figure: {path}")
 
 
-def read_image(path: str, config: dict) -> np.ndarray:
-    """An image file as uint8 (H, W, channels)."""
-    from PIL import Image, UnidentifiedImageError
-
-    height, width, channels = config["input"]["stored_shape"]
-    size = config["input"]["size"]
-    try:
-        with Image.open(path) as file:
-            image = np.asarray(file.convert("L" if channels == 1 else "RGB"))
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is no image that Pillow can read: give a PNG or JPEG file.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
-    if image.shape[:2] not in {(height, width), (size, size)}:
-        raise UserError(
-            f"{path} has {image.shape[0]}x{image.shape[1]} pixels (height x width); "
-            f"this net was trained on {config['dataset']}: resize it to {height}x{width}."
-        )
-    return image.reshape(*image.shape[:2], channels)
-
-
 def test_examples(config: dict) -> list[tuple[str, np.ndarray]]:
     """The test examples that ``--index`` names, each with its true class for a title."""
     if not FLAGS.index:
         return []
     dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"])
-    chosen = []
-    for word in FLAGS.index:
-        if not word.strip().isdigit() or int(word) >= len(dataset.test_labels):
-            raise UserError(f"--index={word}: must be a number from 0 to {len(dataset.test_labels) - 1}.")
-        number = int(word)
-        true = dataset.class_names[dataset.test_labels[number]]
-        chosen.append((f"test {number} (true: {true})", dataset.test_images[number]))
-    return chosen
+    return [experiment.test_example(dataset, number) for number in FLAGS.index]
 
 
 def show(titles: tuple[str, ...], probabilities: np.ndarray, names: list[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import describe, layers, models, ops
-from cnnjax.layer_table import Row
+from cnnjax.layer_table import Row, activations, sights
 
 # the maps of S2 that each map of C3 reads
 TABLE_I = "012 123 234 345 045 015 0123 1234 2345 0345 0145 0125 0134 1245 0235 012345"
@@ -136,6 +136,78 @@ def test_random_layers_are_traced_as_in_evaluation_and_left_alone() -> None:
     assert jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.RngCount))) == before
 
 
+def test_activations_are_the_outputs_by_hand() -> None:
+    model = models.build({"model": {"name": "lenet5"}})
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 1)), jnp.float32)
+    conv1 = ops.conv(x, model.conv1.kernel[...], model.conv1.bias[...])
+    pool1 = ops.max_pool(conv1, 2)
+    conv2 = ops.conv(jax.nn.relu(pool1), model.conv2.kernel[...], model.conv2.bias[...])
+    pool2 = ops.max_pool(conv2, 2)
+    dense = [jax.nn.relu(pool2).reshape(2, 400)]
+    for layer in (model.dense1, model.dense2, model.dense3):
+        dense.append(jax.nn.relu(dense[-1]) @ layer.kernel[...] + layer.bias[...])
+    seen = activations(model, x)
+    assert [one.name for one in seen] == [row.layer for row in describe(model, x.shape)]
+    for one, by_hand in zip(seen, [conv1, pool1, conv2, pool2, *dense[1:]], strict=True):
+        np.testing.assert_allclose(one.output, by_hand, rtol=1e-5, atol=1e-5, err_msg=one.name)
+    np.testing.assert_array_equal(seen[0].layer.kernel[...], model.conv1.kernel[...])
+
+
+def test_activations_are_those_of_evaluation_and_leave_the_model_alone() -> None:
+    model = Residual()
+    model.train()
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 9, 9, 4)), jnp.float32)
+    seen = activations(model, x)
+    assert [one.name.split()[0] for one in seen] == ["first", "norm", "second", "shortcut", "pool", "drop"]
+    np.testing.assert_array_equal(seen[4].output * model.scale[...], seen[5].output)  # nothing is dropped
+    np.testing.assert_allclose(seen[1].output, seen[0].output / np.sqrt(1 + 1e-5), rtol=1e-5)
+    np.testing.assert_array_equal(model.norm.mean[...], 0)
+    assert model.norm.use_running_average is False and model.drop.deterministic is False
+    assert len(activations(model, x)) == 6, "the interception of the first call is gone"
+
+
+def test_sights_of_lenet5() -> None:
+    assert [(sight.name, sight.unit, sight.pixels) for sight in sights(LeNet1998(), (32, 32, 1))] == [
+        ("c1 (Conv)", (14, 14), ((14, 19),) * 2),  # 5
+        ("s2 (Subsample)", (7, 7), ((14, 20),) * 2),  # 6
+        ("c3 (ConnectedConv)", (5, 5), ((10, 24),) * 2),  # 14
+        ("s4 (Subsample)", (2, 2), ((8, 24),) * 2),  # 16
+        ("c5 (Conv)", (0, 0), ((0, 32),) * 2),  # 32
+    ]
+
+
+def conv(window: tuple[int, int], **keywords) -> layers.Conv:
+    return layers.Conv(1, 1, window, rngs=rngs(), **keywords)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        lambda: [conv((3, 5), stride=2, padding=((1, 1), (0, 3))), layers.AvgPool(3, padding=1)],
+        lambda: [
+            nnx.Conv(1, 1, (3, 3), strides=2, rngs=rngs()),
+            nnx.Conv(1, 1, (4, 3), kernel_dilation=2, rngs=rngs()),
+        ],
+        lambda: [layers.LpPool(2, p=1.0), conv((3, 3), padding="SAME_LOWER", stride=2)],
+        lambda: [layers.ConvTranspose(1, 1, (4, 4), stride=2, padding=1, rngs=rngs()), conv((3, 3), padding=1)],
+        lambda: [conv((3, 3), padding=1), layers.AdaptiveAvgPool((6, 3))],
+    ],
+    ids=["pads", "flax", "same_lower", "transpose", "adaptive"],
+)
+def test_sights_are_where_the_gradient_is(stack) -> None:
+    """With positive weights the centre unit's gradient is positive where it looks, and 0 elsewhere."""
+    model = nnx.Sequential(*stack())
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            layer.kernel[...] = jnp.ones(layer.kernel.shape)
+    x = jnp.ones((1, 18, 24, 1))
+    *_, sight = sights(model, x.shape[1:])
+    gradient = jax.grad(lambda x: model(x)[(0, *sight.unit, 0)])(x)[0, :, :, 0]
+    for axis, (first, past) in enumerate(sight.pixels):
+        seen = np.flatnonzero(np.asarray(gradient).any(1 - axis))
+        assert (seen[0], seen[-1] + 1) == (max(first, 0), min(past, gradient.shape[axis]))
+
+
 def test_errors() -> None:
     model = layers.Conv(1, 6, (5, 5), rngs=rngs())
     with pytest.raises(ValueError, match=r"input_shape must be one that the model takes, got \(32, 32, 3\): x's chann"):
@@ -144,3 +216,20 @@ def test_errors() -> None:
         describe(lambda x: x, (32, 32, 3))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="input_shape must be made of ints"):
         describe(model, (32.0, 32, 1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"model must be an nnx\.Module, got function"):
+        activations(lambda x: x, jnp.ones((1, 4)))  # type: ignore[arg-type]
+    unknown = nnx.Sequential(lambda x: ops.max_pool(x, 2), model)
+    assert sights(unknown, (32, 32, 1)) == [], "no telling where behind a pooling called as a function"
+
+
+def test_holes_in_the_input() -> None:
+    """Of 5 pixels with a zero between neighbours, a window of 3 sees 2, and the next one is half a pixel on."""
+    model = nnx.Sequential(
+        layers.Conv(1, 1, (3,), input_dilation=2, padding=1, rngs=rngs()), layers.MaxPool((3,), stride=1)
+    )
+    assert [(row.output, row.receptive_field) for row in describe(model, (5, 1))] == [((9, 1), (2,)), ((7, 1), (3,))]
+
+
+def test_a_batch_of_a_flax_net() -> None:
+    model = nnx.Sequential(nnx.Conv(1, 2, (3, 3), rngs=rngs()), layers.MaxPool(2))
+    assert describe(model, (8, 8, 1)) == describe(model, (5, 8, 8, 1))

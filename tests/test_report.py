@@ -84,3 +84,40 @@ def test_learned_kernel_and_filter(shape: tuple[int, int], runs: int, tmp_path: 
     errors = draw.random((runs, 21))
     report.learned_filter({"photograph": image, "a": output, "b": output}, kernels, errors, tmp_path / "b.png")
     size(tmp_path / "b.png")
+
+
+def test_maps_of_many_layers(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    image = draw.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    shapes = [(32, 32, 6), (16, 20, 64), (3, 1, 1), (500,), (10,)]
+    stacks = [(f"layer {number}", draw.normal(size=shape)) for number, shape in enumerate(shapes)]
+    stacks.append(("nothing", np.zeros((4, 4, 9))))
+    report.maps(stacks, tmp_path / "a.png", "of all kinds", image=image)
+    report.maps(stacks[4:5], tmp_path / "b.png", "logits", names=[f"class {c}" for c in range(10)])
+    assert size(tmp_path / "a.png")[0] == size(tmp_path / "b.png")[0] == 1300
+
+
+def test_receptive_fields(tmp_path: Path) -> None:
+    image = np.zeros((32, 24, 1), np.uint8)
+    fields = [(f"layer {n}", ((16 - n, 17 + n), (12 - n, 13 + n))) for n in (1, 3, 8, 20, 50, 200)]
+    report.receptive_fields(image, fields, tmp_path / "a.png", "two rows")
+    size(tmp_path / "a.png")
+    assert report.clip(3, 8, 32) == (3, 8)
+    assert report.clip(-4, 40, 32) == (0, 32)
+    assert report.clip(-4, -1, 32) == (0, 0)
+
+
+@pytest.mark.parametrize("end", [[], [np.nan], [1e38, np.inf]])
+def test_learning_rates(end: list[float], tmp_path: Path) -> None:
+    losses = {1.0: np.array([2.3, 9.0, *end]), 0.1: np.geomspace(2.3, 1e-9, 50), 1e-3: np.full(1200, 2.0)}
+    report.learning_rates(losses, tmp_path / "a.png", "three rates", classes=10)
+    report.learning_rates({1e9: np.array([np.nan])}, tmp_path / "b.png", "nothing to see")
+    size(tmp_path / "a.png")
+    size(tmp_path / "b.png")
+
+
+def test_running_mean_and_finite_length_by_hand() -> None:
+    np.testing.assert_allclose(report.running_mean(np.array([1.0, 3.0, 5.0, 1.0]), 2), [1, 2, 4, 3])
+    np.testing.assert_allclose(report.running_mean(np.array([1.0, 3.0]), 9), [1, 2])
+    assert report.finite_length(np.array([1.0, np.nan, 2.0, np.inf])) == 1
+    assert report.finite_length(np.array([1.0, 2.0])) == 2

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from cnnjax import data
-from cnnjax.errors import UserError
 from cnnjax.train import checkpoint, metrics
 from tests import processes
 
@@ -130,26 +127,6 @@ def test_other_flags_in_the_same_workdir(run: Path) -> None:
     for difference in ("epochs: was 8, is now 9", "augment: was False, is now True", "seed: was 0, is now 1"):
         assert difference in message
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
-
-
-def test_predict_names_an_image_it_cannot_read(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("predict", processes.ROOT / "experiments/predict.py")
-    assert spec is not None and spec.loader is not None
-    predict = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(predict)
-    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "wrong_size.png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8)).astype(np.uint8)).save(tmp_path / "corrupt.png")
-    (tmp_path / "corrupt.png").write_bytes((tmp_path / "corrupt.png").read_bytes()[:90])
-    (tmp_path / "text.png").write_text("a digit")
-    config = {"dataset": "digits", "input": {"size": 32, "stored_shape": [8, 8, 1]}}
-    for name, message in (
-        ("wrong_size.png", "has 20x20 pixels .* resize it to 8x8"),
-        ("corrupt.png", "corrupt.png cannot be read"),
-        ("text.png", "is no image"),
-        ("absent.png", "absent.png cannot be read"),
-    ):
-        with pytest.raises(UserError, match=message):
-            predict.read_image(str(tmp_path / name), config)
 
 
 def test_predict_refuses_bad_flags(run: Path, tmp_path: Path) -> None:

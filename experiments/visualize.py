@@ -1,0 +1,214 @@
+"""Look inside a trained net: its kernels, what each layer gives for an image, what each layer sees of it, its errors.
+
+  python experiments/visualize.py --workdir=runs/...
+  python experiments/visualize.py --workdir=runs/... --index=17
+  python experiments/visualize.py --workdir=runs/... digit.png
+  python experiments/visualize.py --workdir=runs/... --learning_rates=1,0.1,0.01
+
+It leaves PNG files in the workdir, and the same pictures among its TensorBoard events: kernels, kernels_of_all_layers,
+feature_maps, receptive_fields, confusion and mistakes. With --learning_rates also learning_rates: the run's net from
+its first weights on, on the run's batches, with plain SGD on the cross-entropy under each of these rates. Too large a
+rate makes the loss oscillate, or ends it in NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from flax import nnx
+
+from cnnjax import data, experiment, layers, models, report, train
+from cnnjax import flags as shared
+from cnnjax.errors import UserError
+from cnnjax.layer_table import Activation, activations, sights
+from cnnjax.train.loop import group, progress
+from cnnjax.train.metrics import softmax
+from cnnjax.train.state import initial
+from cnnjax.train.step import data_mesh, replicate
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
+flags.DEFINE_integer("step", None, "which checkpoint; by default the best by validation, else the newest")
+flags.DEFINE_string("index", "0", "the number of the test example to look at, where no image file is given")
+flags.DEFINE_list("learning_rates", [], "train afresh under each of these for a while, and draw the losses")
+flags.DEFINE_integer(
+    "updates",
+    None,
+    "how many updates under each learning rate; by default 200, more for batches below 64",
+    lower_bound=1,
+)
+flags.DEFINE_integer("batch_size", None, "for --learning_rates; by default the run's", lower_bound=1)
+flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default as in training")
+flags.DEFINE_string("output", None, "the folder for the pictures and their TensorBoard events; by default the workdir")
+
+UPDATES_PER_CALL = 10
+
+
+def main(arguments: list[str]) -> None:
+    """Restore, look, draw."""
+    rates = learning_rates(FLAGS.learning_rates)
+    if len(arguments) > 1:
+        raise UserError(f"give one image file, not {len(arguments)}: {' '.join(arguments)}.")
+    state, config = train.restore(FLAGS.workdir, FLAGS.step)
+    if "input" not in config:
+        raise UserError(
+            f"{FLAGS.workdir} holds a run on {config.get('dataset')}: only nets of images can be looked at."
+        )
+    model = train.load(models.build(config), state["params"], state["rest"])
+    image = experiment.read_image(arguments[0], config) if arguments else None  # before the data set, which takes long
+    dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"])
+    title, image = experiment.test_example(dataset, FLAGS.index) if image is None else (Path(arguments[0]).name, image)
+    folder = Path(FLAGS.output or FLAGS.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    step = int(state["step"])
+
+    drawn = draw_inside(folder, model, config, image, title)
+    drawn += draw_errors(folder, model, config, dataset)
+    if rates:
+        drawn += draw_learning_rates(folder, config, dataset, rates)
+    train.add_pictures(folder, step, drawn)
+    print(f"checkpoint {step} of {FLAGS.workdir}, {title}; in {folder}: {', '.join(f'{name}.png' for name in drawn)}")
+
+
+def learning_rates(words: list[str]) -> list[float]:
+    """The numbers of ``--learning_rates``, each once."""
+    rates: dict[float, None] = {}
+    for word in words:
+        try:
+            rate = float(word)
+        except ValueError:
+            rate = math.nan
+        if not 0 < rate < math.inf:
+            raise UserError(f"--learning_rates: {word!r} must be a finite number above 0, as in 0.5,0.05,0.005.")
+        rates[rate] = None
+    return list(rates)
+
+
+def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], image: np.ndarray, title: str) -> list[str]:
+    """The kernels, and for one image the feature maps and the receptive fields. Returns the pictures' names."""
+    canvas = data.to_canvas(image[None], config["input"]["size"])
+    x = experiment.preparation(config)(jnp.asarray(canvas, jnp.float32))
+    logits = np.asarray(model(x), np.float32)
+    seen = activations(model, x)
+    kernels = kernels_of(seen)
+    drawn = []
+    if kernels:
+        report.kernels(next(iter(kernels.values())), folder / "kernels.png", f"kernels of {next(iter(kernels))}")
+        drawn.append("kernels")
+    if len(kernels) > 1:
+        stacks = [(name, kernel.mean(2)) for name, kernel in kernels.items()]
+        report.maps(stacks, folder / "kernels_of_all_layers.png", "kernels, each the mean over its inputs")
+        drawn.append("kernels_of_all_layers")
+
+    guess, share = int(logits.argmax()), float(softmax(logits).max())
+    stacks = [(name, squeezed(np.asarray(output[0], np.float32))) for name, _, output in seen]
+    if not (stacks and np.array_equal(stacks[-1][1], logits[0])):
+        stacks.append(("logits", logits[0]))
+    report.maps(
+        stacks,
+        folder / "feature_maps.png",
+        f"{title}, taken for {config['class_names'][guess]} ({share:.1%}): the layers' own outputs, without the "
+        "activation functions that follow",
+        image=canvas[0],
+        names=config["class_names"],
+    )
+    fields = [(sight.name, sight.pixels) for sight in sights(model, x.shape[1:])]
+    if fields:
+        what = f"{title}: the pixels that the centre unit of each layer sees"
+        report.receptive_fields(canvas[0], fields, folder / "receptive_fields.png", what)
+    return [*drawn, "feature_maps", *(["receptive_fields"] if fields else [])]
+
+
+def kernels_of(seen: list[Activation]) -> dict[str, np.ndarray]:
+    """The kernels (H, W, C, F) of the 2-D convolutions by name, in the order of the layers; not those of one pixel."""
+    convolutions = (layers.Conv, layers.ConnectedConv, nnx.Conv)
+    found = {one.name: np.asarray(one.layer.kernel[...]) for one in seen if isinstance(one.layer, convolutions)}
+    return {name: kernel for name, kernel in found.items() if kernel.ndim == 4 and kernel.shape[:2] != (1, 1)}
+
+
+def squeezed(output: np.ndarray) -> np.ndarray:
+    """Maps of a single pixel as values: (1, 1, C) -> (C,)."""
+    return output.reshape(-1) if output.size == output.shape[-1] else output
+
+
+def draw_errors(folder: Path, model: nnx.Module, config: Mapping[str, Any], dataset: data.Dataset) -> list[str]:
+    """The confusion matrix and the surest mistakes on the test set. Returns the pictures' names."""
+    images = data.to_canvas(dataset.test_images, config["input"]["size"])
+    net, params, rest = train.split(model)
+    state = train.TrainState(params, rest, (), jnp.zeros((), jnp.int32))
+    logits = train.make_predict(net, data_mesh(), experiment.preparation(config))(state, images)
+    names, labels = config["class_names"], dataset.test_labels
+    report.confusion(labels, logits.argmax(-1), names, folder / "confusion.png")
+    report.mistakes(images, labels, softmax(logits), names, folder / "mistakes.png")
+    return ["confusion", "mistakes"]
+
+
+def draw_learning_rates(
+    folder: Path, config: Mapping[str, Any], dataset: data.Dataset, rates: list[float]
+) -> list[str]:
+    """The loss of the first updates under each learning rate. Returns the picture's name."""
+    options = train.Options(**{field.name: config[field.name] for field in dataclasses.fields(train.Options)})
+    size = FLAGS.batch_size or options.batch_size
+    training = experiment.examples(dataset, options, config["input"]["size"])["train"]
+    updates = FLAGS.updates or max(200, 200 * 64 // size)  # of small batches it takes more of them to see anything
+    curves = losses(config, training, options, rates, updates, size)
+    title = f"{config['model']['name']} on {config['dataset']}: SGD, batches of {size}"
+    report.learning_rates(curves, folder / "learning_rates.png", title, classes=len(config["class_names"]))
+    return ["learning_rates"]
+
+
+def losses(
+    config: Mapping[str, Any],
+    training: train.Examples,
+    options: train.Options,
+    rates: list[float],
+    updates: int,
+    batch_size: int,
+) -> dict[float, np.ndarray]:
+    """The batch's loss before each of the first `updates` of SGD, by learning rate, up to one that is not finite."""
+    mesh = data_mesh()
+    if batch_size % mesh.size:
+        raise UserError(f"--batch_size={batch_size} cannot be shared out over {mesh.size} devices: give a multiple.")
+    rule = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)  # the rate is in the state: one compilation for all
+    net, start = initial(models.build(config), rule)
+    augment = data.augment_for(config["model"]["channels"]) if options.augment else None
+    step = train.make_train_step(train.make_update(net, rule))
+    make = train.make_batches(mesh, options.seed, experiment.preparation(config), augment)
+    images, labels = replicate(mesh, training)
+
+    def batches() -> Iterator[tuple[jax.Array, jax.Array]]:
+        done = 0
+        while done < updates:
+            count = group(done, max(options.updates_per_call, UPDATES_PER_CALL), updates)
+            chosen = data.indices(options.seed, done, count, len(training.labels), batch_size)
+            yield make(images, labels, chosen, np.int32(done))
+            done += count
+
+    curves = {}
+    for rate in rates:
+        state = jax.tree.map(jnp.copy, start)  # the step takes the one it is given
+        state.opt_state.hyperparams["learning_rate"] = jnp.float32(rate)
+        state, curve = replicate(mesh, state), np.zeros(0)
+        with progress(updates, 0) as bar:
+            bar.set_description(f"learning rate {rate:g}")
+            for x, y in batches():
+                state, metrics = step(state, x, y)
+                curve = np.append(curve, np.asarray(metrics["loss"]))
+                bar.update(len(x))
+                if not np.isfinite(curve).all():
+                    break
+        curves[rate] = curve[: report.finite_length(curve) + 1]
+    return curves
+
+
+if __name__ == "__main__":
+    shared.run(main)
