@@ -165,7 +165,11 @@ def errors(op, exact, shapes, dtype, low):
             yield g, e
 
 
-@pytest.mark.parametrize("name", ROWS)
+#: Variants, whose names go on after a space, are slow.
+EVERYDAY = [pytest.param(name, marks=[pytest.mark.slow] if " " in name else []) for name in ROWS]
+
+
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_error_bounds(name):
     op, exact, *shapes = ROWS[name]
     with jax.enable_x64(True):
