@@ -201,6 +201,7 @@ def summarize(folder: Path, result: train.Result) -> None:
     )
     print("  curves.png, kernels.png, confusion.png, mistakes.png")
     print(f"classify an image with: python experiments/predict.py --workdir={folder} IMAGE")
+    print(f"look inside with: python experiments/visualize.py --workdir={folder}")
 
 
 def overfitting(records: Sequence[report.Record]) -> str | None:

@@ -52,7 +52,7 @@ def define_training_flags(dataset: str = "digits") -> None:
         "patience", None, "stop after so many evaluations without a lower validation loss", lower_bound=1
     )
     flags.DEFINE_integer("eval_every", 1, "epochs between evaluations", lower_bound=1)
-    flags.DEFINE_integer("checkpoint_every", 500, "updates between checkpoints", lower_bound=1)
+    flags.DEFINE_integer("checkpoint_every", None, "updates between checkpoints; mostly 500", lower_bound=1)
     flags.DEFINE_integer("log_every", None, "updates between records in metrics.jsonl; mostly 10", lower_bound=1)
     flags.DEFINE_integer("keep", 2, "how many of the last checkpoints to keep, beside the best", lower_bound=2)
     flags.DEFINE_bool("profile", False, "trace a few updates with jax.profiler into profile/ in the workdir")

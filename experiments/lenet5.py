@@ -58,6 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "lenet5",
         "updates_per_call": 500,  # one update takes less time than its call from Python
         "log_every": 500,
+        "checkpoint_every": 20_000,  # every few seconds
     },
 }
 FEW_EXAMPLES = {"epochs": 100, "augment": True}  # the digits: 1,437 to learn from, each time distorted
