@@ -11,7 +11,11 @@ Flags that are not given come from the variant's recipe:
   modern   5 epochs, batch_size 64, adamw, learning_rate 0.004, onecycle, weight_decay 0.01
            (digits: 100 epochs with augmentation)
   classic  10 epochs, batch_size 256, sgd, learning_rate 0.9, constant: the settings of d2l
-  1998     20 epochs, batch_size 1, sdlm, learning_rate 5e-4, lenet5: the paper's net, loss, rates and curvature
+  1998     20 epochs, batch_size 1, sdlm, learning_rate 1e-4, lenet5: the paper's net, loss, curvature and schedule
+
+What differs from 1998, chosen on 10,000 training images held out (6 epochs, one seed): a fifth of the published rates
+(98.93 % there; the published 5e-4 gave 97.82 %, 5e-5 98.70 %), and first weights within 1 / sqrt(fan_in) (within the
+published 2.4 / fan_in the signal starves: 98.41 % at a rate of 2e-5, 98.15 % at 5e-5). j = 5 is not published either.
 """
 
 from __future__ import annotations
@@ -34,9 +38,7 @@ flags.DEFINE_enum(
     [*VARIANTS, "1998"],
     "modern: ReLU and max-pool; classic: sigmoid and average-pool, as in d2l; 1998: exactly as published",
 )
-flags.DEFINE_enum(
-    "init", "published", INITS, "1998: the bound of the uniform weights, 2.4 / fan_in or 1 / sqrt(fan_in)"
-)
+flags.DEFINE_enum("init", "lecun", INITS, "1998: the bound of the uniform weights, 2.4 / fan_in or 1 / sqrt(fan_in)")
 flags.DEFINE_float("j", 5.0, "1998: the constant of the loss, equation 9", lower_bound=0)
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -53,7 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "1998": {
         "epochs": 20,
         "batch_size": 1,
-        "learning_rate": 5e-4,
+        "learning_rate": 1e-4,
         "optimizer": "sdlm",
         "schedule": "lenet5",
         "updates_per_call": 500,  # one update takes less time than its call from Python
