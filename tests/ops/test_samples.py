@@ -808,7 +808,6 @@ ONNX = {
     "Gelu": of_one(ops.gelu, approximate="approximate"),
     "GlobalAveragePool": lambda a, x: jnp.expand_dims(ops.global_avg_pool(last(x)), tuple(range(2, x.ndim))),
     "GlobalMaxPool": lambda a, x: jnp.expand_dims(ops.global_max_pool(last(x)), tuple(range(2, x.ndim))),
-    "GlobalLpPool": lambda a, x: first(ops.lp_pool(last(x), x.shape[2:], p=a.get("p", 2))),
     # its default slope is 0.2, Keras's of old; ours is PyTorch's and jax.nn's 1/6
     "HardSigmoid": lambda a, x: ops.hard_tanh(a.get("alpha", 0.2) * x + a.get("beta", 0.5), 0.0, 1.0),
     "HardSwish": of_one(ops.hard_swish),
