@@ -374,7 +374,7 @@ def _at_least_0(name: str, value: Any) -> float:
 @meets_habits
 def softmin(x: jax.Array, axis: int = -1) -> jax.Array:
     """softmax(-x)."""
-    return jax.nn.softmax(-as_float_array("x", x), axis)
+    return softmax(-as_float_array("x", x), axis)
 
 
 @meets_habits

@@ -102,6 +102,7 @@ def test_only_float_arrays_come_in(name):
         ("log_softmax", (X, 2), {}, ValueError, "axis must be one of x's 2, got 2"),
         ("log_softmax", (X, (0, 2)), {}, ValueError, "axis must be one of x's 2, got 2"),
         ("softmax", (X, 1.0), {}, TypeError, "axis must be made of ints, got 1.0"),
+        ("softmin", (X, 2), {}, ValueError, "axis must be one of x's 2, got 2"),
         ("softmax", (jnp.ones(()),), {}, ValueError, "axis must be one of x's 0, got -1"),
         ("glu", (X[:, :3],), {}, ValueError, r"axis must be one of even size, got axis 1"),
         ("elu", (X, "1"), {}, TypeError, "alpha must be a number, got '1'"),
