@@ -385,7 +385,9 @@ LEGAL = ("pad must be non-negative", "negative padding", "at most half", "paddin
 
 
 def infos(op_db, name):
-    found = [info for info in op_db if info.name in (name, f"nn.functional.{name}")]
+    # Tensor.unfold is another thing than nn.functional.unfold
+    names = [f"nn.functional.{name}", *([] if name == "unfold" else [name])]
+    found = [info for info in op_db if info.name in names]
     assert found, name
     return found
 
