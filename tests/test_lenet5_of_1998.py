@@ -146,7 +146,7 @@ def test_curvature_against_the_recursion_over_connections() -> None:
             for name in ("c1", "s2", "c3", "s4", "c5", "f6")
         }  # fmt: skip
         x, labels = draw.normal(size=(3, 10, 10, 1)), np.array([0, 2, 1])
-        got = curvature(net, jax.tree.map(jnp.asarray, params), jnp.asarray(x), jnp.asarray(labels), 0.3)
+        got = jax.jit(lambda *a: curvature(net, *a, 0.3))(jax.tree.map(jnp.asarray, params), x, labels)
         each = [brute_force(net, params, image, label, 0.3) for image, label in zip(x, labels, strict=True)]
         for name, arrays in params.items():
             for kind in arrays:
