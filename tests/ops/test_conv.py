@@ -122,7 +122,7 @@ def random_arrays(seed, *shapes):
     return [rng.normal(size=shape) for shape in shapes]
 
 
-@pytest.mark.parametrize("seed", draws(26, 42))
+@pytest.mark.parametrize("seed", draws(22, 42))
 def test_against_the_oracle(seed):
     x_shape, w_shape, keywords, full = random_case(seed)
     arrays = random_arrays(seed, x_shape, w_shape, w_shape[-1:])

@@ -72,8 +72,8 @@ ROWS = {
     "depthwise_conv": (
         ops.depthwise_conv,
         lambda x, w: np.einsum("nijckl,klcm->nijcm", windows(x, *w.shape[:2]), w).reshape(1, 3, 3, -1),
-        (1, 7, 7, 2),
-        (5, 5, 2, 2),
+        (1, 6, 6, 2),
+        (4, 4, 2, 2),
     ),
     "separable_conv": (
         ops.separable_conv,

@@ -94,9 +94,11 @@ OPS = {
             lambda x: ops.elu(x, jnp.asarray(0.7, x.dtype)),
         )
     ),
-    "activations_along_an_axis": lambda x: (
-        sum(f(x) for f in (ops.softmax, ops.log_softmax, ops.softmin, ops.sparsemax, lambda x: ops.maxout(x, 2)))
-        + sum(f(x) for f in (ops.glu, ops.reglu, ops.geglu, ops.swiglu)) * ops.crelu(x)[..., :1]
+    "activations_along_an_axis": lambda x: sum(
+        f(x) for f in (ops.softmax, ops.log_softmax, ops.softmin, ops.sparsemax, ops.glu, lambda x: ops.maxout(x, 2))
+    ),
+    "activations_along_an_axis others": lambda x: (
+        sum(f(x) for f in (ops.reglu, ops.geglu, ops.swiglu)) * ops.crelu(x)[..., :1]
     ),
     "max_unpool": lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (6, 7)),
 }
