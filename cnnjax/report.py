@@ -29,7 +29,7 @@ def curves(records: Sequence[Record], path: Path) -> None:
             if epochs:
                 label = "train (batches as augmented)" if split == "train" else split
                 panel.plot(epochs, values, style, label=label, markersize=4, linewidth=1.2)
-    panels[0].set(xlabel="epoch", ylabel="cross-entropy", yscale="log", title="loss")
+    panels[0].set(xlabel="epoch", ylabel="loss", yscale="log", title="loss")
     panels[1].set(xlabel="epoch", ylabel="accuracy", title="accuracy")
     panels[1].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     for panel in panels:
