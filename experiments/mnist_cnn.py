@@ -4,7 +4,8 @@
   python experiments/mnist_cnn.py --downsample=stride
   python experiments/mnist_cnn.py --augment
 
---downsample=pool halves by 2x2 max-pools, --downsample=stride by convolutions of stride 2 and no pooling. --augment
+--downsample=pool halves by 2x2 max-pools, --downsample=stride by convolutions of stride 2 and no pooling. --last_pool
+adds the third pool that some tutorials have; the net then sees 22x22 of the 28x28 pixels (98.26 %, one seed). --augment
 rotates, scales and shifts the images on the device. The layer table is printed at the start.
 The ten probabilities of one image, with the run's folder:
 
@@ -23,6 +24,7 @@ from cnnjax.models.mnist_cnn import DOWNSAMPLES
 
 FLAGS = flags.FLAGS
 shared.define_training_flags(dataset="mnist")
+flags.DEFINE_bool("last_pool", False, "with --downsample=pool, pool 3x3 to 1x1 behind the third convolution")
 flags.DEFINE_enum("downsample", "pool", DOWNSAMPLES, "2x2 max-pools, or convolutions of stride 2")
 
 RECIPE: dict[str, Any] = {
@@ -38,7 +40,8 @@ RECIPE: dict[str, Any] = {
 def main(arguments: list[str]) -> None:
     """Train, resume and report."""
     shared.no_arguments(arguments)
-    experiment.run("mnist_cnn", {"name": "mnist_cnn", "downsample": FLAGS.downsample}, RECIPE, size=28)
+    model = {"name": "mnist_cnn", "downsample": FLAGS.downsample, "last_pool": FLAGS.last_pool}
+    experiment.run("mnist_cnn", model, RECIPE, size=28)
 
 
 if __name__ == "__main__":

@@ -98,10 +98,12 @@ def count(model: nnx.Module) -> int:
 
 
 def test_parameters_and_shapes_of_the_mnist_net() -> None:
-    pooled = models.build({"model": {"name": "mnist_cnn"}})
+    pooled = models.build({"model": {"name": "mnist_cnn", "last_pool": True}})
     assert count(pooled) == 9 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 128 + 128 + 128 * 128 + 128 + 1290
     shapes = [row.output for row in describe(pooled, (28, 28, 1))]
     assert shapes == [(26, 26, 32), (13, 13, 32), (11, 11, 64), (5, 5, 64), (3, 3, 128), (1, 1, 128), (128,), (10,)]
+    table = describe(models.build({"model": {"name": "mnist_cnn"}}), (28, 28, 1))
+    assert table[5].output == (128,) and table[5].params == 9 * 128 * 128 + 128 and table[4].output == (3, 3, 128)
     strided = models.build({"model": {"name": "mnist_cnn", "downsample": "stride"}})
     assert [row.output for row in describe(strided, (28, 28, 1))][:3] == [(13, 13, 32), (6, 6, 64), (2, 2, 128)]
 
@@ -197,6 +199,7 @@ def test_resnet18_is_its_layers_in_pytorch() -> None:
 def test_bad_options_of_the_tutorials_nets_are_named() -> None:
     for options, message in [
         ({"name": "mnist_cnn", "downsample": "both"}, "downsample must be one of pool, stride, was 'both'"),
+        ({"name": "mnist_cnn", "downsample": "stride", "last_pool": True}, "last_pool must be False where"),
         ({"name": "cifar_cnn", "conv": "torch"}, "conv must be one of own, flax, was 'torch'"),
         ({"name": "cifar_cnn", "conv": "flax", "algorithm": "fft"}, "algorithm must be 'auto' where conv is 'flax'"),
         ({"name": "cifar_cnn", "widths": [8] * 6}, "widths must be of 1 to 5 blocks, each halves 32"),
