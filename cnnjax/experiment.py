@@ -210,7 +210,7 @@ def overfitting(records: Sequence[report.Record]) -> str | None:
     trained = dict(zip(*report.by_epoch(records, "train_loss"), strict=True))
     lowest = int(np.argmin(tested))
     turn, last = epochs[lowest], epochs[-1]
-    if turn not in trained or tested[-1] <= 1.05 * tested[lowest] or trained[last] >= trained[turn]:
+    if not {turn, last} <= trained.keys() or tested[-1] <= 1.05 * tested[lowest] or trained[last] >= trained[turn]:
         return None
     return (
         f"the test loss turned after epoch {turn} ({tested[lowest]:.4f}, at the end {tested[-1]:.4f}) "

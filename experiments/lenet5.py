@@ -40,7 +40,7 @@ flags.DEFINE_enum(
     "modern: ReLU and max-pool; classic: sigmoid and average-pool, as in d2l; 1998: exactly as published",
 )
 flags.DEFINE_enum("init", "lecun", INITS, "1998: the bound of the uniform weights, 2.4 / fan_in or 1 / sqrt(fan_in)")
-flags.DEFINE_float("j", 5.0, "1998: the constant of the loss, equation 9", lower_bound=0)
+shared.define_float("j", "1998: the constant of the loss, equation 9", 5.0, above=0)
 
 RECIPES: dict[str, dict[str, Any]] = {
     "modern": {

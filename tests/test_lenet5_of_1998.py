@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from cnnjax import describe, layers, models, train
+from cnnjax import describe, layers, models
 from cnnjax.errors import UserError
 from cnnjax.models.lenet import LeNet5Of1998, bitmaps, curvature, map_loss
 from cnnjax.train.optimizer import optimizer, scale_by_curvature, schedule
@@ -180,4 +180,3 @@ def test_bad_input_is_named() -> None:
         published(init="he")
     with pytest.raises(ValueError, match=r"x must be \(N, 32, 32, 1\), was \(2, 28, 28, 1\)"):
         published()(jnp.ones((2, 28, 28, 1)))
-    assert issubclass(train.BeforeEpoch, tuple)

@@ -166,12 +166,16 @@ def pooled_rank(x: jax.Array, window: Any, name: str = "window") -> int:
     return rank
 
 
-def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> None:
-    """x (N, *S, C), w (*K, C // groups, F), b (F,): check ranks and channels, know foreign layouts."""
+def _check_groups(groups: Any) -> None:
     if isinstance(groups, bool) or not isinstance(groups, int):
         raise TypeError(f"groups must be an int, got {groups!r}")
     if groups < 1:
         raise ValueError(f"groups must be at least 1, got {groups}")
+
+
+def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> None:
+    """x (N, *S, C), w (*K, C // groups, F), b (F,): check ranks and channels, know foreign layouts."""
+    _check_groups(groups)
     shapes = f"got x {x.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
     if w.ndim not in (3, 4, 5):
         raise ValueError(f"w must be (*K, C // groups, F) with one to three spatial dimensions, {shapes}")
@@ -193,10 +197,7 @@ def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> None:
 
 def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, groups: Any) -> None:
     """y (N, *S', F), w (*K, C // groups, F), b (C,): check ranks and channels, know foreign layouts."""
-    if isinstance(groups, bool) or not isinstance(groups, int):
-        raise TypeError(f"groups must be an int, got {groups!r}")
-    if groups < 1:
-        raise ValueError(f"groups must be at least 1, got {groups}")
+    _check_groups(groups)
     shapes = f"got y {y.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
     if w.ndim not in (3, 4, 5):
         raise ValueError(f"w must be (*K, C // groups, F) with one to three spatial dimensions, {shapes}")

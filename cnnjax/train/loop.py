@@ -118,9 +118,8 @@ class Run:
         self.loss = loss
         self.train_step = step.make_train_step(step.make_update(net, rule, loss))
         self.batches = step.make_batches(self.mesh, options.seed, prepare, augment)
-        self.before_epoch = before_epoch
+        self.before_epoch = before_epoch and before_epoch._replace(compute=jax.jit(before_epoch.compute))
         self.plain_batches = step.make_batches(self.mesh, options.seed, prepare, None)
-        self.compute_extra = jax.jit(before_epoch.compute) if before_epoch else None
         state = self.with_extra(state, 0)
         self.predict = step.make_predict(net, self.mesh, prepare)
         self.state = step.replicate(self.mesh, self._resume(state))
@@ -159,11 +158,12 @@ class Run:
 
     def with_extra(self, state: TrainState, epoch: int) -> TrainState:
         """The state with what is to be computed before an epoch; its bits follow from the parameters and the epoch."""
-        if self.before_epoch is None or self.compute_extra is None:
+        if self.before_epoch is None:
             return state
-        chosen = batches.sample(self.options.seed, epoch, len(self.train.labels), self.before_epoch.examples)
+        count, compute = self.before_epoch
+        chosen = batches.sample(self.options.seed, epoch, len(self.train.labels), count)
         x, y = self.plain_batches(self.images, self.labels, chosen[None], np.int32(0))
-        return state._replace(extra=self.compute_extra(state.params, x[0], y[0]))
+        return state._replace(extra=compute(state.params, x[0], y[0]))
 
     def follow_up(self, count: int) -> None:
         """What falls due after a group of updates: records, evaluation, a checkpoint, in this order.

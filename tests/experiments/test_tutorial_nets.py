@@ -56,3 +56,5 @@ def test_overfitting_is_said() -> None:
     )
     assert experiment.overfitting(records([0.9, 0.5, 0.51], [0.8, 0.4, 0.3])) is None  # not by a twentieth
     assert experiment.overfitting(records([0.9, 0.5, 0.8], [0.8, 0.4, 0.5])) is None  # both rise
+    seldom = [{"epoch": 1, "train_loss": 0.8}, *({"epoch": e, "test_loss": loss} for e, loss in ((1, 0.5), (2, 0.9)))]
+    assert experiment.overfitting(seldom) is None  # no record of the last epoch's training
