@@ -355,6 +355,31 @@ class RBF(nnx.Module):
         return jnp.square(x[:, None, :] - self.centres[...].astype(x.dtype)).sum(-1)
 
 
+class BatchNorm(nnx.BatchNorm):
+    """``nnx.BatchNorm`` over all axes but the last, by `ops.batch_norm` in training: its arguments, state and numbers.
+
+    ``momentum`` is the share of the running statistics that is kept.
+
+    >>> from flax import nnx
+    >>> layer = BatchNorm(1, momentum=0.9, rngs=nnx.Rngs(0))
+    >>> layer(jnp.array([[1.0], [3.0]])).round(3).ravel(), layer.mean[...].round(3)
+    (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
+    """
+
+    def __init__(self, num_features: int, *, momentum: float = 0.99, epsilon: float = 1e-5, dtype: Any = None, rngs: nnx.Rngs):
+        super().__init__(num_features, momentum=momentum, epsilon=epsilon, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Normalise x (N, *S, C), by its own statistics in training, else by the running ones."""
+        if self.use_running_average:
+            return super().__call__(x)
+        x = x.astype(self.dtype or x.dtype)
+        y, *statistics = ops.batch_norm(x, self.scale[...], self.bias[...], epsilon=self.epsilon)
+        for running, now in zip((self.mean, self.var), jax.lax.stop_gradient(statistics), strict=True):
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * now
+        return y
+
+
 class Op(nnx.Module):
     """An op without weights as a module: its arguments beside x are fixed when it is made."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cnnjax.layers import Conv, MaxPool
+from cnnjax.layers import BatchNorm, Conv, MaxPool
 
 CONVS = ("own", "flax")
 
@@ -60,7 +60,7 @@ class CifarCNN(nnx.Module):
                 layer = Conv(below, width, (3, 3), algorithm=algorithm, **shape)
             else:
                 layer = nnx.Conv(below, width, (3, 3), **shape)
-            norm = nnx.BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs) if batch_norm else None
+            norm = BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs) if batch_norm else None
             blocks.append(Block(layer, norm))
         self.blocks = nnx.List(blocks)
         side = size >> len(widths)

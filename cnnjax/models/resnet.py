@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cnnjax.layers import Conv, GlobalAvgPool
+from cnnjax.layers import BatchNorm, Conv, GlobalAvgPool
 
 
 class ResNet18(nnx.Module):
@@ -72,7 +72,7 @@ class ConvNorm(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = nnx.BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(N, H, W, below) to (N, H / stride, W / stride, width)."""

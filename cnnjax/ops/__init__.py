@@ -14,7 +14,7 @@ from cnnjax.ops.conv_deform import deform_conv
 from cnnjax.ops.conv_grad import conv_input_grad, conv_kernel_grad
 from cnnjax.ops.conv_unshared import connected_conv, local_conv
 from cnnjax.ops.geometry import output_shape, receptive_field
-from cnnjax.ops.normalize import local_response_norm
+from cnnjax.ops.normalize import batch_norm, local_response_norm
 from cnnjax.ops.patches import channel_shuffle, fold, pad, pixel_shuffle, pixel_unshuffle, unfold
 from cnnjax.ops.pool import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 from cnnjax.ops.pool_by_index import (
@@ -29,6 +29,7 @@ __all__ = [
     "adaptive_avg_pool",
     "adaptive_max_pool",
     "avg_pool",
+    "batch_norm",
     "channel_shuffle",
     "connected_conv",
     "conv",

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnnjax.ops import conv_onednn
 from cnnjax.ops.arguments import (
     as_float_array,
     check_conv_arrays,
@@ -23,8 +24,8 @@ from cnnjax.ops.conv_algorithms import (
     check_serves,
     explicit_matrix,
     im2col_if_finite,
-    transposed,
 )
+from cnnjax.ops.conv_trilinear import conv_by_platform, transposed_by_platform
 from cnnjax.ops.geometry import Windows, dilated, per_dimension, positive_sizes, resolve_padding, slide
 from cnnjax.ops.patches import MANY_TAPS, PADDING_MODES, pad_spatial
 
@@ -401,7 +402,7 @@ def conv_transpose(
     if 0 in y.shape:
         return jnp.zeros((0, *windows.sizes, w.shape[-2] * groups), y.dtype)
     compute_dtype = _compute_dtype(y.dtype, y.dtype)
-    return _compute(y, w, b, transposed, windows, groups, precision, compute_dtype, y.dtype)
+    return _compute(y, w, b, transposed_by_platform, windows, groups, precision, compute_dtype, y.dtype)
 
 
 def _windows_onto(
@@ -536,15 +537,13 @@ def _chosen(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> Any:
         return ALGORITHMS["lax"]
     in_channels, out_channels = x.shape[-1], w.shape[-1]
     many = math.prod(windows.window) > MANY_TAPS
-    if w.shape[-2] == 1 and groups > 1 and not many:
-        return ALGORITHMS["direct"]  # depthwise: XLA computes the dense kernel gradient and drops most of it
     if groups > 1:
-        return ALGORITHMS["lax"]
+        return conv_by_platform
     if math.prod(windows.window) == 1 or math.prod(windows.output) == 1:
         return ALGORITHMS["im2col"]  # a single matrix product, and nothing is copied for it
     plain = set(windows.stride) == set(windows.dilation) == {1} and not many
     products = x.shape[0] * math.prod(windows.output) * math.prod(w.shape)
-    if plain and in_channels <= 16 and out_channels <= 32 and products >= 2**14:
+    if not conv_onednn.serves(x, w) and plain and in_channels <= 16 and out_channels <= 32 and products >= 2**14:
         # XLA's convolution is slow with few channels, and many times slower inside a loop; a small one compiles faster
         return _by_blocks_of_4 if in_channels <= 2 and out_channels <= 16 else _by_blocks_of_2
-    return ALGORITHMS["lax"]
+    return conv_by_platform

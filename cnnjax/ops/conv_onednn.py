@@ -1,0 +1,73 @@
+"""A door to oneDNN, the library under PyTorch's convolutions, which the jaxlib wheels for Linux on x86-64 carry.
+
+XLA's run time executes two custom calls that nothing in JAX makes: ``__onednn$convolution`` and ``__onednn$matmul``.
+Both are undocumented, and end the process where they are asked for what they cannot do.  So they are used on those
+jaxlib versions alone on which the tests of the ops have passed, and every caller asks :func:`serves` first.
+``CNNJAX_ONEDNN=0`` in the environment closes the door; pure lax then serves, with the same numbers to rounding.
+
+Neither has a derivative or a batching rule: :mod:`cnnjax.ops.conv_trilinear` gives them both.
+"""
+
+import functools
+import json
+import os
+import platform
+from typing import Any
+
+import jax
+import jaxlib
+
+from cnnjax.ops.geometry import Windows
+
+TESTED = ("0.10.2", "0.12.0")
+
+
+@functools.cache
+def is_open() -> bool:
+    """Whether this jaxlib has the door, and the user leaves it open.  Asked once in a process."""
+    here = (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    version = ".".join(jaxlib.__version__.split(".")[:3])
+    return here and version in TESTED and os.environ.get("CNNJAX_ONEDNN", "1") != "0"
+
+
+def serves(*arrays: Any) -> bool:
+    """Whether convolutions and products of these arrays may be computed here: float32, in two dimensions, none empty."""
+    return is_open() and all(a.dtype == "float32" and a.ndim in (2, 4) and a.size for a in arrays)
+
+
+def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array:
+    """The convolution of x (N, H, W, C) with w (*K, C // groups, F): (N, *S', F).  Its padding is not negative."""
+    low, high = zip(*windows.padding, strict=True)
+    assert min(*low, *high) >= 0, windows  # it would end the process
+    image = {"data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
+    config = {
+        "dims": 4,
+        "feature_groups": groups,
+        "input": image,
+        "kernel": {"filter": {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}},
+        "output": image,
+        "window": {
+            "pad_left": low,
+            "pad_right": high,
+            "strides": windows.stride,
+            "window_dilations": windows.dilation,
+        },
+    }
+    shape = (x.shape[0], *windows.output, w.shape[-1])
+    return _call("__onednn$convolution", {"onednn_conv_config": config}, shape, x, w)
+
+
+def transposed_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a^T b, of a (P, M) and b (P, N)."""
+    config = {"transpose_a": True, "transpose_b": False}
+    return _call("__onednn$matmul", {"onednn_matmul_config": config}, (a.shape[1], b.shape[1]), a, b)
+
+
+def _call(name: str, config: dict[str, Any], shape: tuple[int, ...], a: jax.Array, b: jax.Array) -> jax.Array:
+    call = jax.ffi.ffi_call(
+        name,
+        jax.ShapeDtypeStruct(shape, a.dtype),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps(config),
+    )
+    return call(a, b)

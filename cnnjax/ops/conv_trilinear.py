@@ -1,0 +1,228 @@
+"""Convolution and its two gradients as one primitive, so that each can be computed in the way that is fastest for it.
+
+The form T(x, w, y) = <conv(x, w), y> is linear in x, in w and in y.  Its derivative in one of the three is a function
+of the other two: in y the convolution itself, in x the gradient of the input, in w the gradient of the kernel.  They
+are each other's transposes:
+
+    d T / d y  (x, w)  =  conv(x, w)                        (N, *S', F)
+    d T / d x  (w, y)  =  conv_transpose(y, w)              (N, *S, C)
+    d T / d w  (x, y)  =  conv_kernel_grad(x, y)            (*K, C // groups, F)
+
+so that derivatives of all orders, forward and reverse, come back to these three.  Off the CPU, and on several devices,
+each is what XLA makes of ``lax.conv_general_dilated``.  On the CPU XLA takes 2 to 7 times longer than oneDNN, and inside
+loops 4 to 12 times longer still; there each has a form of its own below.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from cnnjax.ops import conv_onednn
+from cnnjax.ops.conv_algorithms import direct, im2col, lax_conv, transposed
+from cnnjax.ops.geometry import Windows
+from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial
+
+OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
+TILE_BYTES = 9_500_000  # of patches at a time (measured: 2 MB cost a fifth more, 18 MB up to twice as much)
+
+
+def conv_by_platform(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    """The convolution; see :mod:`cnnjax.ops.conv_algorithms` for the arguments."""
+    if not _local(x, w):
+        return lax_conv(x, w, windows, groups, precision)
+    return derivative_p.bind(x, w, of="y", windows=windows, groups=groups, precision=precision)
+
+
+def transposed_by_platform(y: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    """The adjoint of the convolution in x."""
+    if not _local(y, w):
+        return transposed(y, w, windows, groups, precision)
+    return derivative_p.bind(w, y, of="x", windows=windows, groups=groups, precision=precision)
+
+
+def _local(*arrays: jax.Array) -> bool:
+    """Whether the types know of no mesh but an automatic one; under shard_map lax's own rules carry theirs."""
+    meshes = (jax.typeof(a).sharding.mesh for a in arrays)
+    return all(kind == jax.sharding.AxisType.Auto for mesh in meshes for kind in mesh.axis_types)
+
+
+# ---- the primitive: shapes, derivatives, batching ----
+
+derivative_p = Primitive("cnnjax_conv_derivative")
+
+
+def _bind(of: str, arrays: dict[str, jax.Array], **static: Any) -> jax.Array:
+    return derivative_p.bind(*(arrays[name] for name in OPERANDS[of]), of=of, **static)
+
+
+@derivative_p.def_abstract_eval
+def _shape(a: Any, b: Any, *, of: str, windows: Windows, groups: int, precision: Any) -> Any:
+    arrays = dict(zip(OPERANDS[of], (a.shape, b.shape), strict=True))
+    if of == "y":
+        shape = (arrays["x"][0], *windows.output, arrays["w"][-1])
+    elif of == "x":
+        shape = (arrays["y"][0], *windows.sizes, arrays["w"][-2] * groups)
+    else:
+        shape = (*windows.window, arrays["x"][-1] // groups, arrays["y"][-1])
+    return jax.core.ShapedArray(shape, a.dtype)
+
+
+def _transpose_rule(position: int) -> Any:
+    """The cotangent of one operand: the derivative in that operand, of the cotangent and the other one."""
+
+    def rule(cotangent: jax.Array, a: Any, b: Any, *, of: str, **static: Any) -> jax.Array:
+        wanted, other = OPERANDS[of][position], OPERANDS[of][1 - position]
+        return _bind(wanted, {of: cotangent, other: (a, b)[1 - position]}, **static)
+
+    return rule
+
+
+ad.defbilinear(derivative_p, _transpose_rule(0), _transpose_rule(1))
+
+
+def _batch_rule(arguments: Any, axes: Any, *, of: str, **static: Any) -> tuple[jax.Array, int]:
+    mapped = dict(zip(OPERANDS[of], axes, strict=True))
+    if of != "w" and mapped["w"] is None:  # one kernel for all: the mapped axis joins the batch
+        arrays = dict(zip(OPERANDS[of], arguments, strict=True))
+        (name,) = set(OPERANDS[of]) - {"w"}
+        many = jnp.moveaxis(arrays[name], mapped[name], 0)
+        result = _bind(of, {"w": arrays["w"], name: many.reshape(-1, *many.shape[2:])}, **static)
+        return result.reshape(*many.shape[:2], *result.shape[1:]), 0
+    return jax.vmap(partial(_plain, of=of, **static), axes)(*arguments), 0
+
+
+batching.primitive_batchers[derivative_p] = _batch_rule
+
+
+@derivative_p.def_impl
+def _eagerly(a: jax.Array, b: jax.Array, **static: Any) -> jax.Array:
+    return _jitted(a, b, **static)
+
+
+@partial(jax.jit, static_argnames=("of", "windows", "groups", "precision"))
+def _jitted(a: jax.Array, b: jax.Array, **static: Any) -> jax.Array:
+    return derivative_p.bind(a, b, **static)
+
+
+# ---- XLA's own ----
+
+
+def _plain(a: jax.Array, b: jax.Array, *, of: str, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    if of == "y":
+        return lax_conv(a, b, windows, groups, precision)
+    shape = _shape(a, b, of=of, windows=windows, groups=groups, precision=precision)
+    like = jax.ShapeDtypeStruct(shape.shape, shape.dtype)
+    if of == "x":
+        (w, y), run = (a, b), lambda x: lax_conv(x, w, windows, groups, precision)
+    else:
+        (x, y), run = (a, b), lambda w: lax_conv(x, w, windows, groups, precision)
+    return jax.linear_transpose(run, like)(y)[0]
+
+
+mlir.register_lowering(derivative_p, mlir.lower_fun(_plain, multiple_results=False))
+
+
+# ---- on one CPU ----
+
+
+def _on_cpu(a: jax.Array, b: jax.Array, *, of: str, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    if of == "y":
+        return _forward(a, b, windows, groups, precision)
+    if of == "x":
+        return _input_gradient(a, b, windows, groups, precision)
+    return _kernel_gradient(a, b, windows, groups, precision)
+
+
+def _lower_on_cpu(ctx: Any, a: Any, b: Any, **static: Any) -> Any:
+    devices = getattr(ctx.module_context.axis_context, "num_devices", None)
+    run = _on_cpu if devices == 1 else _plain  # XLA cannot share out a custom call or a loop over the batch
+    return mlir.lower_fun(run, multiple_results=False)(ctx, a, b, **static)
+
+
+mlir.register_lowering(derivative_p, _lower_on_cpu, platform="cpu")
+
+
+def _forward(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    if conv_onednn.serves(x, w):
+        return conv_onednn.conv(x, w, windows, groups)
+    if w.shape[-2] == 1 and groups > 1 and math.prod(windows.window) <= MANY_TAPS:
+        return direct(x, w, windows, groups, precision)
+    return lax_conv(x, w, windows, groups, precision)
+
+
+def _input_gradient(w: jax.Array, y: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    if _few_channels(w.shape, windows, groups):
+        like = jax.ShapeDtypeStruct((y.shape[0], *windows.sizes, w.shape[-2]), y.dtype)
+        return jax.linear_transpose(lambda x: _by_blocks(x, w, windows, groups, precision), like)(y)[0]
+    return transposed(y, w, windows, groups, precision, _forward)
+
+
+def _few_channels(shape: tuple[int, ...], windows: Windows, groups: int) -> bool:
+    """Whether channels (those of LeNet-5) are too few for whole registers: blocks of neighbours then fill them."""
+    *_, per_group, features = shape
+    return max(per_group, features) <= 16 and groups == 1 and set(windows.stride) == set(windows.dilation) == {1}
+
+
+def _by_blocks(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    return im2col(x, w, windows, groups, precision, block=4 if w.shape[-2] <= 2 else 2)
+
+
+def _kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
+    """dw[t, c, f] = sum_n sum_o x[n, o * stride + t * dilation, c] y[n, o, f].
+
+    XLA's own computes the whole product between all groups and drops what lies between different ones.
+    """
+    shape = (*windows.window, x.shape[-1] // groups, y.shape[-1])
+    if shape[-2] == 1 and groups > 1 and math.prod(windows.window) <= MANY_TAPS:
+        like = jax.ShapeDtypeStruct(shape, x.dtype)
+        return jax.linear_transpose(lambda w: direct(x, w, windows, groups, precision), like)(y)[0]
+    if _few_channels(shape, windows, groups):
+        like = jax.ShapeDtypeStruct(shape, x.dtype)
+        return jax.linear_transpose(lambda w: _by_blocks(x, w, windows, groups, precision), like)(y)[0]
+    if groups > MANY_TAPS or x.ndim != 4:
+        return _plain(x, y, of="w", windows=windows, groups=groups, precision=precision)
+    pairs = zip(jnp.split(x, groups, -1), jnp.split(y, groups, -1), strict=True)
+    return jnp.concatenate([_kernel_gradient_by_tiles(*pair, windows) for pair in pairs], -1)
+
+
+def _kernel_gradient_by_tiles(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
+    """The sum, over tiles of whole images or of rows of one, of (patches of x)^T y: the patches of one tile at a time."""
+    batch, rows, width, features = y.shape
+    row_bytes = width * math.prod(windows.window) * x.shape[-1] * x.dtype.itemsize
+    tile_rows = _largest_divisor(rows, TILE_BYTES // row_bytes)
+    images = _largest_divisor(batch, TILE_BYTES // (row_bytes * rows)) if tile_rows == rows else 1
+    step, seen = windows.stride[0] * tile_rows, (tile_rows - 1) * windows.stride[0] + windows.extents[0]
+    x = lax.optimization_barrier(pad_spatial(x, windows.exact_padding))
+    tile = windows._replace(output=(tile_rows, width))
+    product = conv_onednn.transposed_matmul if conv_onednn.serves(x, y) else _transposed_matmul
+
+    def add_tile(total: jax.Array, place: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        image, row = place
+        zero = np.int32(0)
+        part = lax.dynamic_slice(x, (image, row * step, zero, zero), (images, seen, *x.shape[2:]))
+        cols = columns(part, tile).reshape(images * tile_rows * width, -1)
+        ys = lax.dynamic_slice(y, (image, row * tile_rows, zero, zero), (images, tile_rows, width, features))
+        return total + product(cols, ys.reshape(-1, features)), None
+
+    if images == batch and tile_rows == rows:  # one tile: no loop
+        total = product(columns(x, tile).reshape(batch * rows * width, -1), y.reshape(-1, features))
+        return total.reshape(*windows.window, x.shape[-1], features)
+    places = np.mgrid[0:batch:images, 0 : rows // tile_rows].reshape(2, -1).astype(np.int32)
+    start = jnp.zeros((math.prod(windows.window) * x.shape[-1], features), x.dtype)
+    total, _ = lax.scan(add_tile, start, (jnp.asarray(places[0]), jnp.asarray(places[1])))
+    return total.reshape(*windows.window, x.shape[-1], features)
+
+
+def _transposed_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+
+
+def _largest_divisor(n: int, limit: int) -> int:
+    return max(d for d in range(1, n + 1) if n % d == 0 and (d <= limit or d == 1))
