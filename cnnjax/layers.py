@@ -366,7 +366,9 @@ class BatchNorm(nnx.BatchNorm):
     (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
     """
 
-    def __init__(self, num_features: int, *, momentum: float = 0.99, epsilon: float = 1e-5, dtype: Any = None, rngs: nnx.Rngs):
+    def __init__(
+        self, num_features: int, *, momentum: float = 0.99, epsilon: float = 1e-5, dtype: Any = None, rngs: nnx.Rngs
+    ):
         super().__init__(num_features, momentum=momentum, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
@@ -374,6 +376,7 @@ class BatchNorm(nnx.BatchNorm):
         if self.use_running_average:
             return super().__call__(x)
         x = x.astype(self.dtype or x.dtype)
+        assert self.scale is not None and self.bias is not None
         y, *statistics = ops.batch_norm(x, self.scale[...], self.bias[...], epsilon=self.epsilon)
         for running, now in zip((self.mean, self.var), jax.lax.stop_gradient(statistics), strict=True):
             running[...] = self.momentum * running[...] + (1 - self.momentum) * now

@@ -5,11 +5,11 @@
   python experiments/bench.py --suite=step --peers=torch,flax
   python experiments/bench.py --suite=epoch
 
-ops: convolutions as the nets have them, forward and forward+backward; pool: poolings alike; step: whole training steps;
-epoch: the training scripts from launch to finish, with an empty and with a filled compilation cache. In each round every
-contender runs once, in an order that turns; a ratio is the median over the rounds of ours over theirs in the same round.
-"own again" is ours a second time: how far it is from 1 is the noise. PyTorch runs in both memory layouts, and "torch" is
-the better one, case by case. A contender that does not compute our numbers ends the run.
+ops: convolutions as the nets have them, forward and forward+backward; pool: poolings alike; step: whole training
+steps; epoch: the training scripts from launch to finish, with an empty and with a filled compilation cache. In each
+round every contender runs once, in an order that turns; a ratio is the median over the rounds of our time over theirs
+in the same round. "own again" is ours a second time: how far it is from 1 is the noise. PyTorch runs in both memory
+layouts, and "torch" is the better one, case by case. A contender that does not compute our numbers ends the run.
 
 Prints a table, and leaves SUITE.json and SUITE.png in --out. A suite takes 2 to 20 minutes on 2 cores.
 """
@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ from cnnjax.errors import UserError
 FLAGS = flags.FLAGS
 PEERS = ("torch", "flax", "lax")
 flags.DEFINE_enum("suite", "ops", ["ops", "pool", "step", "epoch"], "what is compared")
-flags.DEFINE_list("peers", None, f"whom with, of {', '.join(PEERS)}; by default all that the suite has and are installed")
+flags.DEFINE_list("peers", None, f"whom with, of {', '.join(PEERS)}; by default all that are installed")
 flags.DEFINE_integer("rounds", 7, "how often each contender is timed", lower_bound=1)
 flags.DEFINE_string("only", "", "run the cases with this in their name alone")
 flags.DEFINE_string("out", "runs/bench", "the folder for the JSON file and the plot")
@@ -254,7 +255,7 @@ def check_equal(what: str, expected: Any, got: Any, tolerance: float) -> None:
         ours, theirs = np.asarray(ours), np.asarray(theirs)
         error = abs(ours - theirs).max() / abs(ours).max() if ours.shape == theirs.shape else math.inf
         if not error <= tolerance:
-            raise UserError(f"{what}: other numbers than ours (shapes {theirs.shape}, {ours.shape}; error {error:.1e}).")
+            raise UserError(f"{what}: not our numbers (shapes {theirs.shape}, {ours.shape}; error {error:.1e}).")
 
 
 def line(result: dict[str, Any]) -> str:
@@ -281,7 +282,9 @@ def means(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    versions = {name: sys.modules[name].__version__ for name in ("jax", "flax", "torch") if name in sys.modules}
+    versions: dict[str, Any] = {
+        name: sys.modules[name].__version__ for name in ("jax", "flax", "torch") if name in sys.modules
+    }
     return {
         "processor": next((text for text in processor_names() if text), platform.machine()),
         "cores": os.cpu_count(),
@@ -297,7 +300,8 @@ def processor_names() -> Iterator[str]:
     """The processor's name as Linux has it, and as Python does."""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        yield from (text.split(":")[1].strip() for text in info.read_text().splitlines() if text.startswith("model name"))
+        lines = info.read_text().splitlines()
+        yield from (text.split(":")[1].strip() for text in lines if text.startswith("model name"))
     yield platform.processor()
 
 
@@ -356,7 +360,8 @@ def time_ops(peers: list[str]) -> Iterator[dict[str, Any]]:
 
             return torch.nn.functional.conv2d(x, w, None, case.stride, case.padding, 1, case.groups)
 
-        yield from both_measures(case.name, (x, w), own, plain, torch_conv, peers, wanted=(1,) if case.first else (0, 1))
+        wanted = (1,) if case.first else (0, 1)
+        yield from both_measures(case.name, (x, w), own, plain, torch_conv, peers, wanted)
 
 
 def time_pools(peers: list[str]) -> Iterator[dict[str, Any]]:
@@ -365,14 +370,13 @@ def time_pools(peers: list[str]) -> Iterator[dict[str, Any]]:
         if FLAGS.only not in case.name:
             continue
         (x,) = normal((case.n, case.size, case.size, case.c))
-        yield from both_measures(
-            case.name, (x,), own_pool(case), lax_pool(case), lambda x, case=case: torch_pool(case, x), peers, wanted=(0,)
-        )
+        by_torch_pool = partial(torch_pool, case)
+        yield from both_measures(case.name, (x,), own_pool(case), lax_pool(case), by_torch_pool, peers, (0,))
 
 
 def own_pool(case: Pool) -> Callable[[jax.Array], jax.Array]:
     """The pooling by cnnjax."""
-    how = {"window": case.window, "stride": case.stride, "padding": case.padding}
+    how: dict[str, Any] = {"window": case.window, "stride": case.stride, "padding": case.padding}
     return {
         "max": lambda x: ops.max_pool(x, **how),
         "avg": lambda x: ops.avg_pool(x, **how, count_include_pad=True),
@@ -429,7 +433,11 @@ def both_measures(
 
 
 def by_jax(
-    op: Callable[..., jax.Array], arrays: tuple[np.ndarray, ...], dy: np.ndarray, wanted: tuple[int, ...], backward: bool
+    op: Callable[..., jax.Array],
+    arrays: tuple[np.ndarray, ...],
+    dy: np.ndarray,
+    wanted: tuple[int, ...],
+    backward: bool,
 ) -> Run:
     """A call of the jitted op, or of it and its gradients."""
     from cnnjax.train.step import compiler_options
@@ -587,7 +595,7 @@ def flax_net(case: Step, params: dict[str, np.ndarray]) -> Any:
 
     class ConvNorm(nnx.Module):
         def __init__(self, below: int, width: int, window: int, stride: int):
-            how = {"strides": stride, "padding": window // 2, "use_bias": False}
+            how: dict[str, Any] = {"strides": stride, "padding": window // 2, "use_bias": False}
             self.conv = nnx.Conv(below, width, (window, window), **how, rngs=keys)
             self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=keys)
 

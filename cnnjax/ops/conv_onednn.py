@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jaxlib
 
-from cnnjax.ops.geometry import Windows
+from cnnjax.ops.geometry import Windows, slide
 
 TESTED = ("0.10.2", "0.12.0")
 
@@ -31,14 +31,17 @@ def is_open() -> bool:
 
 
 def serves(*arrays: Any) -> bool:
-    """Whether convolutions and products of these arrays may be computed here: float32, in two dimensions, none empty."""
+    """Whether convolutions and products of these arrays may be computed here: float32, images, none empty."""
     return is_open() and all(a.dtype == "float32" and a.ndim in (2, 4) and a.size for a in arrays)
 
 
 def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array:
     """The convolution of x (N, H, W, C) with w (*K, C // groups, F): (N, *S', F).  Its padding is not negative."""
-    low, high = zip(*windows.padding, strict=True)
-    assert min(*low, *high) >= 0, windows  # it would end the process
+    sizes, window, stride, dilation, padding, output = windows
+    expected = slide(sizes, window, stride=stride, dilation=dilation, padding=padding).output
+    if min(map(min, padding)) < 0 or output != expected:  # it would end the process
+        raise ValueError(f"windows must have no negative padding and the output {expected}, got {windows}")
+    low, high = zip(*padding, strict=True)
     image = {"data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
     config = {
         "dims": 4,
@@ -46,14 +49,9 @@ def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array
         "input": image,
         "kernel": {"filter": {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}},
         "output": image,
-        "window": {
-            "pad_left": low,
-            "pad_right": high,
-            "strides": windows.stride,
-            "window_dilations": windows.dilation,
-        },
+        "window": {"pad_left": low, "pad_right": high, "strides": stride, "window_dilations": dilation},
     }
-    shape = (x.shape[0], *windows.output, w.shape[-1])
+    shape = (x.shape[0], *output, w.shape[-1])
     return _call("__onednn$convolution", {"onednn_conv_config": config}, shape, x, w)
 
 

@@ -8,9 +8,9 @@ are each other's transposes:
     d T / d x  (w, y)  =  conv_transpose(y, w)              (N, *S, C)
     d T / d w  (x, y)  =  conv_kernel_grad(x, y)            (*K, C // groups, F)
 
-so that derivatives of all orders, forward and reverse, come back to these three.  Off the CPU, and on several devices,
-each is what XLA makes of ``lax.conv_general_dilated``.  On the CPU XLA takes 2 to 7 times longer than oneDNN, and inside
-loops 4 to 12 times longer still; there each has a form of its own below.
+so that derivatives of all orders, forward and reverse, come back to these three.  Off the CPU, and on several
+devices, each is what XLA makes of ``lax.conv_general_dilated``.  On the CPU XLA takes 2 to 7 times longer than
+oneDNN, and inside loops 4 to 12 times longer still; there each has a form of its own below.
 """
 
 import math
@@ -26,8 +26,8 @@ from jax.interpreters import ad, batching, mlir
 
 from cnnjax.ops import conv_onednn
 from cnnjax.ops.conv_algorithms import direct, im2col, lax_conv, transposed
-from cnnjax.ops.geometry import Windows
-from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial
+from cnnjax.ops.geometry import Windows, slide
+from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial, taps
 
 OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
 TILE_BYTES = 9_500_000  # of patches at a time (measured: 2 MB cost a fifth more, 18 MB up to twice as much)
@@ -37,6 +37,9 @@ def conv_by_platform(x: jax.Array, w: jax.Array, windows: Windows, groups: int, 
     """The convolution; see :mod:`cnnjax.ops.conv_algorithms` for the arguments."""
     if not _local(x, w):
         return lax_conv(x, w, windows, groups, precision)
+    if math.prod(windows.window) == 1 and max(windows.stride) > 1:  # what no window meets need not be multiplied
+        ((_, x),) = taps(pad_spatial(x, windows.exact_padding), windows)
+        windows = slide(windows.output, windows.window)
     return derivative_p.bind(x, w, of="y", windows=windows, groups=groups, precision=precision)
 
 
@@ -44,7 +47,14 @@ def transposed_by_platform(y: jax.Array, w: jax.Array, windows: Windows, groups:
     """The adjoint of the convolution in x."""
     if not _local(y, w):
         return transposed(y, w, windows, groups, precision)
-    return derivative_p.bind(w, y, of="x", windows=windows, groups=groups, precision=precision)
+    # a convolution of these sizes may have more outputs than y; of x without what no window of y meets it has not
+    beyond = tuple((0, max(-high, 0)) for _, high in windows.exact_padding)
+    met = windows._replace(
+        sizes=tuple(size - more for size, (_, more) in zip(windows.sizes, beyond, strict=True)),
+        padding=tuple((low, max(high, 0)) for low, high in windows.exact_padding),
+    )
+    x = derivative_p.bind(w, y, of="x", windows=met, groups=groups, precision=precision)
+    return pad_spatial(x, beyond)
 
 
 def _local(*arrays: jax.Array) -> bool:
@@ -193,7 +203,7 @@ def _kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups: int, 
 
 
 def _kernel_gradient_by_tiles(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """The sum, over tiles of whole images or of rows of one, of (patches of x)^T y: the patches of one tile at a time."""
+    """The sum of (patches of x)^T y over tiles, each of whole images or of rows of one."""
     batch, rows, width, features = y.shape
     row_bytes = width * math.prod(windows.window) * x.shape[-1] * x.dtype.itemsize
     tile_rows = _largest_divisor(rows, TILE_BYTES // row_bytes)
