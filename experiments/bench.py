@@ -7,7 +7,7 @@
 
 ops: convolutions as the nets have them, forward and forward+backward; pool: poolings alike; step: whole training
 steps; epoch: the training scripts from launch to finish, with an empty and with a filled compilation cache. In each
-round every contender runs once, in an order that turns; a ratio is the median over the rounds of our time over theirs
+round every contender runs once, in a drawn order; a ratio is the median over the rounds of our time over theirs
 in the same round. "own again" is ours a second time: how far it is from 1 is the noise. PyTorch runs in both memory
 layouts, and "torch" is the better one, case by case. A contender that does not compute our numbers ends the run.
 
@@ -22,6 +22,7 @@ import json
 import math
 import os
 import platform
+import random
 import subprocess
 import sys
 import tempfile
@@ -216,10 +217,13 @@ def in_turns(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
         repeats[name] = max(1, math.ceil(LEAST_SECONDS / (time.perf_counter() - started)))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+    order = random.Random(0)
+    for _ in range(rounds):
+        order.shuffle(names)
+        for name in names:
             run = contenders[name]
-            run()  # threads of another library's pool may still be spinning
+            run()
+            time.sleep(0.005)  # threads of the one before may still be spinning
             started = time.perf_counter()
             for _ in range(repeats[name]):
                 run()

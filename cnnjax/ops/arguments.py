@@ -260,3 +260,9 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is none of the names allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def is_local(*arrays: jax.Array) -> bool:
+    """Whether the types know of no mesh but an automatic one; under shard_map lax's own rules carry theirs."""
+    meshes = (jax.typeof(a).sharding.mesh for a in arrays)
+    return all(kind == jax.sharding.AxisType.Auto for mesh in meshes for kind in mesh.axis_types)

@@ -25,6 +25,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from cnnjax.ops import conv_onednn
+from cnnjax.ops.arguments import is_local
 from cnnjax.ops.conv_algorithms import direct, im2col, lax_conv, transposed
 from cnnjax.ops.geometry import Windows, slide
 from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial, taps
@@ -35,7 +36,7 @@ TILE_BYTES = 9_500_000  # of patches at a time (measured: 2 MB cost a fifth more
 
 def conv_by_platform(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
     """The convolution; see :mod:`cnnjax.ops.conv_algorithms` for the arguments."""
-    if not _local(x, w):
+    if not is_local(x, w):
         return lax_conv(x, w, windows, groups, precision)
     if math.prod(windows.window) == 1 and max(windows.stride) > 1:  # what no window meets need not be multiplied
         ((_, x),) = taps(pad_spatial(x, windows.exact_padding), windows)
@@ -45,7 +46,7 @@ def conv_by_platform(x: jax.Array, w: jax.Array, windows: Windows, groups: int, 
 
 def transposed_by_platform(y: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
     """The adjoint of the convolution in x."""
-    if not _local(y, w):
+    if not is_local(y, w):
         return transposed(y, w, windows, groups, precision)
     # a convolution of these sizes may have more outputs than y; of x without what no window of y meets it has not
     beyond = tuple((0, max(-high, 0)) for _, high in windows.exact_padding)
@@ -55,12 +56,6 @@ def transposed_by_platform(y: jax.Array, w: jax.Array, windows: Windows, groups:
     )
     x = derivative_p.bind(w, y, of="x", windows=met, groups=groups, precision=precision)
     return pad_spatial(x, beyond)
-
-
-def _local(*arrays: jax.Array) -> bool:
-    """Whether the types know of no mesh but an automatic one; under shard_map lax's own rules carry theirs."""
-    meshes = (jax.typeof(a).sharding.mesh for a in arrays)
-    return all(kind == jax.sharding.AxisType.Auto for mesh in meshes for kind in mesh.axis_types)
 
 
 # ---- the primitive: shapes, derivatives, batching ----
