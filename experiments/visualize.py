@@ -181,7 +181,7 @@ def losses(
     rule = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)  # the rate is in the state: one compilation for all
     net, start = initial(models.build(config), rule)
     augment = data.augment_for(config["model"]["channels"]) if options.augment else None
-    step = train.make_train_step(train.make_update(net, rule))
+    step = train.make_train_step(train.make_update(net, rule, seed=options.seed))
     make = train.make_batches(mesh, options.seed, experiment.preparation(config), augment)
     images, labels = replicate(mesh, training)
 

@@ -116,7 +116,7 @@ class Run:
         for line in workdir.settle_config(folder, config):
             print(f"warning: {line}: from here on the bits may differ from those of a run without it", file=sys.stderr)
         self.loss = loss
-        self.train_step = step.make_train_step(step.make_update(net, rule, loss))
+        self.train_step = step.make_train_step(step.make_update(net, rule, loss, options.seed))
         self.batches = step.make_batches(self.mesh, options.seed, prepare, augment)
         self.before_epoch = before_epoch and before_epoch._replace(compute=jax.jit(before_epoch.compute))
         self.plain_batches = step.make_batches(self.mesh, options.seed, prepare, None)

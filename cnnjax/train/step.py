@@ -31,16 +31,19 @@ def make_update(
     net: Net,
     optimizer: optax.GradientTransformationExtraArgs,
     loss: Loss = cross_entropy,
+    seed: int = 0,
 ) -> Update:
     """The pure function ``update(state, x, labels) -> (state, metrics)`` of one gradient step. Not jitted.
 
     x is a batch as the model takes it, labels int32 (N,), or whatever `loss` takes; metrics are the batch's loss and,
-    of classes, accuracy before the step.
+    of classes, accuracy before the step. What random layers draw is a function of (seed, state.step).
     """
 
     def update(state: TrainState, x: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
+        key = rng.key(seed, rng.DROPOUT, state.step) if net.streams else None
+
         def objective(params: Any) -> tuple[jax.Array, Any]:
-            logits, rest = apply_training(net, params, state.rest, x)
+            logits, rest = apply_training(net, params, state.rest, x, key)
             return loss(logits, labels), (logits, rest)
 
         (value, (logits, rest)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
