@@ -150,6 +150,12 @@ def read_image(path: str, config: Mapping[str, Any]) -> np.ndarray:
     return image.reshape(*image.shape[:2], channels)
 
 
+def require_images(folder: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError where the run in a folder was not trained on images."""
+    if "input" not in config:
+        raise UserError(f"{folder} holds a run on {config.get('dataset')}: only nets of images can be looked at.")
+
+
 def test_example(dataset: data.Dataset, index: str) -> tuple[str, np.ndarray]:
     """A test example by its number as ``--index`` gave it: a title with its true class, and the image."""
     if not index.strip().isdigit() or int(index) >= len(dataset.test_labels):
@@ -181,7 +187,18 @@ def draw(
 
 
 def summarize(folder: Path, result: train.Result) -> None:
-    """Print what came out and where everything is."""
+    """Print what came out of a run on images and where everything is."""
+    outcome(result)
+    print(
+        f"everything is in {folder}: config.json, metrics.jsonl, checkpoints/, events/ (tensorboard --logdir={folder}),"
+    )
+    print("  curves.png, kernels.png, confusion.png, mistakes.png")
+    print(f"classify an image with: python experiments/predict.py --workdir={folder} IMAGE")
+    print(f"look inside with: python experiments/visualize.py --workdir={folder}")
+
+
+def outcome(result: train.Result) -> None:
+    """Print the scores of a finished run, a word where it overfitted, and the time that it took."""
     tested = [record for record in result.records if "test_accuracy" in record]
     last = tested[-1]
     print(f"\ntest accuracy {last['test_accuracy']:.2%}, loss {last['test_loss']:.4f}", end="")
@@ -196,12 +213,6 @@ def summarize(folder: Path, result: train.Result) -> None:
         print(word)
     if result.updates:
         print(f"{result.updates:,} updates in {result.seconds:.1f} s, evaluations and compiling included")
-    print(
-        f"everything is in {folder}: config.json, metrics.jsonl, checkpoints/, events/ (tensorboard --logdir={folder}),"
-    )
-    print("  curves.png, kernels.png, confusion.png, mistakes.png")
-    print(f"classify an image with: python experiments/predict.py --workdir={folder} IMAGE")
-    print(f"look inside with: python experiments/visualize.py --workdir={folder}")
 
 
 def overfitting(records: Sequence[report.Record]) -> str | None:

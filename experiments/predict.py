@@ -31,6 +31,7 @@ flags.DEFINE_string("output", None, "the figure; by default prediction.png in th
 def main(arguments: list[str]) -> None:
     """Restore, classify, print, draw."""
     state, config = train.restore(FLAGS.workdir, FLAGS.step)
+    experiment.require_images(FLAGS.workdir, config)
     model = train.load(models.build(config), state["params"], state["rest"])
     named = [(Path(path).name, experiment.read_image(path, config)) for path in arguments] + test_examples(config)
     if not named:

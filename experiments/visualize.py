@@ -59,10 +59,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise UserError(f"give one image file, not {len(arguments)}: {' '.join(arguments)}.")
     state, config = train.restore(FLAGS.workdir, FLAGS.step)
-    if "input" not in config:
-        raise UserError(
-            f"{FLAGS.workdir} holds a run on {config.get('dataset')}: only nets of images can be looked at."
-        )
+    experiment.require_images(FLAGS.workdir, config)
     model = train.load(models.build(config), state["params"], state["rest"])
     image = experiment.read_image(arguments[0], config) if arguments else None  # before the data set, which takes long
     dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"])

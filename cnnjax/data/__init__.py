@@ -1,4 +1,4 @@
-"""Data: the embedded digits and the data sets of TFDS as arrays, batches by (seed, step), augmentation.
+"""Data: the digits, the data sets of TFDS, sentences and word vectors as arrays, batches by (seed, step), augmentation.
 
 Importing this imports neither tfds, nor PIL, nor matplotlib.
 """
@@ -6,9 +6,12 @@ Importing this imports neither tfds, nor PIL, nor matplotlib.
 from cnnjax.data import augment, rng
 from cnnjax.data.augment import affine, augment_for, channel_stats, crop_flip, standardize
 from cnnjax.data.batches import indices, permutation, steps_per_epoch
+from cnnjax.data.sentences import Corpus, fold, movie_reviews
 from cnnjax.data.sources import Dataset, digits, hold_out, load, to_canvas
+from cnnjax.data.word_vectors import word_vectors
 
 __all__ = [
+    "Corpus",
     "Dataset",
     "affine",
     "augment",
@@ -16,12 +19,15 @@ __all__ = [
     "channel_stats",
     "crop_flip",
     "digits",
+    "fold",
     "hold_out",
     "indices",
     "load",
+    "movie_reviews",
     "permutation",
     "rng",
     "standardize",
     "steps_per_epoch",
     "to_canvas",
+    "word_vectors",
 ]

@@ -21,7 +21,7 @@ class Dataset(NamedTuple):
 
     Attributes:
       name: as :func:`load` took it.
-      train_images, test_images: (N, H, W, C) uint8, C is 1 or 3.
+      train_images, test_images: (N, H, W, C) uint8, C is 1 or 3; of sentences (N, L) int32, see :class:`Corpus`.
       train_labels, test_labels: (N,) int32, each in ``0..len(class_names) - 1``.
       class_names: one name per class.
     """

@@ -12,8 +12,9 @@ from cnnjax.models.cifar import CifarCNN
 from cnnjax.models.lenet import LeNet5, LeNet5Of1998
 from cnnjax.models.mnist_cnn import MnistCNN
 from cnnjax.models.resnet import ResNet18
+from cnnjax.models.textcnn import TextCNN
 
-__all__ = ["CifarCNN", "LeNet5", "LeNet5Of1998", "MnistCNN", "ResNet18", "build"]
+__all__ = ["CifarCNN", "LeNet5", "LeNet5Of1998", "MnistCNN", "ResNet18", "TextCNN", "build"]
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "cifar_cnn": CifarCNN,
@@ -21,6 +22,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "lenet5-1998": LeNet5Of1998,
     "mnist_cnn": MnistCNN,
     "resnet18": ResNet18,
+    "textcnn": TextCNN,
 }
 
 

@@ -68,11 +68,17 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def pixels_to_float(examples: jax.Array) -> jax.Array:
+    """Pixels, uint8, as float32 0..255; what is of another dtype, as the ids of words, as it is."""
+    return examples.astype(jnp.float32) if examples.dtype == jnp.uint8 else examples
+
+
 def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | None) -> Callable:
     """Jit ``batches(images, labels, indices, step) -> (x, labels)``: the batches of the updates from `step` on.
 
-    images uint8 (N, H, W, C) and labels int32 (N,) are the whole training set, on the device; indices int32 (K, B)
-    name the examples. x (K, B, ...) is what `update` takes; each batch is shared out over the mesh.
+    images uint8 (N, H, W, C), or other examples (N, ...), and labels int32 (N,) are the whole training set, on the
+    device; indices int32 (K, B) name the examples. x (K, B, ...) is what `update` takes; each batch is shared out over
+    the mesh.
 
     Apart from the update: fused into it, XLA computes each pixel again for every tap of the first convolution
     (on 2 CPU cores LeNet-5's step with `data.affine` took 10.3 ms so, and 7.5 ms apart).
@@ -82,7 +88,7 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | Non
     @jax.jit
     def batches(images: jax.Array, labels: jax.Array, indices: jax.Array, step: jax.Array):
         def one(chosen: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-            x = images[chosen].astype(jnp.float32)
+            x = pixels_to_float(images[chosen])
             if augment is not None:
                 x = augment(rng.key(seed, rng.AUGMENT, step), x)
             return prepare(x), labels[chosen]
@@ -119,7 +125,7 @@ def make_predict(net: Net, mesh: Mesh, prepare: Prepare, batch_size: int = 256) 
     @jax.jit
     def logits(params: Any, rest: Any, images: jax.Array) -> jax.Array:
         images = jax.lax.with_sharding_constraint(images, over_devices)
-        return apply_inference(net, params, rest, prepare(images.astype(jnp.float32))).astype(jnp.float32)
+        return apply_inference(net, params, rest, prepare(pixels_to_float(images))).astype(jnp.float32)
 
     def predict(state: TrainState, images: np.ndarray) -> np.ndarray:
         parts = []

@@ -31,6 +31,7 @@ def test_as_pytorch(name: str, weight_decay: float) -> None:
         "sgd": lambda: torch.optim.SGD([w], 0.05, weight_decay=weight_decay),
         "momentum": lambda: torch.optim.SGD([w], 0.05, momentum=0.9, weight_decay=weight_decay),
         "adam": lambda: torch.optim.Adam([w], 0.05, weight_decay=weight_decay),
+        "adadelta": lambda: torch.optim.Adadelta([w], 0.05, rho=0.95, eps=1e-6, weight_decay=weight_decay),
         "adamw": lambda: torch.optim.AdamW([w], 0.05, weight_decay=weight_decay),
     }[name]()
     path = []
