@@ -13,7 +13,7 @@ from cnnjax.layers import Conv, LocalResponseNorm, MaxPool
 
 
 class Form(NamedTuple):
-    """maps: of the five convolutions. groups: of the second, fourth and fifth. step: what the width is a multiple of."""
+    """maps: of the five convolutions. groups: of the second, fourth, fifth. step: what the width is a multiple of."""
 
     maps: tuple[int, int, int, int, int]
     groups: int
@@ -94,13 +94,14 @@ class AlexNet(nnx.Module):
         self.dropout1 = nnx.Dropout(0.5, rngs=rngs)
         self.dropout2 = nnx.Dropout(0.5, rngs=rngs)
         if form == "one-tower":
-            for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5, self.dense1, self.dense2,
-                          self.dense3):  # fmt: skip
+            for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "dense1", "dense2", "dense3"):
+                layer = getattr(self, name)
                 bound = 1 / math.sqrt(math.prod(layer.kernel.shape[:-1]))
                 layer.bias[...] = jax.random.uniform(rngs.params(), layer.bias.shape, minval=-bound, maxval=bound)
         else:  # so that their ReLUs begin in their linear part
-            for layer in (self.conv2, self.conv4, self.conv5, self.dense1, self.dense2):
-                layer.bias[...] = jnp.ones(layer.bias.shape)
+            for name in ("conv2", "conv4", "conv5", "dense1", "dense2"):
+                bias = getattr(self, name).bias
+                bias[...] = jnp.ones(bias.shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images (N, size, size, channels) to logits (N, num_classes)."""

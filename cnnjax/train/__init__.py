@@ -5,9 +5,20 @@ from cnnjax.train.loop import BeforeEpoch, Examples, Result, fit
 from cnnjax.train.metrics import add_pictures
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, load, split
-from cnnjax.train.step import Loss, Prepare, cross_entropy, make_batches, make_predict, make_train_step, make_update
+from cnnjax.train.step import (
+    Augment,
+    Loss,
+    Prepare,
+    Views,
+    cross_entropy,
+    make_batches,
+    make_predict,
+    make_train_step,
+    make_update,
+)
 
 __all__ = [
+    "Augment",
     "BeforeEpoch",
     "Examples",
     "Loss",
@@ -15,6 +26,7 @@ __all__ = [
     "Prepare",
     "Result",
     "TrainState",
+    "Views",
     "add_pictures",
     "cross_entropy",
     "fit",

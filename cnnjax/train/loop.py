@@ -71,6 +71,7 @@ def fit(
     *,
     prepare: step.Prepare,
     augment: step.Augment | None = None,
+    views: step.Views | None = None,
     loss: step.Loss = step.cross_entropy,
     before_epoch: BeforeEpoch | None = None,
 ) -> Result:
@@ -78,15 +79,15 @@ def fit(
 
     The caller holds `folder` by `workdir.claim`. `config`, what decides the numbers as JSON values, goes into
     ``config.json`` and every checkpoint, and must be that of the run that is gone on with. `prepare` turns float32
-    pixels 0..255 (B, H, W, C) into the model's input; `augment(key, pixels)` comes before it, in training only.
-    ``loss(logits, labels)`` is the mean over a batch, of what is trained; evaluations report it too. The model is
-    read, not changed.
+    pixels 0..255 (B, H, W, C) into the model's input; `augment(key, pixels)` comes before it in training, and
+    `views(pixels)` in evaluation: see `step.make_predict`. ``loss(logits, labels)`` is the mean over a batch, of what
+    is trained; evaluations report it too. The model is read, not changed.
 
     Raises:
       UserError: another configuration than the run's, a batch that does not fit, a loss that is not finite, a save
         that failed, a checkpoint of another net, no sound checkpoint left.
     """
-    run = Run(model, train, test, validation, options, folder, config, prepare, augment, loss, before_epoch)
+    run = Run(model, train, test, validation, options, folder, config, prepare, augment, views, loss, before_epoch)
     with contextlib.closing(run), catch_signals() as caught:
         return run.until_end(caught)
 
@@ -94,7 +95,9 @@ def fit(
 class Run:
     """One process's part of a run: the compiled steps, the state, and where they are written."""
 
-    def __init__(self, model, train, test, validation, options, folder, config, prepare, augment, loss, before_epoch):
+    def __init__(
+        self, model, train, test, validation, options, folder, config, prepare, augment, views, loss, before_epoch
+    ):
         self.options, self.folder, self.config = options, folder, config
         self.train, self.splits = train, {"test": test}
         if validation is not None:
@@ -121,7 +124,7 @@ class Run:
         self.before_epoch = before_epoch and before_epoch._replace(compute=jax.jit(before_epoch.compute))
         self.plain_batches = step.make_batches(self.mesh, options.seed, prepare, None)
         state = self.with_extra(state, 0)
-        self.predict = step.make_predict(net, self.mesh, prepare)
+        self.predict = step.make_predict(net, self.mesh, prepare, views=views)
         self.state = step.replicate(self.mesh, self._resume(state))
         self.step = self.first = int(self.state.step)
         self.log = MetricsLog(folder, self.step)
