@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,9 @@ import numpy as np
 from flax import nnx
 
 from cnnjax.errors import UserError
-from cnnjax.models import LeNet5, ResNet18
+from cnnjax.models import VGG, AlexNet, LeNet5, ResNet18
+from cnnjax.models.alexnet import places
+from cnnjax.models.vgg import STAGES
 from cnnjax.train.state import TrainState, load, nested, split, to_arrays
 
 
@@ -39,20 +41,53 @@ RESIDUAL = {
     "shortcut/conv": "downsample.0",
     "shortcut/norm": "downsample.1",
 }
-NAMINGS: dict[type[nnx.Module], Naming] = {
-    LeNet5: Naming(
-        {"conv1": "conv1", "conv2": "conv2", "dense1": "fc1", "dense2": "fc2", "dense3": "fc3"},
-        {"dense1": (5, 5)},
-    ),
-    ResNet18: Naming(
-        {"stem/conv": "conv1", "stem/norm": "bn1", "dense": "fc"}
-        | {
-            f"blocks/{2 * stage + block}/{ours}": f"layer{stage + 1}.{block}.{theirs}"
-            for stage in range(4)
-            for block in range(2)
-            for ours, theirs in RESIDUAL.items()
-        }
-    ),
+
+
+def lenet5(model: LeNet5) -> Naming:
+    """PyTorch's tutorial names; torchvision has no LeNet-5."""
+    layers = {"conv1": "conv1", "conv2": "conv2", "dense1": "fc1", "dense2": "fc2", "dense3": "fc3"}
+    return Naming(layers, {"dense1": (5, 5)})
+
+
+def resnet18(model: ResNet18) -> Naming:
+    """torchvision's ``resnet18``; its first convolution is 7x7, that of the form for CIFAR 3x3."""
+    blocks = {
+        f"blocks/{2 * stage + block}/{ours}": f"layer{stage + 1}.{block}.{theirs}"
+        for stage in range(4)
+        for block in range(2)
+        for ours, theirs in RESIDUAL.items()
+    }
+    return Naming({"stem/conv": "conv1", "stem/norm": "bn1", **blocks, "dense": "fc"})
+
+
+def alexnet(model: AlexNet) -> Naming:
+    """torchvision's ``alexnet``, which is the form "one-tower"; of the others the same layers."""
+    convs = {f"conv{n}": f"features.{place}" for n, place in enumerate((0, 3, 6, 8, 10), 1)}
+    dense = {"dense1": "classifier.1", "dense2": "classifier.4", "dense3": "classifier.6"}
+    side = places(model.size)
+    return Naming(convs | dense, {"dense1": (side, side)})
+
+
+def vgg(model: VGG) -> Naming:
+    """torchvision's ``vgg11`` to ``vgg19_bn``: a place for each convolution, norm, ReLU and pooling."""
+    layers, place, number = {}, 0, 0
+    for count in STAGES[model.depth]:
+        for _ in range(count):
+            layers[f"convs/{number}"] = f"features.{place}"
+            if model.norms:
+                layers[f"norms/{number}"] = f"features.{place + 1}"
+            place += 3 if model.norms else 2
+            number += 1
+        place += 1
+    dense = {"dense1": "classifier.0", "dense2": "classifier.3", "dense3": "classifier.6"}
+    return Naming(layers | dense, {"dense1": (model.size // 32, model.size // 32)})
+
+
+NAMINGS: dict[type[nnx.Module], Callable[[Any], Naming]] = {
+    AlexNet: alexnet,
+    LeNet5: lenet5,
+    ResNet18: resnet18,
+    VGG: vgg,
 }
 
 
@@ -60,9 +95,9 @@ def load_weights(model: nnx.Module, path: str | Path) -> nnx.Module:
     """A copy of `model`, in evaluation mode, with the weights of a file in PyTorch's naming.
 
     Args:
-      model: a `LeNet5` or a `ResNet18`. Names are torchvision's: ``conv1.weight``, ``layer2.0.downsample.0.weight``,
-        ``fc.bias``; LeNet-5, which torchvision lacks, has those of PyTorch's tutorial: ``conv1``, ``conv2``, ``fc1``,
-        ``fc2``, ``fc3``.
+      model: an `AlexNet`, a `LeNet5`, a `ResNet18` or a `VGG`. Names are torchvision's: ``features.0.weight``,
+        ``layer2.0.downsample.0.weight``, ``fc.bias``; LeNet-5, which torchvision lacks, has those of PyTorch's
+        tutorial: ``conv1``, ``conv2``, ``fc1``, ``fc2``, ``fc3``. torchvision's ``alexnet`` is the form "one-tower".
       path: a safetensors file, or what ``torch.save(net.state_dict(), path)`` wrote. The latter needs torch; it is read
         with ``weights_only=True``, so that nothing in it is executed.
 
@@ -91,7 +126,7 @@ def from_torch_names(
     if type(model) not in NAMINGS:
         known = ", ".join(kind.__name__ for kind in NAMINGS)
         raise UserError(f"model must be one of {known}, was {type(model).__name__}: of others no names are known.")
-    naming = NAMINGS[type(model)]
+    naming = NAMINGS[type(model)](model)
     _, params, rest = split(model)
     own = to_arrays(TrainState(params, rest, (), jnp.zeros((), jnp.int32)))
     names = {name: theirs for name in own if (theirs := torch_name(naming, name))}

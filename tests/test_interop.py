@@ -74,10 +74,53 @@ def resnet18(torch: Any) -> Any:
     return Twin()
 
 
-def randomized(torch: Any, twin: Any) -> Any:
-    """The twin with running statistics, scales and biases that are not those of the start."""
+def alexnet(torch: Any) -> Any:
+    """torchvision's places of the layers, at small widths."""
+    nn = torch.nn
+    maps = (3, 8, 24, 48, 32, 32)
+    shapes = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))  # window, stride, padding
+    features: list[Any] = []
+    for n, shape in enumerate(shapes):
+        features += [nn.Conv2d(maps[n], maps[n + 1], *shape), nn.ReLU()]
+        features += [nn.MaxPool2d(3, 2)] if n in (0, 1, 4) else []
+    hidden = [nn.Dropout(), nn.Linear(32 * 2 * 2, 20), nn.ReLU(), nn.Dropout(), nn.Linear(20, 20), nn.ReLU()]
+    parts = {"features": nn.Sequential(*features), "classifier": nn.Sequential(*hidden, nn.Linear(20, 10))}
+    return in_turn(torch, parts)
+
+
+def vgg11_bn(torch: Any) -> Any:
+    """torchvision's places of the layers, at small widths."""
+    nn = torch.nn
+    features: list[Any] = []
+    below = 3
+    for width in (4, "M", 8, "M", 16, 16, "M", 32, 32, "M", 32, 32, "M"):
+        if isinstance(width, str):
+            features.append(nn.MaxPool2d(2))
+        else:
+            features += [nn.Conv2d(below, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            below = width
+    hidden = [nn.Linear(32 * 2 * 2, 20), nn.ReLU(), nn.Dropout(), nn.Linear(20, 20), nn.ReLU(), nn.Dropout()]
+    parts = {"features": nn.Sequential(*features), "classifier": nn.Sequential(*hidden, nn.Linear(20, 10))}
+    return in_turn(torch, parts)
+
+
+def in_turn(torch: Any, parts: dict[str, Any]) -> Any:
+    """Features, flattened, into a classifier."""
+
+    class Twin(torch.nn.ModuleDict):
+        def forward(self, x: Any) -> Any:
+            return self["classifier"](self["features"](x).flatten(1))
+
+    return Twin(parts)
+
+
+def randomized(torch: Any, make: Callable[[Any], Any]) -> Any:
+    """A twin whose running statistics, scales and biases are not those of the start, and its logits not near 0."""
     torch.manual_seed(0)
+    twin = make(torch)
     for module in twin.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            torch.nn.init.kaiming_normal_(module.weight)
         if isinstance(module, torch.nn.BatchNorm2d):
             for tensor in (module.weight.data, module.running_var):
                 tensor.uniform_(0.5, 1.5)
@@ -86,15 +129,27 @@ def randomized(torch: Any, twin: Any) -> Any:
     return twin.eval()
 
 
+SMALL: dict[str, Any] = {"width": 8, "dense": 20}
+
+
 @pytest.mark.parametrize(
-    ("name", "make", "shape"), [("lenet5", lenet5, (32, 32, 1)), ("resnet18", resnet18, (32, 32, 3))]
+    ("options", "make", "shape"),
+    [
+        ({"name": "lenet5"}, lenet5, (32, 32, 1)),
+        ({"name": "resnet18"}, resnet18, (32, 32, 3)),
+        ({"name": "alexnet", "form": "one-tower", "size": 95, **SMALL}, alexnet, (95, 95, 3)),
+        ({"name": "vgg", "depth": 11, "batch_norm": True, "size": 64, **SMALL, "width": 4}, vgg11_bn, (64, 64, 3)),
+    ],
+    ids=["lenet5", "resnet18", "alexnet", "vgg11_bn"],
 )
-def test_logits_are_pytorchs(name: str, make: Callable[[Any], Any], shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_logits_are_pytorchs(
+    options: dict[str, Any], make: Callable[[Any], Any], shape: tuple[int, ...], tmp_path: Path
+) -> None:
     torch = pytest.importorskip("torch")
-    twin = randomized(torch, make(torch))
+    twin = randomized(torch, make)
     torch.save(twin.state_dict(), tmp_path / "weights.pth")
     save_file({key: tensor.numpy() for key, tensor in twin.state_dict().items()}, tmp_path / "weights.safetensors")
-    model = models.build({"model": {"name": name}})
+    model = models.build({"model": options})
     x = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
     with torch.no_grad():
         expected = twin(torch.tensor(x).permute(0, 3, 1, 2)).numpy()
@@ -102,6 +157,7 @@ def test_logits_are_pytorchs(name: str, make: Callable[[Any], Any], shape: tuple
         jax.jit(lambda model, x: model(x))(interop.load_weights(model, tmp_path / file), jnp.asarray(x))
         for file in ("weights.pth", "weights.safetensors")
     ]
+    assert expected.std() > 0.1, "the logits must not be near 0, where any would do"
     np.testing.assert_allclose(logits[0], expected, atol=1e-4)
     np.testing.assert_array_equal(logits[0], logits[1])
 
@@ -163,7 +219,7 @@ def test_what_does_not_fit_is_named(
 
 
 def test_a_model_without_names_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model must be one of LeNet5, .*was MnistCNN"):
+    with pytest.raises(UserError, match=r"model must be one of AlexNet, .*was MnistCNN"):
         interop.from_torch_names(models.build({"model": {"name": "mnist_cnn"}}), {})
 
 

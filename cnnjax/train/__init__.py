@@ -6,9 +6,20 @@ from cnnjax.train.metrics import add_pictures
 from cnnjax.train.optimizer import max_norm
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, load, split
-from cnnjax.train.step import Loss, Prepare, cross_entropy, make_batches, make_predict, make_train_step, make_update
+from cnnjax.train.step import (
+    Augment,
+    Loss,
+    Prepare,
+    Views,
+    cross_entropy,
+    make_batches,
+    make_predict,
+    make_train_step,
+    make_update,
+)
 
 __all__ = [
+    "Augment",
     "BeforeEpoch",
     "Examples",
     "Loss",
@@ -16,6 +27,7 @@ __all__ = [
     "Prepare",
     "Result",
     "TrainState",
+    "Views",
     "add_pictures",
     "cross_entropy",
     "fit",

@@ -72,6 +72,7 @@ def fit(
     *,
     prepare: step.Prepare,
     augment: step.Augment | None = None,
+    views: step.Views | None = None,
     loss: step.Loss = step.cross_entropy,
     before_epoch: BeforeEpoch | None = None,
     constraint: optax.GradientTransformation | None = None,
@@ -81,16 +82,17 @@ def fit(
     The caller holds `folder` by `workdir.claim`. `config`, what decides the numbers as JSON values, goes into
     ``config.json`` and every checkpoint, and must be that of the run that is gone on with. `prepare` turns float32
     pixels 0..255 (B, H, W, C), or examples that are no images as they are, into the model's input; `augment(key,
-    pixels)` comes before it, in training only. `constraint` is what the optimiser's updates go through at last, as
-    `max_norm`.
-    ``loss(logits, labels)`` is the mean over a batch, of what is trained; evaluations report it too. The model is
-    read, not changed.
+    pixels)` comes before it in training, and `views(pixels)` in evaluation: see `step.make_predict`.
+    ``loss(logits, labels)`` is the mean over a batch, of what is trained; evaluations report it too. `constraint` is
+    what the optimiser's updates go through at last, as `max_norm`. The model is read, not changed.
 
     Raises:
       UserError: another configuration than the run's, a batch that does not fit, a loss that is not finite, a save
         that failed, a checkpoint of another net, no sound checkpoint left.
     """
-    run = Run(model, train, test, validation, options, folder, config, prepare, augment, loss, before_epoch, constraint)
+    run = Run(
+        model, train, test, validation, options, folder, config, prepare, augment, views, loss, before_epoch, constraint
+    )
     with contextlib.closing(run), catch_signals() as caught:
         return run.until_end(caught)
 
@@ -98,9 +100,8 @@ def fit(
 class Run:
     """One process's part of a run: the compiled steps, the state, and where they are written."""
 
-    def __init__(
-        self, model, train, test, validation, options, folder, config, prepare, augment, loss, before_epoch, constraint
-    ):
+    def __init__(self, model, train, test, validation, options, folder, config, prepare, augment, views, loss,
+                 before_epoch, constraint):  # fmt: skip
         self.options, self.folder, self.config = options, folder, config
         self.train, self.splits = train, {"test": test}
         if validation is not None:
@@ -128,7 +129,7 @@ class Run:
         self.before_epoch = before_epoch and before_epoch._replace(compute=jax.jit(before_epoch.compute))
         self.plain_batches = step.make_batches(self.mesh, options.seed, prepare, None)
         state = self.with_extra(state, 0)
-        self.predict = step.make_predict(net, self.mesh, prepare)
+        self.predict = step.make_predict(net, self.mesh, prepare, views=views)
         self.state = step.replicate(self.mesh, self._resume(state))
         self.step = self.first = int(self.state.step)
         self.log = MetricsLog(folder, self.step)

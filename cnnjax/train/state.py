@@ -157,6 +157,7 @@ def _streams(net: Net, key: jax.Array | None) -> Tree:
     def fresh(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # how many draws there were
             return jnp.zeros(leaf.shape, leaf.dtype)
+        assert key is not None
         own = jax.random.fold_in(key, next(numbers))
         return jax.random.split(own, leaf.shape) if leaf.shape else own  # those of vmapped layers have an axis
 

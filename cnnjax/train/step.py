@@ -20,6 +20,7 @@ Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]
 Prepare = Callable[[jax.Array], jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Views = Callable[[jax.Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -114,18 +115,29 @@ def make_train_step(update: Update) -> Callable:
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options())
 
 
-def make_predict(net: Net, mesh: Mesh, prepare: Prepare, batch_size: int = 256) -> Callable:
+def make_predict(
+    net: Net, mesh: Mesh, prepare: Prepare, batch_size: int = 256, *, views: Views | None = None
+) -> Callable:
     """``predict(state, images) -> logits``: float32 (N, classes) on the host, each image once, in order.
 
     Works through the images by `batch_size` per device; the last batch is filled up with zeros, whose logits go.
+    `views` makes of a batch (B, H, W, C) several ways to look at it, (V, B, H', W', C): the logits are then the
+    logarithm of the mean over these of the softmax.
     """
     over_devices = NamedSharding(mesh, PartitionSpec("batch"))
     size = batch_size * mesh.size
 
     @jax.jit
     def logits(params: Any, rest: Any, images: jax.Array) -> jax.Array:
+        def one(images: jax.Array) -> jax.Array:
+            return apply_inference(net, params, rest, prepare(pixels_to_float(images))).astype(jnp.float32)
+
         images = jax.lax.with_sharding_constraint(images, over_devices)
-        return apply_inference(net, params, rest, prepare(pixels_to_float(images))).astype(jnp.float32)
+        if views is None:
+            return one(images)
+        seen = views(images)
+        each = jax.lax.map(lambda view: jax.nn.log_softmax(one(view)), seen)  # in turn, for the sake of the memory
+        return jax.nn.logsumexp(each, axis=0) - jnp.log(jnp.float32(len(seen)))
 
     def predict(state: TrainState, images: np.ndarray) -> np.ndarray:
         parts = []
