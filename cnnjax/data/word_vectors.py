@@ -1,8 +1,9 @@
 """Word vectors from files: word2vec's text and binary formats, and GloVe's."""
 
 import gzip
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -34,9 +35,8 @@ def word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[np.ndar
         with open(path, "rb") as packed:
             zipped = packed.read(2) == b"\x1f\x8b"
         with gzip.open(path) if zipped else open(path, "rb") as file:
-            for word, vector in _entries(file):  # type: ignore[arg-type]
-                if (place := wanted.get(word)) is not None:
-                    found.setdefault(place, vector)
+            for word, vector in _entries(file, wanted):  # type: ignore[arg-type]
+                found.setdefault(wanted[word], vector)
     except (OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     except ValueError as error:
@@ -47,23 +47,19 @@ def word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[np.ndar
     return np.array(places, np.int32), np.stack([found[place] for place in places])
 
 
-def _entries(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
-    """Each word and its vector. Raises ValueError that says where a file is none of the three formats."""
+def _entries(file: BinaryIO, wanted: Container[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The wanted words and their vectors. Raises ValueError that says where a file is none of the three formats."""
     first = file.readline()
     header = first.split()
     if len(header) == 2 and all(number.isdigit() for number in header):
         count, width = map(int, header)
         start = file.peek(1 << 13)  # type: ignore[attr-defined]
-        if _is_text(start.split(b"\n")[0], width):
-            yield from _lines(file, width, 2)
-        else:
-            yield from _records(file, count, width)
+        is_text = _is_text(start.split(b"\n")[0], width)
+        yield from _lines(enumerate(file, 2), width, wanted) if is_text else _records(file, count, width, wanted)
+    elif len(header) > 1:
+        yield from _lines(enumerate(itertools.chain([first], file), 1), len(header) - 1, wanted)
     else:
-        width = len(header) - 1
-        if width < 1:
-            raise ValueError("its first line has no numbers")
-        yield _entry(first, width, 1)
-        yield from _lines(file, width, 2)
+        raise ValueError("its first line has no numbers")
 
 
 def _is_text(line: bytes, width: int) -> bool:
@@ -75,24 +71,21 @@ def _is_text(line: bytes, width: int) -> bool:
         return False
 
 
-def _lines(file: BinaryIO, width: int, first: int) -> Iterator[tuple[str, np.ndarray]]:
-    for number, line in enumerate(file, first):
-        if line.strip():
-            yield _entry(line, width, number)
+def _lines(lines: Iterable[tuple[int, bytes]], width: int, wanted: Container[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Lines of text and their numbers: each a word, in which there may be spaces, and `width` numbers."""
+    for number, line in lines:
+        first, *numbers = line.rstrip().rsplit(b" ", width)
+        if line.strip() and len(numbers) != width:
+            raise ValueError(f"line {number} has {len(numbers)} numbers, must have {width}")
+        if (word := first.decode("utf-8", "replace")) not in wanted:
+            continue
+        try:
+            yield word, np.array(numbers, np.float32)
+        except ValueError:
+            raise ValueError(f"line {number} must be a word and {width} numbers, is {line[:60]!r}") from None
 
 
-def _entry(line: bytes, width: int, number: int) -> tuple[str, np.ndarray]:
-    """A line of text: a word, in which there may be spaces, and `width` numbers."""
-    word, *numbers = line.rstrip().rsplit(b" ", width)
-    if len(numbers) != width:
-        raise ValueError(f"line {number} has {len(numbers)} numbers, must have {width}")
-    try:
-        return word.decode("utf-8", "replace"), np.array(numbers, np.float32)
-    except ValueError:
-        raise ValueError(f"line {number} must be a word and {width} numbers, is {line[:60]!r}") from None
-
-
-def _records(file: BinaryIO, count: int, width: int) -> Iterator[tuple[str, np.ndarray]]:
+def _records(file: BinaryIO, count: int, width: int, wanted: Container[str]) -> Iterator[tuple[str, np.ndarray]]:
     """word2vec's binary format: each word, a space, its float32; some writers end a record with a line."""
     for number in range(count):
         letters = bytearray()
@@ -103,4 +96,5 @@ def _records(file: BinaryIO, count: int, width: int) -> Iterator[tuple[str, np.n
         numbers = file.read(4 * width)
         if len(numbers) != 4 * width:
             raise ValueError(f"it ends within the vector of word {number + 1} of {count}")
-        yield letters.lstrip(b"\n").decode("utf-8", "replace"), np.frombuffer(numbers, "<f4")
+        if (word := letters.lstrip(b"\n").decode("utf-8", "replace")) in wanted:
+            yield word, np.frombuffer(numbers, "<f4")
