@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import describe, models
+from cnnjax import describe, models, ops
 from cnnjax.errors import UserError
 from cnnjax.models.alexnet import SMALLEST, places
 
@@ -111,6 +111,14 @@ def test_dropout_is_where_each_form_has_it(form: str, lost: bool) -> None:
         assert np.all(logits == 1)
     model.eval()
     np.testing.assert_allclose(model(jnp.ones((2, 127, 127, 3))), 1, rtol=1e-6)
+
+
+def test_the_towers_are_a_grouped_convolution() -> None:
+    layer = build("towers").conv2
+    layer.bias[...] = jnp.arange(128.0)
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 48))
+    expected = ops.conv(x, layer.kernel[...], layer.bias[...], padding=2, groups=2)
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_one_tower_form_is_its_layers_in_pytorch() -> None:
