@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnnjax import ops
 from cnnjax.layers import Conv, LocalResponseNorm, MaxPool
 
 
@@ -45,7 +46,8 @@ class AlexNet(nnx.Module):
       dtype: of the computation; parameters are float32.
       rngs: where the weights are drawn from. one-tower: weights and biases uniform within 1 / sqrt(fan_in), PyTorch's
         default. Else as in the paper, normal with deviation 0.01, made for pixels of 0..255 less their mean; the
-        biases of conv2, conv4, conv5 and of the hidden dense layers are 1, the others 0.
+        biases of conv2, conv4, conv5 and of the hidden dense layers are 1, the others 0. A unit with less inputs than
+        published has weights so much wider that its sum keeps its variance: else narrow nets do not learn.
 
     Raises:
       ValueError: no such form, an image too small, a width that does not divide into the forms' proportions.
@@ -77,20 +79,24 @@ class AlexNet(nnx.Module):
             raise ValueError(f"width must be a multiple of {step} where form is {form!r}, was {width}")
         self.form, self.size = form, size
         one, two, three, four, five = (maps * width // published[0] for maps in published)
-        init = nnx.initializers.normal(0.01)
-        if form == "one-tower":
+
+        def drawn(inputs: int) -> dict[str, Any]:  # that a unit has as published
             init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within 1 / sqrt(fan_in)
-        how: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "rngs": rngs}
-        self.conv1 = Conv(channels, one, (11, 11), stride=4, padding=2, **how)
-        self.conv2 = Conv(one, two, (5, 5), padding=2, groups=groups, **how)
-        self.conv3 = Conv(two, three, (3, 3), padding=1, **how)
-        self.conv4 = Conv(three, four, (3, 3), padding=1, groups=groups, **how)
-        self.conv5 = Conv(four, five, (3, 3), padding=1, groups=groups, **how)
+            if form != "one-tower":
+                init = nnx.initializers.variance_scaling(0.01**2 * inputs, "fan_in", "normal")
+            return {"kernel_init": init, "dtype": dtype, "rngs": rngs}
+
+        below = [maps * window**2 for maps, window in zip(published, (5, 3, 3, 3, 6), strict=True)]
+        self.conv1 = Conv(channels, one, (11, 11), stride=4, padding=2, **drawn(3 * 11**2))
+        self.conv2 = Towers(one, two, (5, 5), padding=2, groups=groups, **drawn(below[0] // groups))
+        self.conv3 = Conv(two, three, (3, 3), padding=1, **drawn(below[1]))
+        self.conv4 = Towers(three, four, (3, 3), padding=1, groups=groups, **drawn(below[2] // groups))
+        self.conv5 = Towers(four, five, (3, 3), padding=1, groups=groups, **drawn(below[3] // groups))
         self.norm = None if form == "one-tower" else LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)
         self.pool = MaxPool(3, stride=2)
-        self.dense1 = nnx.Linear(places(size) ** 2 * five, dense, **how)
-        self.dense2 = nnx.Linear(dense, dense, **how)
-        self.dense3 = nnx.Linear(dense, num_classes, **how)
+        self.dense1 = nnx.Linear(places(size) ** 2 * five, dense, **drawn(below[4]))
+        self.dense2 = nnx.Linear(dense, dense, **drawn(4096))
+        self.dense3 = nnx.Linear(dense, num_classes, **drawn(4096))
         self.dropout1 = nnx.Dropout(0.5, rngs=rngs)
         self.dropout2 = nnx.Dropout(0.5, rngs=rngs)
         if form == "one-tower":
@@ -127,6 +133,22 @@ class AlexNet(nnx.Module):
         if self.norm is None:
             return jax.nn.relu(self.pool(x))
         return self.pool(self.norm(jax.nn.relu(x)))
+
+
+class Towers(Conv):
+    """A convolution in groups, each computed by itself: few groups go faster so on the CPU.
+
+    A training step of conv2 at width 24 and batch 128 took 10 ms on two cores, and 68 ms as one grouped convolution.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the convolution to x (N, *S, in_features)."""
+        x, kernel, bias = self.arrays(x)
+        keywords = {**self.keywords, "groups": 1}
+        groups = self.keywords["groups"]
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        y = jnp.concatenate([ops.conv(*part, **keywords) for part in parts], -1)
+        return y if bias is None else y + bias
 
 
 def places(size: int) -> int:
