@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import jax
@@ -69,11 +71,11 @@ class TextCNN(nnx.Module):
         """Sentences (N, L), int, to logits (N, num_classes)."""
         if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer) or ids.shape[1] < self.longest:
             raise ValueError(f"ids must be ints (N, L) with L at least {self.longest}, was {ids.dtype}{ids.shape}")
-        x = sum(vectors(ids) for vectors in self.vectors)  #                         (N, L, width)
+        x = reduce(operator.add, [vectors(ids) for vectors in self.vectors])  #      (N, L, width)
         maxima = [jax.nn.relu(self.pool(conv(x))) for conv in self.convs]  # ReLU commutes with the maximum
         return self.dense(self.dropout(jnp.concatenate(maxima, -1)) * self.kept)
 
-    def set_vectors(self, ids: jax.Array, vectors: jax.Array) -> None:
+    def set_vectors(self, ids: jax.typing.ArrayLike, vectors: jax.typing.ArrayLike) -> None:
         """Give the words `ids` (M,) these vectors (M, width); the others keep theirs."""
         for embedding in self.vectors:
             embedding.table[...] = embedding.table[...].at[ids].set(vectors)
