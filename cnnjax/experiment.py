@@ -135,7 +135,7 @@ def configuration(
         "experiment": name,
         "dataset": FLAGS.dataset,
         "data_dir": FLAGS.data_dir,
-        "data_crc32": zlib.crc32(training.labels.tobytes(), zlib.crc32(training.images.tobytes())),
+        "data_crc32": zlib.crc32(training.labels.tobytes(), zlib.crc32(np.ascontiguousarray(training.images).data)),
         "class_names": list(dataset.class_names),
         "model": {**model, "num_classes": len(dataset.class_names), "channels": channels},
         "input": {"size": training.images.shape[1], "stored_shape": list(dataset.test_images.shape[1:])}

@@ -36,7 +36,8 @@ class AlexNet(nnx.Module):
     Args:
       num_classes: length of the logits.
       form: ``towers``: the paper's two towers, which meet in the third convolution alone, so that the second, fourth
-        and fifth have two groups; 60,965,224 parameters for 1,000 classes. ``ungrouped``: the same without groups;
+        and fifth have two groups; 60,965,224 parameters for 1,000 classes. The normalisation runs over the maps of both
+        where they adjoin, as in Caffe's AlexNet; the paper does not say. ``ungrouped``: the same without groups;
         62,378,344. ``one-tower``: that of torchvision, without local response normalisation, with dropout before the
         first two dense layers and not behind them; 61,100,840.
       width: the maps of the first convolution, the others' in proportion; by default as published, 96 or 64.
