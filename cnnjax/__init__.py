@@ -1,14 +1,14 @@
 """Convolutional networks in JAX: pure ops, the nets of the textbooks, and training that resumes to the bit.
 
-``cnnjax.ops``, ``.layers``, ``.models``, ``.data``, ``.train`` and ``.report`` are imported when they are first used;
-``cnnjax.describe(model, input_shape)`` is the layer table.
+``cnnjax.ops``, ``.layers``, ``.models``, ``.data``, ``.train``, ``.report`` and ``.interop`` are imported when they are
+first used; ``cnnjax.describe(model, input_shape)`` is the layer table.
 """
 
 import importlib
 from typing import Any
 
-PARTS = ("data", "layers", "models", "ops", "report", "train")
-__all__ = ["data", "describe", "layers", "models", "ops", "report", "train"]
+PARTS = ("data", "interop", "layers", "models", "ops", "report", "train")
+__all__ = ["data", "describe", "interop", "layers", "models", "ops", "report", "train"]
 
 
 def __getattr__(name: str) -> Any:

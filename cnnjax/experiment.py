@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from cnnjax.train.metrics import softmax
 
 FLAGS = flags.FLAGS
 
+FRAME = 256 / 224
+"""The sides of the images that random crops are taken of, in those of the crops, as AlexNet's paper has them."""
+
 
 def run(
     name: str,
@@ -28,7 +32,9 @@ def run(
     recipe: Mapping[str, Any],
     *,
     size: int,
-    pixels: tuple[float, float] | None = None,
+    crops: bool = False,
+    ten_crop: bool | None = None,
+    pixels: tuple[float, float] | str | None = None,
     first_layer: str = "conv1",
     loss: train.Loss = train.cross_entropy,
     before_epoch: Callable[[nnx.Module], train.BeforeEpoch] | None = None,
@@ -41,7 +47,12 @@ def run(
       model: name and keywords; the number of classes and of channels come from the data set.
       recipe: the values of the flags that were not given.
       size: of the square images that the model takes; smaller ones are enlarged or framed, see `data.to_canvas`.
-      pixels: what 0 and 255 become; by default pixels are brought to mean 0 and deviation 1 per channel.
+      crops: instead, images of any size are resized, see `data.resize`: with ``--augment`` to 8/7 of `size`, of which
+        the model sees random crops, mirrored and with jittered colours; without it to `size`.
+      ten_crop: of crops, evaluate by the mean over ten, see `data.ten_crops`, and not by the middle one alone; by
+        default with ``--augment``.
+      pixels: what 0 and 255 become; by default pixels are brought to mean 0 and deviation 1 per channel, with
+        "centred" to mean 0.
       first_layer: whose kernels are drawn: its path in the parameters, as "blocks/0/conv".
       loss, before_epoch: as for `train.fit`; before_epoch is made of the model.
       settings: what else decides the numbers, for the config.
@@ -49,14 +60,22 @@ def run(
     options = shared.options(recipe)
     if options.optimizer == "sdlm" and before_epoch is None:
         raise UserError("--optimizer=sdlm needs the curvature that --variant=1998 computes; choose another optimizer.")
+    frame = None
+    if crops:
+        frame = round(size * FRAME) if options.augment else size
+        ten_crop = options.augment if ten_crop is None else ten_crop
     folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.dated(Path("runs"), name)
     with workdir.claim(folder):
-        dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-        splits = examples(dataset, options, size)
+        dataset = data.load(FLAGS.dataset, FLAGS.data_dir, frame)
+        splits = examples(dataset, options, frame or size)
         config = {**configuration(name, model, dataset, splits["train"], options, pixels), **(settings or {})}
+        views = None
+        if frame is not None:
+            config["input"] |= {"size": size, "frame": frame, "ten_crop": ten_crop}
+            views = partial(data.ten_crops, size=size) if ten_crop else lambda x: data.centre_crop(x, size)[None]
         net = models.build(config)
         introduce(folder, config, splits)
-        describe(net, splits["train"].images.shape[1:])
+        describe(net, (size, size, config["model"]["channels"]))
         result = train.fit(
             net,
             splits["train"],
@@ -66,7 +85,8 @@ def run(
             folder,
             config,
             prepare=preparation(config),
-            augment=data.augment_for(config["model"]["channels"]) if options.augment else None,
+            augment=augmentation(config, splits["train"].images),
+            views=views,
             loss=loss,
             before_epoch=before_epoch(net) if before_epoch else None,
         )
@@ -100,12 +120,14 @@ def configuration(
     dataset: data.Dataset,
     training: train.Examples,
     options: train.Options,
-    pixels: tuple[float, float] | None,
+    pixels: tuple[float, float] | str | None,
 ) -> dict[str, Any]:
     """What ``config.json`` and each checkpoint hold: what decides the numbers, and what a user of them needs."""
     channels = training.images.shape[-1]
     if pixels is None:
         mean, std = data.channel_stats(training.images)
+    elif isinstance(pixels, str):
+        mean, std = data.channel_stats(training.images)[0], (1 / 255,) * channels
     else:
         paper, ink = pixels
         mean, std = ((-paper / (ink - paper),) * channels, (1 / (ink - paper),) * channels)
@@ -113,7 +135,7 @@ def configuration(
         "experiment": name,
         "dataset": FLAGS.dataset,
         "data_dir": FLAGS.data_dir,
-        "data_crc32": zlib.crc32(training.labels.tobytes(), zlib.crc32(training.images.tobytes())),
+        "data_crc32": zlib.crc32(training.labels.tobytes(), zlib.crc32(np.ascontiguousarray(training.images).data)),
         "class_names": list(dataset.class_names),
         "model": {**model, "num_classes": len(dataset.class_names), "channels": channels},
         "input": {"size": training.images.shape[1], "stored_shape": list(dataset.test_images.shape[1:])}
@@ -129,8 +151,35 @@ def preparation(config: Mapping[str, Any]) -> train.Prepare:
     return lambda pixels: data.standardize(pixels, mean, std)
 
 
+def augmentation(config: Mapping[str, Any], training: np.ndarray) -> train.Augment | None:
+    """What is done to the training images of a run's config: ``augment(key, pixels) -> pixels``, or None for nothing.
+
+    training: all of them, uint8 (N, H, W, C).
+    """
+    size, frame = config["input"]["size"], config["input"].get("frame")
+    if frame is None:
+        return data.augment_for(config["model"]["channels"]) if config.get("augment") else None
+    if not config.get("augment"):
+        return lambda key, pixels: data.centre_crop(pixels, size)
+    axes = data.colour_axes(training)
+
+    def changed(key: jax.Array, pixels: jax.Array) -> jax.Array:
+        place, colour = jax.random.split(key)
+        return data.pca_jitter(colour, data.crop_flip(place, pixels, pad=0, size=size), axes)
+
+    return changed
+
+
+def as_input(images: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
+    """Images as the net of a run's config takes them, uint8 (N, size, size, C): of a frame, its middle."""
+    size, frame = config["input"]["size"], config["input"].get("frame")
+    if frame is None:
+        return data.to_canvas(images, size)
+    return np.asarray(data.centre_crop(data.resize(images, frame), size))
+
+
 def read_image(path: str, config: Mapping[str, Any]) -> np.ndarray:
-    """An image file as uint8 (H, W, channels), of the size that the run of this config was trained on."""
+    """An image file as uint8 (H, W, channels), of the size that the run of this config was trained on, if of one."""
     from PIL import Image, UnidentifiedImageError
 
     height, width, channels = config["input"]["stored_shape"]
@@ -142,12 +191,18 @@ def read_image(path: str, config: Mapping[str, Any]) -> np.ndarray:
         raise UserError(f"{path} is no image that Pillow can read: give a PNG or JPEG file.") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
-    if image.shape[:2] not in {(height, width), (size, size)}:
+    if "frame" not in config["input"] and image.shape[:2] not in {(height, width), (size, size)}:
         raise UserError(
             f"{path} has {image.shape[0]}x{image.shape[1]} pixels (height x width); "
             f"this net was trained on {config['dataset']}: resize it to {height}x{width}."
         )
     return image.reshape(*image.shape[:2], channels)
+
+
+def require_images(folder: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError where the run in a folder was not trained on images."""
+    if "input" not in config:
+        raise UserError(f"{folder} holds a run on {config.get('dataset')}: only nets of images can be looked at.")
 
 
 def test_example(dataset: data.Dataset, index: str) -> tuple[str, np.ndarray]:
@@ -181,7 +236,18 @@ def draw(
 
 
 def summarize(folder: Path, result: train.Result) -> None:
-    """Print what came out and where everything is."""
+    """Print what came out of a run on images and where everything is."""
+    outcome(result)
+    print(
+        f"everything is in {folder}: config.json, metrics.jsonl, checkpoints/, events/ (tensorboard --logdir={folder}),"
+    )
+    print("  curves.png, kernels.png, confusion.png, mistakes.png")
+    print(f"classify an image with: python experiments/predict.py --workdir={folder} IMAGE")
+    print(f"look inside with: python experiments/visualize.py --workdir={folder}")
+
+
+def outcome(result: train.Result) -> None:
+    """Print the scores of a finished run, a word where it overfitted, and the time that it took."""
     tested = [record for record in result.records if "test_accuracy" in record]
     last = tested[-1]
     print(f"\ntest accuracy {last['test_accuracy']:.2%}, loss {last['test_loss']:.4f}", end="")
@@ -196,12 +262,6 @@ def summarize(folder: Path, result: train.Result) -> None:
         print(word)
     if result.updates:
         print(f"{result.updates:,} updates in {result.seconds:.1f} s, evaluations and compiling included")
-    print(
-        f"everything is in {folder}: config.json, metrics.jsonl, checkpoints/, events/ (tensorboard --logdir={folder}),"
-    )
-    print("  curves.png, kernels.png, confusion.png, mistakes.png")
-    print(f"classify an image with: python experiments/predict.py --workdir={folder} IMAGE")
-    print(f"look inside with: python experiments/visualize.py --workdir={folder}")
 
 
 def overfitting(records: Sequence[report.Record]) -> str | None:

@@ -25,11 +25,19 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def define_training_flags(dataset: str = "digits") -> None:
-    """Define the flags of every training script. Where the default is none, the script's recipe decides."""
+    """Define the flags of every script that trains on images: those of the images, and those of every run."""
     flags.DEFINE_string(
         "dataset", dataset, "digits (embedded), or the TFDS name of a set of images: mnist, cifar10, ..."
     )
     flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default TFDS's own place")
+    flags.DEFINE_bool(
+        "augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped"
+    )
+    define_run_flags()
+
+
+def define_run_flags() -> None:
+    """Define the flags of every run that trains. Where the default is none, the script's recipe decides."""
     flags.DEFINE_string(
         "workdir", None, "the run's folder, to start or to go on with; by default a new one under runs/"
     )
@@ -40,14 +48,13 @@ def define_training_flags(dataset: str = "digits") -> None:
     flags.DEFINE_enum("schedule", None, SCHEDULES, "the learning rate over the updates")
     define_float("weight_decay", "share of the weights added to the gradient (adamw: taken off them)", least=0)
     define_float("grad_clip", "largest global norm of the gradient; by default not clipped", above=0)
-    flags.DEFINE_bool(
-        "augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped"
-    )
     flags.DEFINE_enum(
         "dtype", "float32", DTYPES, "of the computation; parameters, batch statistics and loss stay float32"
     )
     flags.DEFINE_integer("seed", 0, "decides every random number of the run", lower_bound=0, upper_bound=2**31 - 1)
-    flags.DEFINE_integer("validation", 0, "training examples held out to choose the best checkpoint by", lower_bound=0)
+    flags.DEFINE_integer(
+        "validation", None, "training examples held out to choose the best checkpoint by", lower_bound=0
+    )
     flags.DEFINE_integer(
         "patience", None, "stop after so many evaluations without a lower validation loss", lower_bound=1
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
@@ -77,7 +78,7 @@ def describe(model: nnx.Module, input_shape: Sequence[int], *, dtype: Any = "flo
     Args:
       model: called as ``model(x)``. Layers of `cnnjax.layers` and of nnx become rows, in the order of their calls;
         a layer that is called twice is two rows, the second without parameters.
-      input_shape: of one example, (*S, C), or of a batch, (N, *S, C).
+      input_shape: of one example, (*S, C), or of a batch, (N, *S, C); of ids of words (L,) or (N, L).
       dtype: of the input.
 
     Returns:
@@ -268,7 +269,8 @@ def _rows(model: nnx.Module, jaxpr: Any, called: Sequence[_Call]) -> Iterator[Ro
 def _fields(jaxpr: Any, called: Sequence[_Call]) -> Iterator[tuple[_Call, _Field]]:
     """Each call with the receptive field of its output, carried along the equations."""
     (x,) = jaxpr.invars
-    rank = max(len(x.aval.shape) - 2, 0)
+    words = len(x.aval.shape) == 2 and jnp.issubdtype(x.aval.dtype, jnp.integer)  # ids (N, L), without channels
+    rank = 1 if words else max(len(x.aval.shape) - 2, 0)
     ones, zeros = (Fraction(1),) * rank, (Fraction(0),) * rank
     fields = {x: _Field(ones, ones, x.aval.shape[1 : 1 + rank], zeros)}
     into: dict[str, _Field] = {}
@@ -286,7 +288,10 @@ def _fields(jaxpr: Any, called: Sequence[_Call]) -> Iterator[tuple[_Call, _Field
             field = into[number] if geometry is None else into[number].through(*geometry, shape[1:-1])
         elif len(shape) == len(field.sizes) + 2 and shape[1:-1] != field.sizes:
             field = field.unknown(shape[1:-1])
-        if len(shape) - 2 < len(field.sizes):  # flattened or reduced: every place is seen
+        still_words = (
+            words and shape == x.aval.shape and not jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
+        )
+        if len(shape) - 2 < len(field.sizes) and not still_words:  # flattened or reduced: every place is seen
             field = field.whole()
         fields.update(dict.fromkeys(equation.outvars, field))
         if tag == "out of":
@@ -337,7 +342,7 @@ POOLS = (
 CONVS = (layers.Weighted, nnx.Conv)
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)
 #: What becomes a row.
-LAYERS = (*POOLS, *CONVS, *NORMS, layers.Op, layers.RBF, nnx.Linear, nnx.Dropout)
+LAYERS = (*POOLS, *CONVS, *NORMS, layers.Op, layers.RBF, layers.Embedding, nnx.Linear, nnx.Dropout)
 
 
 #: The keywords of an op that decide where its windows lie, and their defaults.

@@ -383,6 +383,43 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
 
+class Embedding(nnx.Module):
+    """A vector for each word: ids (N, *S), int, -> (N, *S, width).
+
+    Words have the ids 1 to `vocabulary`. The id 0, no word, has the vector 0, which is not trained.
+
+    Args:
+      vocabulary: how many words.
+      width: of the vectors.
+      trained: whether the vectors are parameters; else they stay as they are.
+      table_init: how the table (vocabulary + 1, width) is drawn; by default uniform between -0.25 and 0.25.
+      dtype: of the vectors that are given out; by default float32, as the table.
+      rngs: where the table is drawn from.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        *,
+        trained: bool = True,
+        table_init: nnx.Initializer | None = None,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        def uniform(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
+            return jax.random.uniform(key, shape, dtype, -0.25, 0.25)
+
+        table = (table_init or uniform)(rngs.params(), (vocabulary + 1, width), jnp.float32)
+        self.table = (nnx.Param if trained else Fixed)(table.at[0].set(0))
+        self.dtype = dtype
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """The vectors of ids (N, *S)."""
+        vectors = jnp.where(ids[..., None] > 0, self.table[...][ids], 0)
+        return vectors.astype(self.dtype or vectors.dtype)
+
+
 class Op(nnx.Module):
     """An op without weights as a module: its arguments beside x are fixed when it is made."""
 

@@ -52,10 +52,11 @@ def kernels(kernel: np.ndarray, path: Path, title: str = "kernels of the first l
     """The kernels (H, W, C, F) of a 2-D convolution, one small picture each.
 
     One or other than three input channels: mean over the channels, blue negative, red positive, the same scale for all.
-    Three: as colours, each kernel scaled to its own range.
+    Three: as colours, each kernel scaled to its own range. Eight a row; of more than 64 sixteen, as AlexNet's paper has
+    its 96.
     """
     count = kernel.shape[-1]
-    columns = min(count, 8)
+    columns = min(count, 8 if count <= 64 else 16)
     rows = -(-count // columns)
     colour = kernel.shape[2] == 3
     figure = _figure(1.2 * columns + (0 if colour else 0.8), 1.25 * rows + 0.5)

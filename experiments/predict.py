@@ -3,8 +3,8 @@
   python experiments/predict.py --workdir=runs/... digit.png photo.jpg
   python experiments/predict.py --workdir=runs/... --index=0,17
 
-Images must have the size of the training images as they are stored, or the size that the net takes (32x32);
-colours are turned to gray where the net was trained on gray images.
+Images must have the size of the training images as they are stored, or the size that the net takes (32x32); for a run
+of alexnet.py or vgg.py they may have any size. Colours are turned to gray where the net was trained on gray images.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ flags.DEFINE_string("output", None, "the figure; by default prediction.png in th
 def main(arguments: list[str]) -> None:
     """Restore, classify, print, draw."""
     state, config = train.restore(FLAGS.workdir, FLAGS.step)
+    experiment.require_images(FLAGS.workdir, config)
     model = train.load(models.build(config), state["params"], state["rest"])
     named = [(Path(path).name, experiment.read_image(path, config)) for path in arguments] + test_examples(config)
     if not named:
         raise UserError("nothing to classify: give PNG or JPEG files, or --index=N for a test example.")
     titles, images = zip(*named, strict=True)
-    canvases = np.concatenate([data.to_canvas(image[None], config["input"]["size"]) for image in images])
+    canvases = np.concatenate([experiment.as_input(image[None], config) for image in images])
     inputs = experiment.preparation(config)(jnp.asarray(canvases, jnp.float32))
     probabilities = softmax(np.asarray(model(inputs), np.float64))
     show(titles, probabilities, config["class_names"])
@@ -49,7 +50,7 @@ def test_examples(config: dict) -> list[tuple[str, np.ndarray]]:
     """The test examples that ``--index`` names, each with its true class for a title."""
     if not FLAGS.index:
         return []
-    dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"])
+    dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"], config["input"].get("frame"))
     return [experiment.test_example(dataset, number) for number in FLAGS.index]
 
 

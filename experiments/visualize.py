@@ -59,13 +59,10 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise UserError(f"give one image file, not {len(arguments)}: {' '.join(arguments)}.")
     state, config = train.restore(FLAGS.workdir, FLAGS.step)
-    if "input" not in config:
-        raise UserError(
-            f"{FLAGS.workdir} holds a run on {config.get('dataset')}: only nets of images can be looked at."
-        )
+    experiment.require_images(FLAGS.workdir, config)
     model = train.load(models.build(config), state["params"], state["rest"])
     image = experiment.read_image(arguments[0], config) if arguments else None  # before the data set, which takes long
-    dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"])
+    dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"], config["input"].get("frame"))
     title, image = experiment.test_example(dataset, FLAGS.index) if image is None else (Path(arguments[0]).name, image)
     folder = Path(FLAGS.output or FLAGS.workdir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +92,7 @@ def learning_rates(words: list[str]) -> list[float]:
 
 def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], image: np.ndarray, title: str) -> list[str]:
     """The kernels, and for one image the feature maps and the receptive fields. Returns the pictures' names."""
-    canvas = data.to_canvas(image[None], config["input"]["size"])
+    canvas = experiment.as_input(image[None], config)
     x = experiment.preparation(config)(jnp.asarray(canvas, jnp.float32))
     logits = np.asarray(model(x), np.float32)
     seen = activations(model, x)
@@ -142,7 +139,7 @@ def squeezed(output: np.ndarray) -> np.ndarray:
 
 def draw_errors(folder: Path, model: nnx.Module, config: Mapping[str, Any], dataset: data.Dataset) -> list[str]:
     """The confusion matrix and the surest mistakes on the test set. Returns the pictures' names."""
-    images = data.to_canvas(dataset.test_images, config["input"]["size"])
+    images = experiment.as_input(dataset.test_images, config)
     net, params, rest = train.split(model)
     state = train.TrainState(params, rest, (), jnp.zeros((), jnp.int32))
     logits = train.make_predict(net, data_mesh(), experiment.preparation(config))(state, images)
@@ -158,7 +155,8 @@ def draw_learning_rates(
     """The loss of the first updates under each learning rate. Returns the picture's name."""
     options = train.Options(**{field.name: config[field.name] for field in dataclasses.fields(train.Options)})
     size = FLAGS.batch_size or options.batch_size
-    training = experiment.examples(dataset, options, config["input"]["size"])["train"]
+    side = config["input"].get("frame", config["input"]["size"])
+    training = experiment.examples(dataset, options, side)["train"]
     updates = FLAGS.updates or max(200, 200 * 64 // size)  # of small batches it takes more of them to see anything
     curves = losses(config, training, options, rates, updates, size)
     title = f"{config['model']['name']} on {config['dataset']}: SGD, batches of {size}"
@@ -180,8 +178,8 @@ def losses(
         raise UserError(f"--batch_size={batch_size} cannot be shared out over {mesh.size} devices: give a multiple.")
     rule = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)  # the rate is in the state: one compilation for all
     net, start = initial(models.build(config), rule)
-    augment = data.augment_for(config["model"]["channels"]) if options.augment else None
-    step = train.make_train_step(train.make_update(net, rule))
+    augment = experiment.augmentation(config, training.images)
+    step = train.make_train_step(train.make_update(net, rule, seed=options.seed))
     make = train.make_batches(mesh, options.seed, experiment.preparation(config), augment)
     images, labels = replicate(mesh, training)
 

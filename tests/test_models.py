@@ -80,7 +80,7 @@ def test_colour_images_and_other_class_counts() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(UserError, match="no model 'lenet6': it must be one of cifar_cnn, lenet5"):
+    with pytest.raises(UserError, match="no model 'lenet6': it must be one of alexnet, cifar_cnn, lenet5"):
         models.build({"model": {"name": "lenet6"}})
     with pytest.raises(UserError, match="variant must be one of modern, classic, was '2024'"):
         models.build(config(variant="2024"))

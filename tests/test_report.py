@@ -48,6 +48,12 @@ def test_kernels(shape: tuple[int, ...], tmp_path: Path) -> None:
     size(tmp_path / "a.png")
 
 
+def test_the_96_kernels_of_alexnet_are_six_rows_of_sixteen(tmp_path: Path) -> None:
+    report.kernels(np.random.default_rng(0).normal(size=(11, 11, 3, 96)), tmp_path / "a.png")
+    width, height = size(tmp_path / "a.png")
+    assert 2 < width / height < 2.7
+
+
 def test_curves_of_a_run_just_begun_and_of_a_long_one(tmp_path: Path) -> None:
     begun = [{"step": 10, "epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1}]
     report.curves(begun, tmp_path / "a.png")

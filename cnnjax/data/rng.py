@@ -12,6 +12,7 @@ AUGMENT = 2
 HOLD_OUT = 3
 DROPOUT = 4
 CURVATURE = 5
+FOLDS = 6
 
 
 def key(seed, purpose, index=0) -> jax.Array:
@@ -19,7 +20,7 @@ def key(seed, purpose, index=0) -> jax.Array:
 
     Args:
       seed: int, the run's seed.
-      purpose: one of ``INIT``, ``SHUFFLE``, ``AUGMENT``, ``HOLD_OUT``, ``DROPOUT``, ``CURVATURE``.
+      purpose: one of ``INIT``, ``SHUFFLE``, ``AUGMENT``, ``HOLD_OUT``, ``DROPOUT``, ``CURVATURE``, ``FOLDS``.
       index: int or int32 scalar, traced or not: the epoch or the step.
 
     Returns:

@@ -21,7 +21,7 @@ class Dataset(NamedTuple):
 
     Attributes:
       name: as :func:`load` took it.
-      train_images, test_images: (N, H, W, C) uint8, C is 1 or 3.
+      train_images, test_images: (N, H, W, C) uint8, C is 1 or 3; of sentences (N, L) int32, see :class:`Corpus`.
       train_labels, test_labels: (N,) int32, each in ``0..len(class_names) - 1``.
       class_names: one name per class.
     """
@@ -34,7 +34,7 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+def load(name: str, data_dir: str | os.PathLike | None = None, size: int | None = None) -> Dataset:
     """The data set of that name: ``digits``, or an image-classification data set of TFDS.
 
     ``digits`` comes with the package.  Others are read from the array_record files that TFDS prepared, or are
@@ -43,16 +43,24 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
     Args:
       name: ``digits``, or what ``tfds.builder`` takes: ``mnist``, ``emnist/letters``, ``mnist:3.0.1``, ...
       data_dir: where TFDS keeps its data sets; by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+      size: brings the images to ``size`` x ``size`` by :func:`resize`, so that they need not be of one size.
 
     Raises:
-      UserError: no such data set; it is not prepared and cannot be; it has no images of one size with a
-        label, or no train and test splits; its files are damaged.
+      UserError: no such data set; it is not prepared and cannot be; it has no images with a label, or not of
+        one size and no ``size`` is given; no train and test splits; its files are damaged; it does not fit
+        in memory.
     """
     if name == "digits":
-        return digits()
-    from cnnjax.data import tfds_source  # not before it is needed: it costs more than the rest of cnnjax.data
+        dataset = digits()
+    else:
+        from cnnjax.data import tfds_source  # not before it is needed: it costs more than the rest of cnnjax.data
 
-    return Dataset(name, *tfds_source.load(name, data_dir))
+        dataset = Dataset(name, *tfds_source.load(name, data_dir, size))
+    if size is None:
+        return dataset
+    return dataset._replace(
+        train_images=resize(dataset.train_images, size), test_images=resize(dataset.test_images, size)
+    )
 
 
 def digits() -> Dataset:
@@ -96,12 +104,43 @@ def to_canvas(images: np.ndarray, size: int) -> np.ndarray:
             f"The images are {height} x {width} pixels; this network takes at most {size} x {size}. "
             "Choose a data set of smaller images."
         )
+    if height == width == size:
+        return images
     images = _enlarge(images, max(1, min(DIGIT_BOX, size) // max(height, width)))
     height, width = images.shape[1:3]
     top, left = (size - height) // 2, (size - width) // 2
     canvas = np.zeros((n, size, size, channels), np.uint8)
     canvas[:, top : top + height, left : left + width] = images
     return canvas
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Brings the shorter side to ``size`` pixels, with Pillow's bilinear filter, and cuts out the middle.
+
+    Args:
+      images: (N, H, W, C) uint8.
+      size: the side of the result.
+
+    Returns:
+      (N, size, size, C) uint8; images of that size already are given back as they are.
+
+    References:
+      Krizhevsky, Sutskever, Hinton, ImageNet classification with deep convolutional neural networks, 2012, section 2.
+    """
+    if images.shape[1:3] == (size, size):
+        return images
+    from PIL import Image
+
+    n, height, width, channels = images.shape
+    short = min(height, width)
+    side = height * size // short, width * size // short
+    top, left = (side[0] - size) // 2, (side[1] - size) // 2
+    resized = np.empty((n, size, size, channels), np.uint8)
+    for image, out in zip(images, resized, strict=True):
+        whole = Image.fromarray(image[..., 0] if channels == 1 else image)
+        smaller = np.asarray(whole.resize(side[::-1], Image.Resampling.BILINEAR))
+        out[...] = smaller.reshape(*side, channels)[top : top + size, left : left + size]
+    return resized
 
 
 def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
@@ -140,9 +179,10 @@ def hold_out(dataset: Dataset, validation: int, seed: int) -> tuple[np.ndarray, 
             f"{validation} examples were to be held out for validation; {dataset.name} has {n} training "
             f"examples, so the number must be between 0 and {n - 1}."
         )
-    held = np.zeros(n, bool)
-    if validation:
-        order = np.asarray(jax.random.permutation(rng.key(seed, rng.HOLD_OUT), n))
-        held[order[:validation]] = True
     images, labels = dataset.train_images, dataset.train_labels
+    if not validation:  # without a copy
+        return images, labels, images[:0], labels[:0]
+    held = np.zeros(n, bool)
+    order = np.asarray(jax.random.permutation(rng.key(seed, rng.HOLD_OUT), n))
+    held[order[:validation]] = True
     return images[~held], labels[~held], images[held], labels[held]

@@ -12,6 +12,7 @@ import http.client
 import importlib.util
 import itertools
 import json
+import math
 import os
 import re
 import threading
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.data import cache
+from cnnjax.data.sources import resize
 from cnnjax.errors import UserError
 
 _CACHE_FORMAT = 1  # raise it when the arrays in the cache change their meaning
@@ -34,26 +36,33 @@ _PROBE_SECONDS = 3.0
 
 
 def load(
-    name: str, data_dir: str | os.PathLike | None = None
+    name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
     """``(train_images, train_labels, test_images, test_labels, class_names)`` of a TFDS data set.
 
     See :func:`cnnjax.data.load` for the arguments and errors, :class:`cnnjax.data.Dataset` for the arrays.
+    Images that are larger than ``size``, or of many sizes, come resized; the others as they are stored.
     """
     with _quiet_absl():
         builder = _open(name, data_dir)
-        image_key, label_key = _supervised_keys(name, builder)
+        image_key, label_key = _supervised_keys(name, builder, size)
         if not builder.is_prepared():
+            _check_memory(name, builder, ("train", "test"), image_key, size)  # if TFDS knows the counts already
             _prepare(name, builder)
             builder = _open(name, data_dir)
         _check_prepared(name, builder)
-        path = _cache_path(builder)
+        splits = {"train": "train", "test": _test_split(builder, label_key)}
+        _check_memory(name, builder, tuple(splits.values()), image_key, size)
+        stored = builder.info.features[image_key].shape
+        if size is not None and None not in stored and max(stored[:2]) <= size:
+            size = None
+        path = _cache_path(builder, tuple(splits.values()), size)
         arrays = cache.read(path)
         if arrays is None:
             arrays = {}
-            for split in ("train", "test"):
-                images, labels = _decode(name, builder, split, image_key, label_key)
-                arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+            for part, split in splits.items():
+                images, labels = _decode(name, builder, split, image_key, label_key, size)
+                arrays |= {f"{part}_images": images, f"{part}_labels": labels}
             cache.write(path, arrays)
     class_names = tuple(builder.info.features[label_key].names)
     return (
@@ -116,7 +125,7 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
     raise UserError(f"{problem} {advice} It must be digits or the TFDS name of an image-classification data set.")
 
 
-def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
+def _supervised_keys(name: str, builder: Any, size: int | None) -> tuple[str, str]:
     """The features that hold the image and the label, checked before anything is downloaded."""
     import tensorflow_datasets as tfds
 
@@ -128,10 +137,11 @@ def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
             f"The data set {name} has no image with a class label; it has the features "
             f"{', '.join(features)}. Choose an image-classification data set."
         )
-    if None in image.shape or image.shape[-1] not in (1, 3) or np.dtype(image.np_dtype) != np.uint8:
+    one_size = "have" if size else "all have one known size,"
+    if (size is None and None in image.shape) or image.shape[-1] not in (1, 3) or np.dtype(image.np_dtype) != np.uint8:
         raise UserError(
             f"The images of {name} have shape {image.shape} and type {np.dtype(image.np_dtype)}; they must "
-            "all have one known size, 1 or 3 channels and type uint8. Choose another data set."
+            f"{one_size} 1 or 3 channels and type uint8. Choose another data set."
         )
     return keys[0], keys[1]
 
@@ -194,17 +204,50 @@ def _check_prepared(name: str, builder: Any) -> None:
             "array_record. Move that folder away or choose another --data_dir, and run the same command "
             "again with TensorFlow installed (pip install 'cnnjax[prepare]'): it prepares array_record files."
         )
-    if "train" not in info.splits or "test" not in info.splits:
+    if "train" not in info.splits or not {"test", "validation"} & set(info.splits):
         raise UserError(
             f"The data set {name} in {folder} has the splits {', '.join(info.splits) or 'none'}; it must "
-            "have train and test. Choose another data set."
+            "have train, and test or validation. Choose another data set."
         )
 
 
-def _cache_path(builder: Any) -> Path:
-    """A name that changes with the data set's version and with the name, size or time of any record file."""
+def _test_split(builder: Any, label_key: str) -> str:
+    """``test``, or ``validation`` where there is no test split or, as in ImageNet's, its labels are kept back (-1)."""
+    splits = builder.info.splits
+    if "test" not in splits:
+        return "validation"
+    if "validation" not in splits or not splits["test"].num_examples:
+        return "test"
+    try:
+        first = builder.as_data_source(split="test")[0]
+    except Exception:  # damaged: decoding it will say so
+        return "test"
+    return "validation" if int(first[label_key]) < 0 else "test"
+
+
+def _check_memory(name: str, builder: Any, splits: tuple[str, ...], image_key: str, size: int | None) -> None:
+    """Refuses a data set that would not fit: once on the host, once on the device, which may be the host too."""
+    shape = builder.info.features[image_key].shape
+    side = shape[:2] if size is None else (size, size)
+    count = sum(builder.info.splits[split].num_examples for split in splits if split in builder.info.splits)
+    needed, there = 2 * count * math.prod(side) * shape[-1], _memory()
+    if needed > there:
+        raise UserError(
+            f"The {count:,} images of {name} at {side[0]}x{side[1]} pixels need {needed / 2**30:,.0f} GiB of memory; "
+            f"there are {there / 2**30:,.0f} GiB. Choose a smaller --image_size or data set: all images are held in "
+            "memory, reading them from the disk as they are needed is not there yet."
+        )
+
+
+def _memory() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cache_path(builder: Any, splits: tuple[str, ...], size: int | None) -> Path:
+    """A name that changes with the data set's version, the size and the name, size or time of any record file."""
     files = []
-    for split in ("train", "test"):
+    for split in splits:
         for path in map(os.fspath, builder.info.splits[split].filepaths):
             try:
                 status = os.stat(path)
@@ -215,18 +258,22 @@ def _cache_path(builder: Any) -> Path:
                 ) from error
             files.append((os.path.basename(path), status.st_size, status.st_mtime_ns))
     full_name = builder.info.full_name  # for example emnist/letters/3.1.0
-    key = hashlib.sha256(json.dumps([_CACHE_FORMAT, full_name, files]).encode()).hexdigest()[:16]
+    wanted = [_CACHE_FORMAT, full_name, files] + ([] if size is None else [size])
+    key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
     return cache.directory() / f"{full_name.replace('/', '-')}-{key}.npz"
 
 
-def _decode(name: str, builder: Any, split: str, image_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """All images (N, H, W, C) uint8 and labels (N,) int32 of a split, decoded from the record files."""
+def _decode(
+    name: str, builder: Any, split: str, image_key: str, label_key: str, size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """All images (N, H, W, C) uint8 and labels (N,) int32 of a split, decoded from the record files, and resized."""
     from tqdm import tqdm
 
     info = builder.info.splits[split]
     features = builder.info.features
     n, classes = info.num_examples, features[label_key].num_classes
-    images = np.empty((n, *features[image_key].shape), np.uint8)
+    shape = features[image_key].shape
+    images = np.empty((n, *(shape if size is None else (size, size, shape[-1]))), np.uint8)
     labels = np.empty(n, np.int32)
     start = 0
     try:
@@ -236,9 +283,11 @@ def _decode(name: str, builder: Any, split: str, image_key: str, label_key: str)
             for start in range(0, n, _CHUNK):
                 rows = range(start, min(start + _CHUNK, n))
                 for row, example in zip(rows, source.__getitems__(rows), strict=True):
-                    if example[image_key].shape != images.shape[1:]:
-                        raise ValueError(f"example {row} has shape {example[image_key].shape}")
-                    images[row], labels[row] = example[image_key], example[label_key]
+                    image = example[image_key]
+                    if image.ndim != 3 or any(s not in (None, t) for s, t in zip(shape, image.shape, strict=True)):
+                        raise ValueError(f"example {row} has shape {image.shape}")
+                    images[row] = image if size is None else resize(image[None], size)[0]
+                    labels[row] = example[label_key]
                 progress.update(len(rows))
     except Exception as error:
         files = _record_files(info, start, start + _CHUNK)

@@ -8,19 +8,25 @@ from typing import Any
 from flax import nnx
 
 from cnnjax.errors import UserError
+from cnnjax.models.alexnet import AlexNet
 from cnnjax.models.cifar import CifarCNN
 from cnnjax.models.lenet import LeNet5, LeNet5Of1998
 from cnnjax.models.mnist_cnn import MnistCNN
 from cnnjax.models.resnet import ResNet18
+from cnnjax.models.textcnn import TextCNN
+from cnnjax.models.vgg import VGG
 
-__all__ = ["CifarCNN", "LeNet5", "LeNet5Of1998", "MnistCNN", "ResNet18", "build"]
+__all__ = ["VGG", "AlexNet", "CifarCNN", "LeNet5", "LeNet5Of1998", "MnistCNN", "ResNet18", "TextCNN", "build"]
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "alexnet": AlexNet,
     "cifar_cnn": CifarCNN,
     "lenet5": LeNet5,
     "lenet5-1998": LeNet5Of1998,
     "mnist_cnn": MnistCNN,
     "resnet18": ResNet18,
+    "textcnn": TextCNN,
+    "vgg": VGG,
 }
 
 

@@ -3,11 +3,23 @@
 from cnnjax.train.checkpoint import restore
 from cnnjax.train.loop import BeforeEpoch, Examples, Result, fit
 from cnnjax.train.metrics import add_pictures
+from cnnjax.train.optimizer import max_norm
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, load, split
-from cnnjax.train.step import Loss, Prepare, cross_entropy, make_batches, make_predict, make_train_step, make_update
+from cnnjax.train.step import (
+    Augment,
+    Loss,
+    Prepare,
+    Views,
+    cross_entropy,
+    make_batches,
+    make_predict,
+    make_train_step,
+    make_update,
+)
 
 __all__ = [
+    "Augment",
     "BeforeEpoch",
     "Examples",
     "Loss",
@@ -15,6 +27,7 @@ __all__ = [
     "Prepare",
     "Result",
     "TrainState",
+    "Views",
     "add_pictures",
     "cross_entropy",
     "fit",
@@ -23,6 +36,7 @@ __all__ = [
     "make_predict",
     "make_train_step",
     "make_update",
+    "max_norm",
     "restore",
     "split",
 ]

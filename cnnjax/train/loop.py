@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ TRACED_CALLS = 5
 
 
 class Examples(NamedTuple):
-    """images uint8 (N, H, W, C) and labels int32 (N,)."""
+    """images uint8 (N, H, W, C), or what else is learned from, as the ids of words, int32 (N, L); labels int32 (N,)."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -71,22 +72,27 @@ def fit(
     *,
     prepare: step.Prepare,
     augment: step.Augment | None = None,
+    views: step.Views | None = None,
     loss: step.Loss = step.cross_entropy,
     before_epoch: BeforeEpoch | None = None,
+    constraint: optax.GradientTransformation | None = None,
 ) -> Result:
     """Train until the last epoch, going on from the newest sound checkpoint in `folder`.
 
     The caller holds `folder` by `workdir.claim`. `config`, what decides the numbers as JSON values, goes into
     ``config.json`` and every checkpoint, and must be that of the run that is gone on with. `prepare` turns float32
-    pixels 0..255 (B, H, W, C) into the model's input; `augment(key, pixels)` comes before it, in training only.
-    ``loss(logits, labels)`` is the mean over a batch, of what is trained; evaluations report it too. The model is
-    read, not changed.
+    pixels 0..255 (B, H, W, C), or examples that are no images as they are, into the model's input; `augment(key,
+    pixels)` comes before it in training, and `views(pixels)` in evaluation: see `step.make_predict`.
+    ``loss(logits, labels)`` is the mean over a batch, of what is trained; evaluations report it too. `constraint` is
+    what the optimiser's updates go through at last, as `max_norm`. The model is read, not changed.
 
     Raises:
       UserError: another configuration than the run's, a batch that does not fit, a loss that is not finite, a save
         that failed, a checkpoint of another net, no sound checkpoint left.
     """
-    run = Run(model, train, test, validation, options, folder, config, prepare, augment, loss, before_epoch)
+    run = Run(
+        model, train, test, validation, options, folder, config, prepare, augment, views, loss, before_epoch, constraint
+    )
     with contextlib.closing(run), catch_signals() as caught:
         return run.until_end(caught)
 
@@ -94,7 +100,8 @@ def fit(
 class Run:
     """One process's part of a run: the compiled steps, the state, and where they are written."""
 
-    def __init__(self, model, train, test, validation, options, folder, config, prepare, augment, loss, before_epoch):
+    def __init__(self, model, train, test, validation, options, folder, config, prepare, augment, views, loss,
+                 before_epoch, constraint):  # fmt: skip
         self.options, self.folder, self.config = options, folder, config
         self.train, self.splits = train, {"test": test}
         if validation is not None:
@@ -111,17 +118,18 @@ class Run:
         rule = optimizer.optimizer(
             options.optimizer, self.rate, weight_decay=options.weight_decay, grad_clip=options.grad_clip
         )
+        rule = rule if constraint is None else optax.chain(rule, constraint)
         net, state = initial(model, rule)
         self.images, self.labels = step.replicate(self.mesh, train)
         for line in workdir.settle_config(folder, config):
             print(f"warning: {line}: from here on the bits may differ from those of a run without it", file=sys.stderr)
         self.loss = loss
-        self.train_step = step.make_train_step(step.make_update(net, rule, loss))
+        self.train_step = step.make_train_step(step.make_update(net, rule, loss, options.seed))
         self.batches = step.make_batches(self.mesh, options.seed, prepare, augment)
         self.before_epoch = before_epoch and before_epoch._replace(compute=jax.jit(before_epoch.compute))
         self.plain_batches = step.make_batches(self.mesh, options.seed, prepare, None)
         state = self.with_extra(state, 0)
-        self.predict = step.make_predict(net, self.mesh, prepare)
+        self.predict = step.make_predict(net, self.mesh, prepare, views=views)
         self.state = step.replicate(self.mesh, self._resume(state))
         self.step = self.first = int(self.state.step)
         self.log = MetricsLog(folder, self.step)
@@ -196,7 +204,9 @@ class Run:
             self.log.write(number, (number - 1) // self.per_epoch + 1, values)
             before, self.clock = self.clock, time.perf_counter()
             speed = self.options.log_every * self.options.batch_size / (self.clock - before)
-            self.bar.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.1%}, {speed:,.0f} images/s", refresh=False)
+            self.bar.set_postfix_str(
+                f"loss {loss:.4f}, accuracy {accuracy:.1%}, {speed:,.0f} examples/s", refresh=False
+            )
 
     def evaluate(self) -> bool:
         """Score every split once and record it; True if the validation loss is the lowest so far."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "sdlm")
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adadelta", "sdlm")
 SCHEDULES = ("constant", "cosine", "onecycle", "lenet5")
 
 
@@ -36,7 +37,9 @@ def optimizer(
     weight_decay: float = 0.0,
     grad_clip: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """``sgd``, ``momentum`` (0.9), ``adam`` or ``adamw`` (betas 0.9 and 0.999), or ``sdlm``: `scale_by_curvature`.
+    """``sgd``, ``momentum`` (0.9), ``adam``, ``adamw`` (betas 0.9 and 0.999), ``adadelta`` or ``sdlm``.
+
+    adadelta is Zeiler's of 2012 with rho 0.95 and epsilon 1e-6; sdlm is `scale_by_curvature`.
 
     grad_clip bounds the global norm of the gradient first. weight_decay adds ``weight_decay * w`` to the gradient,
     as in PyTorch; adamw takes it off the weight instead, times the learning rate (Loshchilov & Hutter 2019).
@@ -46,6 +49,7 @@ def optimizer(
         "momentum": lambda: optax.sgd(learning_rate, momentum=0.9),
         "adam": lambda: optax.adam(learning_rate),
         "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay),
+        "adadelta": lambda: optax.adadelta(learning_rate, rho=0.95, eps=1e-6),
         "sdlm": lambda: optax.chain(scale_by_curvature(), optax.scale_by_learning_rate(learning_rate)),
     }
     if name not in rules:
@@ -71,3 +75,41 @@ def scale_by_curvature(mu: float = 0.02) -> optax.GradientTransformationExtraArg
         return jax.tree.map(lambda g, h: g / (mu + h), updates, curvature), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def max_norm(kernel: str, limit: float) -> optax.GradientTransformation:
+    """Bounds the norm of each unit's weights after the update: the last link of a chain.
+
+        w <- w min(1, limit / |w|_2)   for each column w of the kernel, the weights that lead to one unit
+
+    Args:
+      kernel: the path of a dense layer's kernel (inputs, units) in the parameters, as "dense/kernel".
+      limit: of the norms, above 0.
+
+    Raises:
+      ValueError: there is no such kernel.
+
+    References:
+      Srivastava et al., Dropout, JMLR 2014, section 5.1.
+    """
+
+    def is_kernel(path: tuple) -> bool:
+        return jax.tree_util.keystr(path, simple=True, separator="/") == kernel
+
+    def init(params):
+        paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+        if not any(map(is_kernel, paths)):
+            raise ValueError(f"kernel must be the path of a parameter, was {kernel!r}")
+        return optax.EmptyState()
+
+    def bounded(path, change, weights):
+        if not is_kernel(path):
+            return change
+        after = weights + change
+        norms = jnp.linalg.norm(after, axis=0)
+        return jnp.where(norms > limit, after * (limit / norms) - weights, change)
+
+    def update(updates, state, params=None):
+        return jax.tree_util.tree_map_with_path(bounded, updates, params), state
+
+    return optax.GradientTransformation(init, update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from cnnjax.data import rng
 from cnnjax.errors import UserError
 
 Tree = Any  # nested dicts of arrays
@@ -19,9 +21,9 @@ Tree = Any  # nested dicts of arrays
 class TrainState(NamedTuple):
     """Everything that an update reads and writes, and all that a checkpoint must hold.
 
-    params: nested dict of the ``nnx.Param`` values. rest: the module's other state (batch statistics).
-    opt_state: optax's. step: int32 scalar, the number of updates done. extra: what a run computes before each epoch
-    and hands to its optimiser's update by name; mostly empty.
+    params: nested dict of the ``nnx.Param`` values. rest: the module's other state (batch statistics), without the
+    keys of random layers, which each update makes anew. opt_state: optax's. step: int32 scalar, the number of updates
+    done. extra: what a run computes before each epoch and hands to its optimiser's update by name; mostly empty.
     """
 
     params: Tree
@@ -32,30 +34,49 @@ class TrainState(NamedTuple):
 
 
 class Net(NamedTuple):
-    """The static half of a split module, once as ``model.train()`` leaves it and once as ``model.eval()``."""
+    """The static half of a split module, once as ``model.train()`` leaves it and once as ``model.eval()``.
+
+    streams: nested dict of the shapes of the ``nnx.RngState`` of its random layers (dropout, ...); empty without any.
+    """
 
     training: nnx.GraphDef
     inference: nnx.GraphDef
+    streams: Tree
 
 
 def split(model: nnx.Module) -> tuple[Net, Tree, Tree]:
-    """Split a module into its static structure, its parameters and the rest of its state, as plain dicts."""
+    """Split a module into its static structure, its parameters and the rest of its state, as plain dicts.
+
+    What its random layers would draw next is no part of these.
+    """
     model.train()
-    training, params, rest = _split(model)
+    training, params, rest, streams = _split(model)
     model.eval()
-    return Net(training, nnx.graphdef(model)), params, rest
+    return Net(training, nnx.graphdef(model), jax.eval_shape(lambda: streams)), params, rest
 
 
-def apply_training(net: Net, params: Tree, rest: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
-    """Logits of a batch in training mode, and the state that the module updated on the way."""
-    model = nnx.merge(net.training, params, rest)
+def apply_training(
+    net: Net, params: Tree, rest: Tree, x: jax.Array, key: jax.Array | None = None
+) -> tuple[jax.Array, Tree]:
+    """Logits of a batch in training mode, and the state that the module updated on the way.
+
+    key: decides what the random layers draw: the i-th stream of the module starts from ``fold_in(key, i)``.
+
+    Raises ValueError where there are random layers and no key.
+    """
+    if net.streams and key is None:
+        raise ValueError("key must be a random key, was None: the net has random layers")
+    model = nnx.merge(net.training, params, rest, _streams(net, key))
     logits = model(x)
     return logits, _split(model)[2]
 
 
 def apply_inference(net: Net, params: Tree, rest: Tree, x: jax.Array) -> jax.Array:
-    """Logits of a batch in evaluation mode."""
-    return nnx.merge(net.inference, params, rest)(x)
+    """Logits of a batch in evaluation mode.
+
+    A layer that is random in this mode too (`layers.FractionalMaxPool`) draws the same at each call.
+    """
+    return _inference(net, params, rest)(x)
 
 
 def initial(model: nnx.Module, optimizer: optax.GradientTransformationExtraArgs) -> tuple[Net, TrainState]:
@@ -116,13 +137,31 @@ def load(model: nnx.Module, params: Tree, rest: Tree) -> nnx.Module:
     like = TrainState(own_params, own_rest, (), jnp.zeros((), jnp.int32))
     given = TrainState(params, rest, (), jnp.zeros((), jnp.int32))
     state = from_arrays(to_arrays(given), like)
-    return nnx.merge(net.inference, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
+    return _inference(net, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
 
 
-def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
-    graph, *states = nnx.split(model, nnx.Param, ...)
-    params, rest = map(nnx.to_pure_dict, states)
-    return graph, params, rest
+def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree, Tree]:
+    graph, *states = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    params, streams, rest = map(nnx.to_pure_dict, states)
+    return graph, params, rest, streams
+
+
+def _inference(net: Net, params: Tree, rest: Tree) -> nnx.Module:
+    return nnx.merge(net.inference, params, rest, _streams(net, rng.key(0, rng.DROPOUT) if net.streams else None))
+
+
+def _streams(net: Net, key: jax.Array | None) -> Tree:
+    """The streams of a net, nothing drawn from them yet: the i-th, in the order of the tree, is ``fold_in(key, i)``."""
+    numbers = itertools.count()
+
+    def fresh(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # how many draws there were
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        assert key is not None
+        own = jax.random.fold_in(key, next(numbers))
+        return jax.random.split(own, leaf.shape) if leaf.shape else own  # those of vmapped layers have an axis
+
+    return jax.tree.map(fresh, net.streams)
 
 
 def _name(path: tuple[Any, ...]) -> str:

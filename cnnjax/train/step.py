@@ -20,6 +20,7 @@ Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]
 Prepare = Callable[[jax.Array], jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Views = Callable[[jax.Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -31,16 +32,19 @@ def make_update(
     net: Net,
     optimizer: optax.GradientTransformationExtraArgs,
     loss: Loss = cross_entropy,
+    seed: int = 0,
 ) -> Update:
     """The pure function ``update(state, x, labels) -> (state, metrics)`` of one gradient step. Not jitted.
 
     x is a batch as the model takes it, labels int32 (N,), or whatever `loss` takes; metrics are the batch's loss and,
-    of classes, accuracy before the step.
+    of classes, accuracy before the step. What random layers draw is a function of (seed, state.step).
     """
 
     def update(state: TrainState, x: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
+        key = rng.key(seed, rng.DROPOUT, state.step) if net.streams else None
+
         def objective(params: Any) -> tuple[jax.Array, Any]:
-            logits, rest = apply_training(net, params, state.rest, x)
+            logits, rest = apply_training(net, params, state.rest, x, key)
             return loss(logits, labels), (logits, rest)
 
         (value, (logits, rest)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -65,11 +69,17 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def pixels_to_float(examples: jax.Array) -> jax.Array:
+    """Pixels, uint8, as float32 0..255; what is of another dtype, as the ids of words, as it is."""
+    return examples.astype(jnp.float32) if examples.dtype == jnp.uint8 else examples
+
+
 def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | None) -> Callable:
     """Jit ``batches(images, labels, indices, step) -> (x, labels)``: the batches of the updates from `step` on.
 
-    images uint8 (N, H, W, C) and labels int32 (N,) are the whole training set, on the device; indices int32 (K, B)
-    name the examples. x (K, B, ...) is what `update` takes; each batch is shared out over the mesh.
+    images uint8 (N, H, W, C), or other examples (N, ...), and labels int32 (N,) are the whole training set, on the
+    device; indices int32 (K, B) name the examples. x (K, B, ...) is what `update` takes; each batch is shared out over
+    the mesh.
 
     Apart from the update: fused into it, XLA computes each pixel again for every tap of the first convolution
     (on 2 CPU cores LeNet-5's step with `data.affine` took 10.3 ms so, and 7.5 ms apart).
@@ -79,7 +89,7 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | Non
     @jax.jit
     def batches(images: jax.Array, labels: jax.Array, indices: jax.Array, step: jax.Array):
         def one(chosen: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-            x = images[chosen].astype(jnp.float32)
+            x = pixels_to_float(images[chosen])
             if augment is not None:
                 x = augment(rng.key(seed, rng.AUGMENT, step), x)
             return prepare(x), labels[chosen]
@@ -105,18 +115,29 @@ def make_train_step(update: Update) -> Callable:
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options())
 
 
-def make_predict(net: Net, mesh: Mesh, prepare: Prepare, batch_size: int = 256) -> Callable:
+def make_predict(
+    net: Net, mesh: Mesh, prepare: Prepare, batch_size: int = 256, *, views: Views | None = None
+) -> Callable:
     """``predict(state, images) -> logits``: float32 (N, classes) on the host, each image once, in order.
 
     Works through the images by `batch_size` per device; the last batch is filled up with zeros, whose logits go.
+    `views` makes of a batch (B, H, W, C) several ways to look at it, (V, B, H', W', C): the logits are then the
+    logarithm of the mean over these of the softmax.
     """
     over_devices = NamedSharding(mesh, PartitionSpec("batch"))
     size = batch_size * mesh.size
 
     @jax.jit
     def logits(params: Any, rest: Any, images: jax.Array) -> jax.Array:
+        def one(images: jax.Array) -> jax.Array:
+            return apply_inference(net, params, rest, prepare(pixels_to_float(images))).astype(jnp.float32)
+
         images = jax.lax.with_sharding_constraint(images, over_devices)
-        return apply_inference(net, params, rest, prepare(images.astype(jnp.float32))).astype(jnp.float32)
+        if views is None:
+            return one(images)
+        seen = views(images)
+        each = jax.lax.map(lambda view: jax.nn.log_softmax(one(view)), seen)  # in turn, for the sake of the memory
+        return jax.nn.logsumexp(each, axis=0) - jnp.log(jnp.float32(len(seen)))
 
     def predict(state: TrainState, images: np.ndarray) -> np.ndarray:
         parts = []

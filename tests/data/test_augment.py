@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.data import augment, augment_for, channel_stats, standardize
+from cnnjax.data import augment, augment_for, centre_crop, channel_stats, colour_axes, standardize
 
 # Jitted as in training; op by op each would be compiled for itself, which takes seconds.
 random_affine = jax.jit(augment.random_affine, static_argnames=("batch", "degrees", "scale", "shift"))
 warp = jax.jit(augment.warp)
 affine = jax.jit(augment.affine, static_argnames=("degrees", "scale", "shift"))
-crop_flip = jax.jit(augment.crop_flip, static_argnames=("pad", "mode"))
+crop_flip = jax.jit(augment.crop_flip, static_argnames=("pad", "mode", "size"))
+pca_jitter = jax.jit(augment.pca_jitter, static_argnames="deviation")
 
 
 def images_of(shape, seed=0):
@@ -89,7 +90,12 @@ def test_affine_wants_floats_and_sensible_strengths():
         affine(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), scale=1.0)
 
 
-@pytest.mark.parametrize("change", [affine, crop_flip])
+def cropped_and_jittered(key, images):
+    axes = np.full((images.shape[-1],) * 2, 30.0, np.float32)
+    return pca_jitter(key, crop_flip(key, images, pad=0, size=6), axes)
+
+
+@pytest.mark.parametrize("change", [affine, crop_flip, cropped_and_jittered])
 def test_neighbours_do_not_matter(change):
     images = images_of((6, 8, 8, 1))
     other = images_of((6, 8, 8, 1), seed=1)
@@ -98,7 +104,7 @@ def test_neighbours_do_not_matter(change):
     np.testing.assert_array_equal(change(key, images)[2], change(key, other)[2])
 
 
-@pytest.mark.parametrize("change", [affine, crop_flip])
+@pytest.mark.parametrize("change", [affine, crop_flip, cropped_and_jittered])
 def test_a_function_of_the_key_also_in_scan(change):
     images = jnp.array(images_of((3, 8, 8, 3)))
     keys = jax.random.split(jax.random.key(6), 2)
@@ -134,6 +140,65 @@ def test_crop_flip_without_padding_only_flips():
     assert 70 < flipped < 130
     np.testing.assert_array_equal(out[out[:, 0, 0, 0] == 0][0], image[0])
     np.testing.assert_array_equal(out[out[:, 0, 0, 0] == 2][0, :, :, 0], [[2, 1, 0], [5, 4, 3]])
+
+
+def test_crops_of_larger_images_are_all_there_and_nothing_else():
+    image = np.arange(5 * 5 * 2, dtype=np.uint8).reshape(5, 5, 2)
+    windows = [image[i : i + 3, j : j + 3] for i in range(3) for j in range(3)]
+    allowed = {one.tobytes() for window in windows for one in (window, window[:, ::-1])}
+    assert len(allowed) == 18
+    out = np.asarray(crop_flip(jax.random.key(2), jnp.array(np.stack([image] * 400)), pad=0, size=3))
+    assert out.shape == (400, 3, 3, 2) and {one.tobytes() for one in out} == allowed
+    for shape, size in (((1, 5, 5, 1), 6), ((1, 5, 6, 1), 5), ((1, 5, 5, 1), 0)):
+        with pytest.raises(ValueError, match=f"size must be from 1 to the side of square images .* was {size} for"):
+            crop_flip(jax.random.key(0), jnp.zeros(shape), pad=0, size=size)
+
+
+def test_ten_crops_by_hand():
+    rows = jnp.arange(12).reshape(1, 3, 4, 1)
+    crops = np.asarray(augment.ten_crops(rows, 2))[:, 0, :, :, 0].tolist()
+    corners = [[[0, 1], [4, 5]], [[2, 3], [6, 7]], [[4, 5], [8, 9]], [[6, 7], [10, 11]], [[1, 2], [5, 6]]]
+    assert crops == corners + [[row[::-1] for row in crop] for crop in corners]
+    with pytest.raises(ValueError, match="size must be from 1 to 3, the smaller side of the images, was 4"):
+        augment.ten_crops(rows, 4)
+
+
+def test_centre_crop_by_hand():
+    rows = np.arange(16).reshape(1, 4, 4, 1)
+    assert centre_crop(rows, 2)[0, :, :, 0].tolist() == [[5, 6], [9, 10]]
+    assert centre_crop(rows, 3)[0, :, :, 0].tolist() == [[0, 1, 2], [4, 5, 6], [8, 9, 10]]
+
+
+def test_colour_axes_are_numpys_principal_components():
+    mix = np.array([[40, 10, 0], [30, -20, 5], [35, 5, -15]])
+    pixels = 128 + np.random.default_rng(0).uniform(-1, 1, (2500, 2, 3, 3)) @ mix.T
+    images = pixels.round().astype(np.uint8)
+    axes = colour_axes(images)
+    values, vectors = np.linalg.eigh(np.cov(images.reshape(-1, 3).T / 255, bias=True))
+    for row, value, vector in zip(axes, values[::-1], vectors.T[::-1], strict=True):
+        assert np.linalg.norm(row) == pytest.approx(255 * value, rel=1e-5)
+        assert abs(row @ vector) == pytest.approx(255 * value, rel=1e-5)
+        assert row[np.abs(row).argmax()] > 0
+    assert axes.dtype == np.float32
+    grey = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
+    assert colour_axes(grey) == pytest.approx(255 / 4)  # the variance of 0 and 1 is a quarter
+    with pytest.raises(TypeError, match="float32"):
+        colour_axes(np.zeros((1, 1, 1, 3), np.float32))
+
+
+def test_pca_jitter_moves_all_pixels_of_an_image_alike_along_the_axes():
+    axes = np.array([[60.0, 60, 0], [0, 0, 20], [1, -1, 0]], np.float32)
+    images = images_of((400, 2, 3, 3))
+    moved = np.asarray(pca_jitter(jax.random.key(1), jnp.array(images), axes)) - images
+    assert np.abs(moved - moved[:, :1, :1]).max() < 1e-4
+    draws = moved[:, 0, 0] @ np.linalg.inv(axes.astype(np.float64))
+    np.testing.assert_allclose(draws.mean(0), 0, atol=0.02)
+    np.testing.assert_allclose(draws.std(0), 0.1, rtol=0.15)
+    assert np.abs(np.corrcoef(draws.T) - np.eye(3)).max() < 0.2
+    still = pca_jitter(jax.random.key(1), jnp.array(images), axes, deviation=0.0)
+    np.testing.assert_array_equal(still, images)
+    with pytest.raises(TypeError, match="uint8"):
+        pca_jitter(jax.random.key(0), jnp.zeros((1, 2, 2, 3), jnp.uint8), axes)
 
 
 def test_grey_images_are_turned_and_photos_mirrored():
@@ -175,11 +240,12 @@ def test_standardize_by_hand():
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from cnnjax.data import affine, crop_flip
+from cnnjax.data import affine, crop_flip, pca_jitter
+axes = np.full((3, 3), 30, np.float32)
 images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 3)).astype(np.float32)
 mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 apart = jax.device_put(images, NamedSharding(mesh, PartitionSpec("batch")))
-for change in (affine, crop_flip):
+for change in (affine, crop_flip, lambda key, x: pca_jitter(key, crop_flip(key, x, pad=0, size=4), axes)):
     alone, shared = (jax.jit(change)(jax.random.key(1), x) for x in (jnp.array(images), apart))
     assert len(shared.sharding.device_set) == 4, shared.sharding
     np.testing.assert_allclose(shared, alone, atol=1e-3)

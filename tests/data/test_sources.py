@@ -96,6 +96,25 @@ def test_images_larger_than_the_canvas():
         data.to_canvas(np.zeros((1, 64, 48, 3), np.uint8), 32)
 
 
+def test_resize_brings_the_shorter_side_to_the_size_and_cuts_out_the_middle():
+    image = np.zeros((1, 2, 4, 3), np.uint8)
+    image[0, :, 1:3] = [200, 100, 50]
+    np.testing.assert_array_equal(data.resize(image, 2), image[:, :, 1:3])  # the size it has: the middle of its width
+    small = data.resize(np.repeat(np.repeat(image, 4, 1), 4, 2), 2)  # 8x16 to 2x4, of which the middle is one colour
+    assert small.shape == (1, 2, 2, 3) and small.dtype == np.uint8
+    np.testing.assert_array_equal(small[0, :, :, 0] // 100 * 100, 100)
+    row = np.array([0, 240], np.uint8).reshape(1, 1, 2, 1).repeat(2, 1)
+    assert data.resize(row, 4)[0, 0, :, 0].tolist() == [0, 60, 180, 240]
+    tall = np.arange(6, dtype=np.uint8).reshape(1, 6, 1, 1)
+    assert data.resize(tall, 1)[0, 0, 0, 0] == 2
+
+
+def test_load_resizes():
+    digits = data.load("digits", size=20)
+    assert digits.train_images.shape == (1437, 20, 20, 1) and digits.test_images.shape == (360, 20, 20, 1)
+    np.testing.assert_array_equal(digits.test_images[:9], data.resize(data.digits().test_images[:9], 20))
+
+
 def test_hold_out_parts_the_training_examples():
     digits = data.digits()
     train_images, train_labels, images, labels = data.hold_out(digits, 300, seed=1)

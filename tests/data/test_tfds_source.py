@@ -62,9 +62,35 @@ class TinyTrainOnly(TinyColours):
 
 
 class TinyVarying(TinyColours):
-    """Images of unknown size."""
+    """Images of many sizes."""
 
     SHAPE = (None, None, 3)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(5), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {"image": png(np.full((4 + i, 9 - i, 3), i, np.uint8)), "label": 0}
+
+
+class TinyValidated(TinyColours):
+    """A labelled validation split and no test split."""
+
+    SPLITS: ClassVar = {"train": (5, 0), "validation": (4, 1)}
+
+    def _split_generators(self, dl_manager):
+        return {split: self._labelled(*how) for split, how in self.SPLITS.items()}
+
+    def _labelled(self, count, label):
+        for i in range(count):
+            yield i, {"image": png(np.zeros(self.SHAPE, np.uint8)), "label": label}
+
+
+class TinyKeptBack(TinyValidated):
+    """As ImageNet: the labels of the test split are not given."""
+
+    SPLITS: ClassVar = {"train": (5, 0), "validation": (4, 1), "test": (6, -1)}
 
 
 class TinyUnlabelled(TinyColours):
@@ -231,7 +257,7 @@ def test_prepared_as_tfrecord(colours):
 
 def test_no_test_split(tmp_path):
     prepare("tiny_train_only", tmp_path)
-    with pytest.raises(UserError, match="has the splits train; it must have train and test"):
+    with pytest.raises(UserError, match="has the splits train; it must have train, and test or validation"):
         data.load("tiny_train_only", tmp_path)
 
 
@@ -244,6 +270,48 @@ def test_unlabelled_examples(tmp_path):
 def test_images_of_varying_size_are_refused_before_any_download(tmp_path):
     with pytest.raises(UserError, match=r"shape \(None, None, 3\)"):
         data.load("tiny_varying", tmp_path)
+
+
+def test_images_of_varying_size_are_resized_where_a_size_is_given(tmp_path):
+    prepare("tiny_varying", tmp_path)
+    varying = data.load("tiny_varying", tmp_path, size=6)
+    assert varying.train_images.shape == (5, 6, 6, 3) and varying.test_images.shape == (3, 6, 6, 3)
+    brightness = varying.train_images[:, 3, 3, 0]
+    np.testing.assert_array_equal(np.sort(brightness), [0, 1, 2, 3, 4])
+    assert (varying.train_images == brightness[:, None, None, None]).all()
+    np.testing.assert_array_equal(varying.train_labels, 0)
+    again, smaller = data.load("tiny_varying", tmp_path, size=6), data.load("tiny_varying", tmp_path, size=3)
+    assert same(again[1:5], varying[1:5]) and smaller.train_images.shape == (5, 3, 3, 3)
+    assert len(cache_files(tmp_path)) == 2, "a file for each size"
+
+
+def test_small_images_are_cached_as_they_are_and_enlarged_after(prepared, tmp_path):
+    assert data.load("tiny_colours", prepared, size=8).train_images.shape == (2100, 8, 8, 3)
+    assert data.load("tiny_colours", prepared).train_images.shape == (2100, 4, 5, 3)
+    assert len(cache_files(tmp_path)) == 1
+
+
+def test_a_data_set_that_does_not_fit_says_how_much_it_needs(prepared, monkeypatch):
+    monkeypatch.setattr(tfds_source, "_memory", lambda: 2**30)
+    message = (
+        r"The 2,103 images of tiny_colours at 500x500 pixels need 3 GiB of memory; there are 1 GiB\. "
+        "Choose a smaller --image_size or data set"
+    )
+    with pytest.raises(UserError, match=message):
+        data.load("tiny_colours", prepared, size=500)  # 2 * 2,103 * 500 * 500 * 3 bytes = 2.94 GiB
+    assert tfds_source._memory() == 2**30
+    data.load("tiny_colours", prepared, size=8)
+
+
+def test_the_machines_memory():
+    assert 2**28 < tfds_source._memory() < 2**50
+
+
+@pytest.mark.parametrize("name", ["tiny_validated", "tiny_kept_back"])
+def test_validation_stands_in_for_a_test_split_that_is_absent_or_unlabelled(name, tmp_path):
+    prepare(name, tmp_path)
+    colours = data.load(name, tmp_path)
+    assert len(colours.test_labels) == 4 and set(colours.test_labels) == {1}
 
 
 def test_no_images(tmp_path):
@@ -353,11 +421,11 @@ def test_real_data_where_it_is_prepared(name, train, labels, test_labels, classe
         pytest.skip(f"TFDS_DATA_DIR holds no {name}")
     with tfds_source._quiet_absl():
         builder = tfds_source._open(name, folder)
-        keys = tfds_source._supervised_keys(name, builder)
+        keys = tfds_source._supervised_keys(name, builder, None)
         tfds_source._check_prepared(name, builder)
         source = builder.as_data_source(split="train")
         assert len(source) == train[0] and len(builder.as_data_source(split="test")) == 10000
-        images, got = tfds_source._decode(name, builder, "test", *keys)
+        images, got = tfds_source._decode(name, builder, "test", *keys, None)
     assert [source[i]["label"] for i in range(5)] == labels
     assert images.shape == (10000, *train[1:])
     assert got[:5].tolist() == test_labels

@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout and "best by validation" in done.stdout and str(workdir) in done.stdout
     assert done.stdout.count("validation accuracy") == 8 + 1, "a line for each evaluation, one in the summary"
-    assert "images/s" in done.stderr and "step/s" in done.stderr
+    assert "examples/s" in done.stderr and "step/s" in done.stderr
     return workdir
 
 

@@ -286,3 +286,19 @@ def test_the_loss_is_the_callers(tmp_path: Path) -> None:
     records = metrics.read(tmp_path / "metrics.jsonl")
     expected = np.square(result.logits - np.eye(4)[tiny.examples(37, 2).labels]).mean()
     assert records[-1]["test_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_views_are_averaged_as_probabilities() -> None:
+    """Of an image and its double: the logarithm of the mean of the two softmaxes, for 37 images in batches of 10."""
+    model = tiny.Tiny(rngs=nnx.Rngs(0))
+    net, first = state.initial(model, optimizer.optimizer("sgd", 0.1))
+    images = tiny.examples(37, 2).images
+
+    def predict(views: Any) -> np.ndarray:
+        return step.make_predict(net, step.data_mesh(), lambda x: x / 255, batch_size=10, views=views)(first, images)
+
+    doubled = step.make_predict(net, step.data_mesh(), lambda x: 2 * x / 255)(first, images)
+    expected = (metrics.softmax(predict(None)) + metrics.softmax(doubled)) / 2
+    both = predict(lambda x: jnp.stack([x.astype(jnp.float32), 2 * x.astype(jnp.float32)]))
+    np.testing.assert_allclose(np.exp(both), expected, rtol=1e-4)
+    assert np.abs(expected - metrics.softmax(doubled)).max() > 0.01

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax.train.optimizer import OPTIMIZERS, optimizer, schedule
+from cnnjax.train.optimizer import OPTIMIZERS, max_norm, optimizer, schedule
 
 
 def trajectory(rule: optax.GradientTransformation, steps: int = 5) -> np.ndarray:
@@ -31,6 +31,7 @@ def test_as_pytorch(name: str, weight_decay: float) -> None:
         "sgd": lambda: torch.optim.SGD([w], 0.05, weight_decay=weight_decay),
         "momentum": lambda: torch.optim.SGD([w], 0.05, momentum=0.9, weight_decay=weight_decay),
         "adam": lambda: torch.optim.Adam([w], 0.05, weight_decay=weight_decay),
+        "adadelta": lambda: torch.optim.Adadelta([w], 0.05, rho=0.95, eps=1e-6, weight_decay=weight_decay),
         "adamw": lambda: torch.optim.AdamW([w], 0.05, weight_decay=weight_decay),
     }[name]()
     path = []
@@ -66,3 +67,26 @@ def test_unknown_names() -> None:
         optimizer("lion", 0.1)
     with pytest.raises(ValueError, match=r"schedule must be one of constant, .*was 'linear'"):
         schedule("linear", 0.1, 10)
+
+
+def test_adadelta_by_hand() -> None:
+    """The first step: E[g^2] = 0.05 g^2, and the step is g sqrt(1e-6) / sqrt(0.05 g^2 + 1e-6)."""
+    g = np.array([1.0, -8.0, 0.125])
+    expected = np.array([1.0, -2.0, 0.5]) - g * 1e-3 / np.sqrt(0.05 * g**2 + 1e-6)
+    np.testing.assert_allclose(trajectory(optimizer("adadelta", 1.0), 1), [expected], rtol=1e-5)
+
+
+def test_max_norm_by_hand() -> None:
+    """Columns (3, 4) and (0.3, 0.4) after the update: the first is brought to norm 2, the second stays."""
+    rule = max_norm("dense/kernel", 2.0)
+    params = {"dense": {"kernel": np.array([[2.0, 0.2], [3.0, 0.3]], np.float32), "bias": np.array([9.0], np.float32)}}
+    changes = {"dense": {"kernel": np.array([[1.0, 0.1], [1.0, 0.1]], np.float32), "bias": np.array([1.0], np.float32)}}
+    bounded, _ = rule.update(changes, rule.init(params), params)
+    after = optax.apply_updates(params, bounded)["dense"]
+    np.testing.assert_allclose(after["kernel"], [[1.2, 0.3], [1.6, 0.4]], rtol=1e-6)
+    assert after["bias"] == 10
+    zeros = {"dense": {"kernel": np.zeros((2, 1), np.float32)}}
+    bounded, _ = rule.update(zeros, rule.init(zeros), zeros)
+    assert not np.asarray(bounded["dense"]["kernel"]).any(), "a column of zeros has no direction, and stays"
+    with pytest.raises(ValueError, match="kernel must be the path of a parameter, was 'dense2/kernel'"):
+        max_norm("dense2/kernel", 2.0).init(params)

@@ -1,0 +1,122 @@
+"""Sentences with a class as arrays of word numbers: the movie reviews, and the folds of a cross-validation."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cnnjax.data import rng
+from cnnjax.data.sources import Dataset
+from cnnjax.errors import UserError
+
+FOLDS = 10
+#: Empty places before each sentence and, at least, behind it: a window of 5 words then sees each of them 5 times.
+MARGIN = 4
+#: The files of the movie reviews, by class.
+REVIEWS = {"negative": "rt-polarity.neg", "positive": "rt-polarity.pos"}
+REVIEWS_HOME = "https://www.cs.cornell.edu/people/pabo/movie-review-data/rt-polaritydata.tar.gz"
+
+
+class Corpus(NamedTuple):
+    """Sentences in memory, on the host.
+
+    Attributes:
+      words: the vocabulary; the word ``words[i]`` has the id ``i + 1``.
+      ids: (N, L) int32, a sentence a row; 0 stands for no word.
+      labels: (N,) int32, each in ``0..len(class_names) - 1``.
+      class_names: one name per class.
+    """
+
+    words: tuple[str, ...]
+    ids: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def movie_reviews(data_dir: str | os.PathLike | None) -> Corpus:
+    """5,331 negative and 5,331 positive sentences from movie reviews, 18,765 different words.
+
+    Args:
+      data_dir: the folder of the two files, ``rt-polarity.neg`` and ``rt-polarity.pos``: a sentence a line, latin-1.
+
+    Raises:
+      UserError: no folder was given, or a file cannot be read.
+
+    References:
+      Pang, Lee, Seeing stars, ACL 2005: the sentence polarity data set v1.0.
+    """
+    if data_dir is None:
+        raise UserError(
+            f"--data_dir must be the folder of {' and '.join(REVIEWS.values())}: get {REVIEWS_HOME} and unpack it."
+        )
+    sentences = []
+    for name in REVIEWS.values():
+        path = Path(data_dir) / name
+        try:
+            text = path.read_text("latin-1")
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}): get {REVIEWS_HOME}, unpack it, and give the folder of its "
+                "two files as --data_dir."
+            ) from None
+        # not splitlines: the byte 85, an ellipsis in this file, would end a line
+        sentences.append([tokens(line) for line in text.split("\n") if line.strip()])
+    return corpus(sentences, tuple(REVIEWS))
+
+
+def tokens(sentence: str) -> list[str]:
+    """The words of a sentence as in Kim 2014: lower case, punctuation by itself, 's, n't and their like split off.
+
+    Signs other than letters, digits and ( ) , ! ? ' ` are dropped, full stops too.
+
+    >>> tokens("It's a film that doesn't, well, end (or so).")
+    ['it', "'s", 'a', 'film', 'that', 'does', "n't", ',', 'well', ',', 'end', '(', 'or', 'so', ')']
+
+    References:
+      Kim, Convolutional neural networks for sentence classification, EMNLP 2014; the rules are those of its code.
+    """
+    sentence = re.sub(r"[^A-Za-z0-9(),!?'`]", " ", sentence)
+    sentence = re.sub(r"('s|'ve|n't|'re|'d|'ll)", r" \1", sentence)
+    sentence = re.sub(r"([,!()?])", r" \1 ", sentence)
+    return sentence.lower().split()
+
+
+def corpus(sentences: Sequence[Sequence[Sequence[str]]], class_names: tuple[str, ...]) -> Corpus:
+    """The sentences of each class as one array: numbered in the order of their first use, `MARGIN` empty places around.
+
+    A row is as long as the longest sentence and two margins; a shorter sentence has more room behind it.
+
+    >>> corpus([[["a", "dull", "film"]], [["a", "film"]]], ("negative", "positive")).ids
+    array([[0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0],
+           [0, 0, 0, 0, 1, 3, 0, 0, 0, 0, 0]], dtype=int32)
+    """
+    rows = [row for of_class in sentences for row in of_class]
+    numbers: dict[str, int] = {}
+    for word in (word for row in rows for word in row):
+        numbers.setdefault(word, len(numbers) + 1)
+    ids = np.zeros((len(rows), max(map(len, rows), default=0) + 2 * MARGIN), np.int32)
+    for place, row in zip(ids, rows, strict=True):
+        place[MARGIN : MARGIN + len(row)] = [numbers[word] for word in row]
+    labels = np.repeat(np.arange(len(sentences), dtype=np.int32), [len(of_class) for of_class in sentences])
+    return Corpus(tuple(numbers), ids, labels, class_names)
+
+
+def fold(sentences: Corpus, number: int, seed: int) -> Dataset:
+    """Fold `number` of `FOLDS` to test on, the others to train on: a function of (corpus, number, seed) alone.
+
+    The examples in random order, cut into parts that differ by at most one; each is tested on in one fold.
+
+    Raises:
+      UserError: there is no such fold.
+    """
+    if not 0 <= number < FOLDS:
+        raise UserError(f"fold must be between 0 and {FOLDS - 1}, was {number}.")
+    order = np.asarray(jax.random.permutation(rng.key(seed, rng.FOLDS), len(sentences.labels)))
+    testing = np.zeros(len(order), bool)
+    testing[np.array_split(order, FOLDS)[number]] = True
+    _, ids, labels, names = sentences
+    return Dataset(f"fold {number}", ids[~testing], labels[~testing], ids[testing], labels[testing], names)
