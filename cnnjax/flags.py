@@ -8,12 +8,15 @@ import os
 import shlex
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
+from cnnjax.data import cache
 from cnnjax.errors import UserError
 from cnnjax.train.optimizer import OPTIMIZERS, SCHEDULES
 from cnnjax.train.options import Options
@@ -81,6 +84,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         # a saving thread's error is raised again, and reported, where the loop waits for the save
         threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
         sys.unraisablehook = lambda failed: logging.info("%s: %s", failed.object, failed.exc_value)
+        keep_compiled()
         try:
             main(argv[1:])
         except UserError as error:
@@ -96,6 +100,15 @@ def run(main: Callable[[list[str]], None]) -> None:
         return 0
 
     app.run(guarded)
+
+
+def keep_compiled() -> None:
+    """Keep compiled code for the next start, in the cache folder, or where the user's own setting says."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # what calls oneDNN cannot be kept, and JAX says so each time
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry", UserWarning)
 
 
 def no_arguments(arguments: list[str]) -> None:

@@ -81,6 +81,7 @@ OPS = {
     "stochastic_pool": lambda x: ops.stochastic_pool(abs(x), 2, key=jax.random.key(0)),
     "stochastic_pool mean": lambda x: ops.stochastic_pool(abs(x), 2, key=None, deterministic=True),
     "local_response_norm": lambda x: ops.local_response_norm(x, size=2, alpha=0.5),
+    "batch_norm": lambda x: ops.batch_norm(x, jnp.array([0.5, 2], x.dtype), jnp.array([1, 0.3], x.dtype))[0],
     "activations": lambda x: sum(
         f(x)
         for f in (
@@ -105,7 +106,7 @@ OPS = {
 
 
 #: Rows whose numbers belong to the batch as a whole: on a device they are those of the device's own examples.
-OF_THE_BATCH = ("toeplitz_matrix", "fractional_max_pool", "stochastic_pool")
+OF_THE_BATCH = ("toeplitz_matrix", "fractional_max_pool", "stochastic_pool", "batch_norm")
 
 
 # Compiled once per op, for all the columns.

@@ -1,0 +1,50 @@
+"""The benchmark in miniature: it runs, refuses other numbers, and nothing here depends on a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import processes
+
+
+@pytest.mark.parametrize(
+    ("suite", "only", "peers"),
+    [("ops", "lenet5 1x14", "lax"), ("pool", "max 2/2 128x10", "lax"), ("step", "LeNet", "flax")],
+)
+def test_a_suite(tmp_path: Path, suite: str, only: str, peers: str) -> None:
+    arguments = [f"--suite={suite}", f"--only={only}", f"--peers={peers}", "--rounds=2", f"--out={tmp_path}"]
+    done = processes.run("bench.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / f"{suite}.json").read_text())
+    assert (tmp_path / f"{suite}.png").stat().st_size > 1000
+    measures = {"step": ["training step"]}.get(suite, ["forward", "forward+backward"])
+    assert [case["measure"] for case in report["cases"]] == measures
+    for case in report["cases"]:
+        own, theirs = case["seconds"]["own"], case["seconds"][peers]
+        assert len(own) == len(theirs) == 2 and min(own + theirs) > 0
+        assert case["ratios"][peers] == pytest.approx(np.median([a / b for a, b in zip(own, theirs, strict=True)]))
+        assert f"{peers} " in done.stdout and case["case"] in done.stdout
+    assert report["machine"]["jax"] and report["machine"]["cores"]
+
+
+def test_other_numbers_and_bad_flags_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    from cnnjax.errors import UserError
+
+    spec = importlib.util.spec_from_file_location("bench", processes.ROOT / "experiments" / "bench.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    bench.check_equal("x", (np.ones(3), np.ones(2)), (np.ones(3), np.ones(2)), 1e-6)
+    with pytest.raises(UserError, match=r"lax at c: not our numbers .*error 1\.0e-01"):
+        bench.check_equal("lax at c", np.full(3, 10.0), np.array([10, 10, 9.0]), 1e-6)
+    with pytest.raises(UserError, match="not our numbers"):
+        bench.check_equal("x", np.ones(3), np.full(3, np.nan), 1e-6)
+    done = processes.run("bench.py", "--peers=keras")
+    assert done.returncode == 1 and "'keras' must be one of torch, flax, lax" in done.stderr
+    done = processes.run("bench.py", "--only=nothing")
+    assert done.returncode == 1 and "no case of the suite ops" in done.stderr
