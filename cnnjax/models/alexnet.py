@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnnjax import ops
 from cnnjax.layers import Conv, LocalResponseNorm, MaxPool
 
 
@@ -89,10 +88,10 @@ class AlexNet(nnx.Module):
 
         below = [maps * window**2 for maps, window in zip(published, (5, 3, 3, 3, 6), strict=True)]
         self.conv1 = Conv(channels, one, (11, 11), stride=4, padding=2, **drawn(3 * 11**2))
-        self.conv2 = Towers(one, two, (5, 5), padding=2, groups=groups, **drawn(below[0] // groups))
+        self.conv2 = Conv(one, two, (5, 5), padding=2, groups=groups, **drawn(below[0] // groups))
         self.conv3 = Conv(two, three, (3, 3), padding=1, **drawn(below[1]))
-        self.conv4 = Towers(three, four, (3, 3), padding=1, groups=groups, **drawn(below[2] // groups))
-        self.conv5 = Towers(four, five, (3, 3), padding=1, groups=groups, **drawn(below[3] // groups))
+        self.conv4 = Conv(three, four, (3, 3), padding=1, groups=groups, **drawn(below[2] // groups))
+        self.conv5 = Conv(four, five, (3, 3), padding=1, groups=groups, **drawn(below[3] // groups))
         self.norm = None if form == "one-tower" else LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)
         self.pool = MaxPool(3, stride=2)
         self.dense1 = nnx.Linear(places(size) ** 2 * five, dense, **drawn(below[4]))
@@ -134,22 +133,6 @@ class AlexNet(nnx.Module):
         if self.norm is None:
             return jax.nn.relu(self.pool(x))
         return self.pool(self.norm(jax.nn.relu(x)))
-
-
-class Towers(Conv):
-    """A convolution in groups, each computed by itself: few groups go faster so on the CPU.
-
-    A training step of conv2 at width 24 and batch 128 took 10 ms on two cores, and 68 ms as one grouped convolution.
-    """
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the convolution to x (N, *S, in_features)."""
-        x, kernel, bias = self.arrays(x)
-        keywords = {**self.keywords, "groups": 1}
-        groups = self.keywords["groups"]
-        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-        y = jnp.concatenate([ops.conv(*part, **keywords) for part in parts], -1)
-        return y if bias is None else y + bias
 
 
 def places(size: int) -> int:

@@ -137,4 +137,8 @@ def _normalize(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> 
     windows = slide((channels,), (low + high + 1,), padding=((low, high),))
     line = jnp.square(wide).reshape(math.prod(x.shape[:-1]), channels, 1)
     energy = sum_of_windows(line, windows).reshape(x.shape)
-    return (wide * (k + alpha * energy) ** -beta).astype(x.dtype)
+    base = k + alpha * energy
+    if beta == 0.75:  # the published one, by roots: a power takes twice as long on the CPU
+        root = lax.rsqrt(base)
+        return (wide * root * jnp.sqrt(root)).astype(x.dtype)
+    return (wide * base**-beta).astype(x.dtype)

@@ -19,7 +19,7 @@ def test_alexnet_trains_on_crops_and_classifies_images_of_any_size(tmp_path: Pat
     flags = ["--dataset=digits", "--epochs=1", "--width=6", "--dense=8", "--image_size=63", "--batch_size=256"]
     done = processes.run("alexnet.py", *flags, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    assert "conv2 (Towers)            7 x 7 x 16" in done.stdout and "test accuracy" in done.stdout
+    assert "conv2 (Conv)              7 x 7 x 16" in done.stdout and "test accuracy" in done.stdout
     assert (workdir / "kernels.png").exists()
     config = json.loads((workdir / "config.json").read_text())
     assert config["input"]["size"] == 63 and config["input"]["frame"] == 72 and config["input"]["ten_crop"]
