@@ -65,8 +65,8 @@ def batch_norm(
 
         y[n, s, c] = scale[c] (x[n, s, c] - mean[c]) / sqrt(var[c] + epsilon) + bias[c]
 
-    Mean and variance come from one pass over x, var = mean of squares - square of mean: where a channel's mean is
-    a thousand times its deviation, half of float32's digits of var are lost, as with flax's default.
+    Mean and variance come from one pass over x, var = mean of squares - square of mean, and so do the derivatives:
+    where a channel's mean is 30 times its deviation, half of float32's digits of the variance are lost, as by flax.
 
     Args:
         x: (N, *S, C), any number of spatial dimensions, none too.
@@ -112,14 +112,16 @@ def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float)
 
 @_batch_norm.defjvp
 def _batch_norm_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
-    # arranged so that its transpose reads the cotangent once for both of its sums, and once more for dx; by plain
-    # autodiff XLA takes twice as long (128x32x32x32 with a pool, forward and backward: 24 ms against 8)
+    # arranged so that neither it nor its transpose writes down x - mean, and that the cotangent is read once for both
+    # of its sums; by plain autodiff XLA takes three times as long (128x32x32x32 with a pool, forward and backward)
     x, scale, _ = primals
     dx, dscale, dbias = tangents
     y, mean, var = _batch_norm(*primals, epsilon)
-    centred, root = x - mean, lax.rsqrt(var + epsilon)
-    dmean, dvar = _mean(dx), 2 * _mean(centred * dx)
-    dy = (scale * root) * dx + centred * (root * dscale - 0.5 * scale * root**3 * dvar) + (dbias - scale * root * dmean)
+    root = lax.rsqrt(var + epsilon)
+    dmean = _mean(dx)
+    dvar = 2 * (_mean(x * dx) - mean * dmean)
+    slope = root * dscale - 0.5 * scale * root**3 * dvar
+    dy = (scale * root) * dx + x * slope + (dbias - scale * root * dmean - mean * slope)
     return (y, mean, var), (dy, dmean, dvar)
 
 
