@@ -13,7 +13,11 @@ from tests import processes
 
 @pytest.mark.parametrize(
     ("suite", "only", "peers"),
-    [("ops", "lenet5 1x14", "lax"), ("pool", "max 2/2 128x10", "lax"), ("step", "LeNet", "flax")],
+    [
+        ("ops", "lenet5 1x14", "lax"),
+        ("pool", "max 2/2 128x10", "lax"),
+        pytest.param("step", "LeNet", "flax", marks=pytest.mark.slow),
+    ],
 )
 def test_a_suite(tmp_path: Path, suite: str, only: str, peers: str) -> None:
     arguments = [f"--suite={suite}", f"--only={only}", f"--peers={peers}", "--rounds=2", f"--out={tmp_path}"]

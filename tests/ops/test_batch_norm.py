@@ -27,7 +27,8 @@ def test_the_formula_and_its_derivatives(shape: tuple[int, ...]) -> None:
     with jax.enable_x64(True):
         for got, expected in zip(ops.batch_norm(x, scale, bias), by_formula(x, scale, bias, 1e-5), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13)
-        check_grads(lambda *a: ops.batch_norm(*a, epsilon=0.1), (x, scale, bias), order=2, rtol=1e-5)
+        order = 2 if x.ndim == 2 else 1  # test_transformations has the second of images
+        check_grads(lambda *a: ops.batch_norm(*a, epsilon=0.1), (x, scale, bias), order=order, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
