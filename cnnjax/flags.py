@@ -104,7 +104,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def keep_compiled() -> None:
     """Keep compiled code for the next start, in the cache folder, or where the user's own setting says."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # what calls oneDNN cannot be kept, and JAX says so each time

@@ -31,8 +31,8 @@ def is_open() -> bool:
 
 
 def serves(*arrays: Any) -> bool:
-    """Whether convolutions and products of these arrays may be computed here: float32, images, none empty."""
-    return is_open() and all(a.dtype == "float32" and a.ndim in (2, 4) and a.size for a in arrays)
+    """Whether convolutions of these arrays may be computed here: float32, sequences or images, none empty."""
+    return is_open() and all(a.dtype == "float32" and a.ndim in (3, 4) and a.size for a in arrays)
 
 
 def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array:

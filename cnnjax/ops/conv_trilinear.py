@@ -38,6 +38,8 @@ def conv_by_platform(x: jax.Array, w: jax.Array, windows: Windows, groups: int, 
     """The convolution; see :mod:`cnnjax.ops.conv_algorithms` for the arguments."""
     if not is_local(x, w):
         return lax_conv(x, w, windows, groups, precision)
+    if x.ndim == 3:
+        return conv_by_platform(x[:, None], w[None], _as_images(windows), groups, precision)[:, 0]
     if math.prod(windows.window) == 1 and max(windows.stride) > 1:  # what no window meets need not be multiplied
         ((_, x),) = taps(pad_spatial(x, windows.exact_padding), windows)
         windows = slide(windows.output, windows.window)
@@ -48,6 +50,8 @@ def transposed_by_platform(y: jax.Array, w: jax.Array, windows: Windows, groups:
     """The adjoint of the convolution in x."""
     if not is_local(y, w):
         return transposed(y, w, windows, groups, precision)
+    if y.ndim == 3:
+        return transposed_by_platform(y[:, None], w[None], _as_images(windows), groups, precision)[:, 0]
     # a convolution of these sizes may have more outputs than y; of x without what no window of y meets it has not
     beyond = tuple((0, max(-high, 0)) for _, high in windows.exact_padding)
     met = windows._replace(
@@ -56,6 +60,12 @@ def transposed_by_platform(y: jax.Array, w: jax.Array, windows: Windows, groups:
     )
     x = derivative_p.bind(w, y, of="x", windows=met, groups=groups, precision=precision)
     return pad_spatial(x, beyond)
+
+
+def _as_images(windows: Windows) -> Windows:
+    """Windows over sequences as those over images of one row."""
+    return Windows((1, *windows.sizes), (1, *windows.window), (1, *windows.stride), (1, *windows.dilation),
+                   ((0, 0), *windows.padding), (1, *windows.output))  # fmt: skip
 
 
 # ---- the primitive: shapes, derivatives, batching ----

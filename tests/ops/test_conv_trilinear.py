@@ -24,6 +24,7 @@ CASES = {
     "few channels": ((5, 12, 12, 1), (5, 5, 1, 6), {}),
     "a window cropped": ((2, 8, 8, 20), (3, 3, 20, 18), {"padding": -1}),
     "1x1 stride 2": ((2, 7, 7, 20), (1, 1, 20, 18), {"stride": 2}),
+    "sequences": ((3, 11, 20), (4, 10, 24), {"stride": 2, "padding": ((1, 2),), "groups": 2}),
     "many taps": ((1, 23, 23, 3), (11, 11, 3, 18), {"stride": 4}),
 }
 
