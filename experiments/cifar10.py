@@ -10,6 +10,9 @@ The net is --blocks of [3x3 convolution, batch norm if asked for, ReLU, 2x2 max-
 before, and a dense layer of 128. curves.png shows train and test over the epochs; a word is printed where the test
 loss turns while the train loss falls.
 
+With batch norm, augmentation and the one-cycle schedule, the fourth command: 86.96 %, one seed, at 4 updates a second
+on two CPU cores (67 minutes beside other work).
+
 Flags that are not given come from the model's recipe:
   cnn       10 epochs, batch_size 128, adam, learning_rate 0.001, constant
   resnet18  20 epochs, batch_size 128, momentum, learning_rate 0.1, onecycle, weight_decay 5e-4, augment

@@ -5,8 +5,13 @@
   python experiments/mnist_cnn.py --augment
 
 --downsample=pool halves by 2x2 max-pools, --downsample=stride by convolutions of stride 2 and no pooling. --last_pool
-adds the third pool that some tutorials have; the net then sees 22x22 of the 28x28 pixels (98.26 %, one seed). --augment
-rotates, scales and shifts the images on the device. The layer table is printed at the start.
+adds the third pool that some tutorials have; the net then sees 22x22 of the 28x28 pixels. --augment rotates, scales and
+shifts the images on the device. The layer table is printed at the start.
+
+Without flags 99.31 % ± 0.01 over 3 seeds, 128 to 165 s each on two CPU cores beside other work. The learning rate goes
+up to 0.002 and down again: with 10,000 training images held out 99.09 % there, and 98.97 % with 0.001. At a constant
+0.001 the last epoch is restless: 98.84 % ± 0.21 on the test set, with --last_pool 98.26 % (one seed).
+
 The ten probabilities of one image, with the run's folder:
 
   python experiments/predict.py --workdir=runs/... --index=0
@@ -30,9 +35,9 @@ flags.DEFINE_enum("downsample", "pool", DOWNSAMPLES, "2x2 max-pools, or convolut
 RECIPE: dict[str, Any] = {
     "epochs": 5,
     "batch_size": 64,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "optimizer": "adam",
-    "schedule": "constant",
+    "schedule": "onecycle",
     "augment": False,
 }
 
