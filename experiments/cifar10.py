@@ -10,6 +10,8 @@ The net is --blocks of [3x3 convolution, batch norm if asked for, ReLU, 2x2 max-
 before, and a dense layer of 128. curves.png shows train and test over the epochs; a word is printed where the test
 loss turns while the train loss falls.
 
+The first command: 74.08 %, one seed, 405 s on two CPU cores partly beside other work; the test loss turns after
+epoch 6.
 With batch norm, augmentation and the one-cycle schedule, the fourth command: 86.96 %, one seed, at 4 updates a second
 on two CPU cores (67 minutes beside other work).
 
