@@ -116,14 +116,7 @@ def _batch_rule(arguments: Any, axes: Any, *, of: str, **static: Any) -> tuple[j
 batching.primitive_batchers[derivative_p] = _batch_rule
 
 
-@derivative_p.def_impl
-def _eagerly(a: jax.Array, b: jax.Array, **static: Any) -> jax.Array:
-    return _jitted(a, b, **static)
-
-
-@partial(jax.jit, static_argnames=("of", "windows", "groups", "precision"))
-def _jitted(a: jax.Array, b: jax.Array, **static: Any) -> jax.Array:
-    return derivative_p.bind(a, b, **static)
+derivative_p.def_impl(jax.jit(derivative_p.bind, static_argnames=("of", "windows", "groups", "precision")))
 
 
 # ---- XLA's own ----
