@@ -36,18 +36,20 @@ def serves(*arrays: Any) -> bool:
 
 
 def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array:
-    """The convolution of x (N, H, W, C) with w (*K, C // groups, F): (N, *S', F).  Its padding is not negative."""
+    """The convolution of x (N, *S, C) with w (*K, C // groups, F): (N, *S', F).  Its padding is not negative."""
     sizes, window, stride, dilation, padding, output = windows
     expected = slide(sizes, window, stride=stride, dilation=dilation, padding=padding).output
     if min(map(min, padding)) < 0 or output != expected:  # it would end the process
         raise ValueError(f"windows must have no negative padding and the output {expected}, got {windows}")
     low, high = zip(*padding, strict=True)
-    image = {"data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
+    rank = len(sizes)
+    image = {"data": {"batch_dim": 0, "feature_dim": rank + 1, "spatial_dims": list(range(1, rank + 1))}}
+    kernel = {"input_feature_dim": rank, "output_feature_dim": rank + 1, "spatial_dims": list(range(rank))}
     config = {
-        "dims": 4,
+        "dims": rank + 2,
         "feature_groups": groups,
         "input": image,
-        "kernel": {"filter": {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}},
+        "kernel": {"filter": kernel},
         "output": image,
         "window": {"pad_left": low, "pad_right": high, "strides": stride, "window_dilations": dilation},
     }

@@ -25,6 +25,7 @@ CASES = {
     "a window cropped": ((2, 8, 8, 20), (3, 3, 20, 18), {"padding": -1}),
     "1x1 stride 2": ((2, 7, 7, 20), (1, 1, 20, 18), {"stride": 2}),
     "sequences": ((3, 11, 20), (4, 10, 24), {"stride": 2, "padding": ((1, 2),), "groups": 2}),
+    "a batch": ((16, 15, 6, 34), (3, 3, 17, 32), {"groups": 2, "padding": 1}),
     "many taps": ((1, 23, 23, 3), (11, 11, 3, 18), {"stride": 4}),
 }
 
@@ -100,6 +101,36 @@ def test_kernel_gradient_by_tiles(monkeypatch: pytest.MonkeyPatch, tile_bytes: i
     )
     monkeypatch.setattr(conv_trilinear, "TILE_BYTES", tile_bytes)
     got = conv_trilinear._kernel_gradient_by_tiles(jnp.asarray(x), jnp.asarray(y), slide((7, 7), (3, 3), padding=1))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.skipif(not conv_onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
+@pytest.mark.parametrize(
+    ("size", "kernel", "keywords"),
+    [
+        pytest.param((8, 8), (3, 3), {"padding": 1}, id="one tile"),
+        pytest.param((14, 6), (3, 3), {"padding": 1}, id="tiles of 7 rows"),
+        pytest.param((17, 5), (2, 3), {"padding": ((1, 0), (0, 2))}, id="tiles of a row, uneven padding"),
+        pytest.param((33, 16), (5, 4), {"stride": (2, 3), "padding": 1}, id="strides that leave a rest"),
+        pytest.param((20, 19), (3, 3), {"dilation": (2, 3), "stride": 2, "padding": 2}, id="dilated"),
+        pytest.param((16, 9), (3, 3), {"padding": ((-1, 1), (2, -2))}, id="cropped"),
+        pytest.param((1, 40), (1, 5), {"padding": ((0, 0), (2, 2))}, id="images of one row"),
+    ],
+)
+def test_kernel_gradient_by_images(size, kernel, keywords) -> None:
+    windows = slide(size, kernel, **keywords)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(17, *size, 19)).astype("float32")
+    y = rng.normal(size=(17, *windows.output, 18)).astype("float32")
+    got = jax.jit(lambda x, y: conv_trilinear._kernel_gradient_by_images(x, y, windows))(x, y)
+    (top, bottom), (left, right) = windows.padding
+    padded = np.pad(x, [(0, 0), (max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), (0, 0)]).astype(float)
+    padded = padded[:, max(-top, 0) :, max(-left, 0) :]
+    (height, width), (down, along), (far, wide) = windows.output, windows.stride, windows.dilation
+    expected = np.zeros((*kernel, 19, 18))
+    for i, j in np.ndindex(*kernel):
+        seen = padded[:, i * far : i * far + height * down : down, j * wide : j * wide + width * along : along]
+        expected[i, j] = np.einsum("nhwc,nhwf->cf", seen[:, :height, :width], y)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
