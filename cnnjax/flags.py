@@ -9,7 +9,6 @@ import os
 import shlex
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from absl import app, flags, logging
 
 from cnnjax.data import cache
 from cnnjax.errors import UserError
+from cnnjax.ops import conv_onednn
 from cnnjax.train.optimizer import OPTIMIZERS, SCHEDULES
 from cnnjax.train.options import Options
 
@@ -110,8 +110,26 @@ def keep_compiled() -> None:
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    # what calls oneDNN cannot be kept, and JAX says so each time
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry", UserWarning)
+    jax.monitoring.register_event_duration_secs_listener(keep_out_onednn())
+
+
+def keep_out_onednn() -> Callable[..., None]:
+    """A listener by which JAX does not try to keep what calls oneDNN.
+
+    It could not: the length that it reads there is garbage, and glibc answers a request for so much memory by moving
+    the thread to a heap of at most 64 MB.
+    """
+    shortest = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
+    calls_before = conv_onednn.calls
+
+    def lowered(event: str, duration: float, **_: Any) -> None:
+        nonlocal calls_before
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # compiling comes next
+            kept = shortest if conv_onednn.calls == calls_before else math.inf
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", kept)
+            calls_before = conv_onednn.calls
+
+    return lowered
 
 
 def keep_memory() -> None:

@@ -1,12 +1,15 @@
-"""The frame around the scripts: memory kept between updates."""
+"""The frame around the scripts: memory kept between updates, compiled code between starts."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from cnnjax.ops import conv_onednn
 
 # ten arrays of 64 MB in turn: anew each time these are 163,840 pages of 4 KB to fill with zeros, kept 16,384
 ALLOTTED_IN_TURN = """
@@ -31,3 +34,28 @@ def test_memory_is_kept_unless_the_user_set_malloc(setting: dict[str, str], kept
     )  # fmt: skip
     megabytes = float(done.stdout)
     assert (megabytes < 128) if kept else (megabytes > 512)
+
+
+# the compiled code of a convolution by oneDNN is not kept, that of the function after it is
+CONVOLUTION_AND_SINE = """
+import jax, jax.numpy as jnp, os
+from cnnjax import flags, ops
+flags.keep_compiled()
+x = jnp.ones((2, 8, 8, 20))
+def convolution(x): return ops.conv(x, jnp.ones((3, 3, 20, 24)), padding=1)
+def sine(x): return jnp.sin(x)
+for f in convolution, sine:
+    jax.block_until_ready(jax.jit(f)(x))
+print(*sorted(name.split("-")[0] for name in os.listdir(os.environ["JAX_COMPILATION_CACHE_DIR"]) if "cache" in name))
+"""
+
+
+@pytest.mark.skipif(not conv_onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
+def test_what_calls_onednn_is_not_kept(tmp_path: Path) -> None:
+    settings = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CONVOLUTION_AND_SINE], env={**os.environ, **settings},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    kept = done.stdout.split()
+    assert "jit_sine" in kept and "jit_convolution" not in kept

@@ -20,6 +20,7 @@ import jaxlib
 from cnnjax.ops.geometry import Windows, slide
 
 TESTED = ("0.10.2", "0.12.0")
+calls = 0  # how many were put into programs so far: JAX cannot keep an executable that holds one
 
 
 @functools.cache
@@ -64,6 +65,8 @@ def transposed_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _call(name: str, config: dict[str, Any], shape: tuple[int, ...], a: jax.Array, b: jax.Array) -> jax.Array:
+    global calls
+    calls += 1
     call = jax.ffi.ffi_call(
         name,
         jax.ShapeDtypeStruct(shape, a.dtype),
