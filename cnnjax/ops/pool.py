@@ -392,9 +392,14 @@ def elements(x: jax.Array, windows: Windows, pad_value: Any = 0) -> jax.Array:
 # ---- sums ----
 
 
-@partial(jax.jit, static_argnums=1)
 def sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
     """x (N, *S, C) summed over each window; padding counts as zero."""
+    tiling = windows.stride == windows.window and max(windows.dilation) == 1 and min(map(min, windows.padding)) >= 0
+    return summed_p.bind(x, of="y", windows=windows) if tiling and is_local(x) else _sum_of_windows(x, windows)
+
+
+@partial(jax.jit, static_argnums=1)
+def _sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
     x = _padded(x, windows)
     if sum(windows.window) > 32:
         return lax.reduce_window(
@@ -410,6 +415,48 @@ def sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
         slices = _slices_along(x, windows, axis)
         x = sum(slices[1:], start=slices[0])
     return x
+
+
+# Where windows tile x, the transpose of their sums repeats each cotangent over its window.  XLA would transpose the sums
+# tap by tap, each a pad and an addition of a whole image (2x2 on 128x32x32x32, forward and backward: 3.8 ms against 2.3).
+
+summed_p = Primitive("cnnjax_summed")
+
+
+@summed_p.def_abstract_eval
+def _summed_shape(a: Any, *, of: str, windows: Windows) -> Any:
+    return jax.core.ShapedArray((a.shape[0], *(windows.output if of == "y" else windows.sizes), a.shape[-1]), a.dtype)
+
+
+def _summed(a: jax.Array, *, of: str, windows: Windows) -> jax.Array:
+    return _sum_of_windows(a, windows) if of == "y" else _repeated(a, windows)
+
+
+def _repeated(y: jax.Array, windows: Windows) -> jax.Array:
+    """y (N, *S', C), each element over the whole of its window: (N, *S, C)."""
+    sizes = [count * k for count, k in zip(windows.output, windows.window, strict=True)]
+    inner = tuple(range(2, 2 + 2 * len(sizes), 2))
+    split = np.ravel(list(zip(windows.output, windows.window, strict=True)))
+    whole = jnp.broadcast_to(jnp.expand_dims(y, inner), (y.shape[0], *split, y.shape[-1]))
+    whole = whole.reshape(y.shape[0], *sizes, y.shape[-1])
+    ends = zip(windows.sizes, windows.padding, sizes, strict=True)
+    return pad_spatial(whole, tuple((-low, size + low - covered) for size, (low, _), covered in ends))
+
+
+def _transposed_sum(cotangent: Any, a: Any, *, of: str, windows: Windows) -> list[Any]:
+    return [summed_p.bind(cotangent, of="x" if of == "y" else "y", windows=windows)]
+
+
+def _batched_sum(arguments: Any, axes: Any, **static: Any) -> tuple[jax.Array, int]:
+    many = jnp.moveaxis(arguments[0], axes[0], 0)
+    result = summed_p.bind(many.reshape(-1, *many.shape[2:]), **static)
+    return result.reshape(*many.shape[:2], *result.shape[1:]), 0
+
+
+ad.deflinear2(summed_p, _transposed_sum)
+batching.primitive_batchers[summed_p] = _batched_sum
+mlir.register_lowering(summed_p, mlir.lower_fun(_summed, multiple_results=False))
+summed_p.def_impl(jax.jit(_summed, static_argnames=("of", "windows")))
 
 
 def _slices_along(x: jax.Array, windows: Windows, axis: int) -> list[jax.Array]:
@@ -663,5 +710,10 @@ def _max_over_plane(x: jax.Array) -> jax.Array:
 @_max_over_plane.defjvp
 def _max_over_plane_jvp(primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
-    first = lax.stop_gradient(x).argmax(1, keepdims=True)
-    return _max_over_plane(x), jnp.take_along_axis(dx, first, axis=1).squeeze(1)
+    y = _max_over_plane(x)
+    fixed = lax.stop_gradient(x)
+    # the first maximum by comparisons, as XLA's argmax and the scatter of its index's transpose take several times longer
+    places = np.arange(x.shape[1], dtype=np.int32)[:, None]
+    met = (fixed == lax.stop_gradient(y)[:, None]) | (fixed != fixed)
+    first = jnp.where(met, places, x.shape[1]).min(1, keepdims=True)
+    return y, jnp.where(places == first, dx, jnp.zeros((), dx.dtype)).sum(1)

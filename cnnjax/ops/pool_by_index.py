@@ -53,9 +53,9 @@ def adaptive_avg_pool(x: jax.Array, output_size: Any) -> jax.Array:
     """
     x = as_float_array("x", x)
     output = _output_size(x, output_size)
-    even = _even_window(x, output)
+    even = _even_windows(x, output)
     if even:
-        return avg_pool(x, even)
+        return avg_pool(x, even[0], stride=even[1])
     sums = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     # the mean of a box is the mean over one dimension of the means over the next
     for axis, count in enumerate(output, 1):
@@ -99,9 +99,9 @@ def adaptive_max_pool(x: jax.Array, output_size: Any, *, return_indices: bool = 
     x = as_number_array("x", x)
     output = _output_size(x, output_size)
     as_flag("return_indices", return_indices)
-    even = _even_window(x, output)
+    even = _even_windows(x, output)
     if even:
-        return max_pool(x, even, return_indices=return_indices)
+        return max_pool(x, even[0], stride=even[1], return_indices=return_indices)
     tables = [_adaptive_table(size, count)[0] for size, count in zip(x.shape[1:-1], output, strict=True)]
     y, index = _max_of_rows(x, [table[None, :, :, None] for table in tables])
     return (y, index) if return_indices else y
@@ -281,12 +281,18 @@ def _output_size(x: jax.Array, output_size: Any) -> Sizes:
     return per_dimension("output_size", output_size, rank)
 
 
-def _even_window(x: jax.Array, output: Sizes) -> Sizes | None:
-    """The window of the usual pool that is meant where output divides the input; None where it does not."""
-    window = tuple(size // count for size, count in zip(x.shape[1:-1], output, strict=True))
-    even = all(k * count == size for k, count, size in zip(window, output, x.shape[1:-1], strict=True))
+def _even_windows(x: jax.Array, output: Sizes) -> tuple[Sizes, Sizes] | None:
+    """Window and stride of the usual pool that is meant where all windows are as long and as far apart, else None."""
+    windows, strides = [], []
+    for size, count in zip(x.shape[1:-1], output, strict=True):
+        table, sizes = _adaptive_table(size, count)
+        steps = {int(step) for step in np.diff(table[:, 0])} or {int(sizes[0])}
+        if len({*sizes}) > 1 or len(steps) > 1:
+            return None
+        windows.append(int(sizes[0]))
+        strides.append(steps.pop())
     # the usual pool takes each tap by itself: too much to compile for a large window
-    return window if even and sum(window) <= 64 else None
+    return (tuple(windows), tuple(strides)) if sum(windows) <= 64 else None
 
 
 def _adaptive_table(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
