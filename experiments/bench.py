@@ -54,7 +54,7 @@ flags.DEFINE_bool("options", False, "ops, pool: give ours and lax the compiler o
 
 Run = Callable[[], Any]  # one call, computed to its end
 Contenders = dict[str, Run]
-LEAST_SECONDS = 0.02  # of one timing: shorter calls are repeated
+LEAST_SECONDS = 0.05  # of one timing: shorter calls are repeated
 
 
 class Conv(NamedTuple):
