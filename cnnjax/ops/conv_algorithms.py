@@ -60,11 +60,15 @@ def transposed(
             windows.extents, windows.sizes, windows.stride, windows.padding, windows.output, strict=True
         )
     ]
-    # XLA ends the process on some derivatives of convolutions with strides; behind the barrier it cannot
-    # merge this padding into the convolution, which stays a plain one of stride 1.
-    y = lax.optimization_barrier(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *gaps, (0, 0, 0)]))
     window = windows.window
-    full = slide(y.shape[1:-1], window, dilation=windows.dilation)
+    if run is not lax_conv and min(map(min, gaps)) >= 0 == max(gap for *_, gap in gaps):
+        padding = tuple((low, high) for low, high, _ in gaps)
+    else:
+        # XLA ends the process on some derivatives of convolutions with strides; behind the barrier it cannot
+        # merge this padding into the convolution, which stays a plain one of stride 1.
+        y = lax.optimization_barrier(lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *gaps, (0, 0, 0)]))
+        padding = ((0, 0),) * len(window)
+    full = slide(y.shape[1:-1], window, dilation=windows.dilation, padding=padding)
     turned = lax.rev(w, range(len(window)))
     # (*K, C // groups, F) with F group by group, to (*K, F // groups, C) with C group by group
     per_group, features = w.shape[-2:]
