@@ -433,7 +433,8 @@ def both_measures(
         if "torch" in peers:
             for layout in ("contiguous_format", "channels_last"):
                 contenders[f"torch {layout}"] = by_torch(torch_op, arrays, dy, wanted, backward, layout)
-        yield compare(name, "forward+backward" if backward else "forward", contenders, tolerance=2e-5)
+        # lax's kernel gradients of 100,000 places are 1e-5 to 3e-5 off (ours 3e-7, against float64)
+        yield compare(name, "forward+backward" if backward else "forward", contenders, tolerance=5e-5)
 
 
 def by_jax(

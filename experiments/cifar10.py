@@ -3,7 +3,8 @@
   python experiments/cifar10.py
   python experiments/cifar10.py --conv=flax
   python experiments/cifar10.py --algorithm=winograd
-  python experiments/cifar10.py --batch_norm --width=64 --augment --schedule=onecycle --learning_rate=4e-3 --epochs=20
+  python experiments/cifar10.py --batch_norm --width=64 --augment --epochs=20 --optimizer=momentum \
+      --learning_rate=0.1 --schedule=onecycle --weight_decay=5e-4
   python experiments/cifar10.py --model=resnet18
 
 The net is --blocks of [3x3 convolution, batch norm if asked for, ReLU, 2x2 max-pool], each twice as wide as the one
@@ -12,8 +13,8 @@ loss turns while the train loss falls.
 
 The first command: 74.08 %, one seed, 405 s on two CPU cores partly beside other work; the test loss turns after
 epoch 6.
-With batch norm, augmentation and the one-cycle schedule, the fourth command: 86.96 %, one seed, at 4 updates a second
-on two CPU cores (67 minutes beside other work).
+With batch norm, augmentation and the recipe of the ResNet-18, the fourth command: 87.06 %, one seed, 7,800 updates, 5.3
+a second on two CPU cores. With adam, a peak rate of 4e-3 and no weight decay: 86.96 %, one seed.
 
 Flags that are not given come from the model's recipe:
   cnn       10 epochs, batch_size 128, adam, learning_rate 0.001, constant
