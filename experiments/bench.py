@@ -318,7 +318,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
     measures = list(dict.fromkeys(result["measure"] for result in results))
     rows = max(sum(result["measure"] == m for result in results) for m in measures)
-    figure, axes = plt.subplots(1, len(measures), figsize=(7 * len(measures), 1.5 + 0.22 * rows), squeeze=False)
+    figure, axes = plt.subplots(1, len(measures), figsize=(9 * len(measures), 2 + 0.22 * rows), squeeze=False)
     for axis, measure in zip(axes[0], measures, strict=True):
         of_it = [result for result in results if result["measure"] == measure]
         for peer in dict.fromkeys(p for result in of_it for p in result["ratios"]):
@@ -327,8 +327,10 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         axis.axvline(1, color="gray", linewidth=0.8)
         axis.set(xscale="log", title=measure, xlabel="our time over theirs", yticks=range(len(of_it)))
         axis.set_yticklabels([result["case"] for result in of_it], fontsize=7)
+        axis.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2, 5], labels=["0.05", "0.1", "0.2", "0.5", "1", "2", "5"])
+        axis.minorticks_off()
         axis.invert_yaxis()
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)

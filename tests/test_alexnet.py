@@ -79,6 +79,7 @@ def test_the_smallest_image() -> None:
     assert jax.eval_shape(logits, x).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_initial_weights_as_published() -> None:
     model = build("towers")
     deviations = {name: float(getattr(model, name).kernel[...].std()) for name in ("conv1", "conv3", "dense2")}

@@ -27,7 +27,7 @@ ARROWS = {
     "train": {"data", "errors"},
     "report": {"errors"},
     "interop": {"ops", "layers", "models", "train", "errors"},
-    "flags": {"data", "train", "errors"},
+    "flags": {"ops", "data", "train", "errors"},
     "experiment": {"data", "describe", "models", "report", "train", "flags", "errors"},
     "__init__": {"ops", "layers", "layer_table", "models", "data", "train", "report", "interop", "errors"},
 }

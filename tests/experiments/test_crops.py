@@ -31,6 +31,7 @@ def test_alexnet_trains_on_crops_and_classifies_images_of_any_size(tmp_path: Pat
     assert "photo.png: " in done.stdout and f"test 40 (true: {label})" in done.stdout
 
 
+@pytest.mark.slow
 def test_vgg_trains_on_whole_images(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     flags = ["--dataset=digits", "--epochs=1", "--width=2", "--dense=8", "--noaugment", "--batch_size=512"]

@@ -10,6 +10,7 @@ from tests import processes
 from tests.experiments.test_lenet5 import sentence
 
 
+@pytest.mark.slow
 def test_the_mnist_net_prints_its_shapes_and_reports(tmp_path: Path) -> None:
     done = processes.run("mnist_cnn.py", "--dataset=digits", "--epochs=1", "--augment", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
