@@ -137,12 +137,11 @@ def keep_memory() -> None:
 
     XLA allots an executable's temporaries anew at each call, and glibc returns each block above 32 MB to the system at
     once: a fifth of a CIFAR-10 update on two cores. The thread that dispatches also computes, as other threads' heaps
-    end at 64 MB. The user's own settings of malloc or of JAX stand.
+    end at 64 MB. Where the user has settings of malloc, all stays as it is.
     """
     if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
-    if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has none
     if mallopt is not None:
         for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):

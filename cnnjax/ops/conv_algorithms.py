@@ -61,7 +61,7 @@ def transposed(
         )
     ]
     window = windows.window
-    if run is not lax_conv and min(map(min, gaps)) >= 0 == max(gap for *_, gap in gaps):
+    if run is not lax_conv and min(map(min, gaps)) >= 0 and all(between == 0 for *_, between in gaps):
         padding = tuple((low, high) for low, high, _ in gaps)
     else:
         # XLA ends the process on some derivatives of convolutions with strides; behind the barrier it cannot

@@ -20,7 +20,7 @@ import jaxlib
 from cnnjax.ops.geometry import Windows, slide
 
 TESTED = ("0.10.2", "0.12.0")
-calls = 0  # how many were put into programs so far: JAX cannot keep an executable that holds one
+calls = 0  # put into programs so far; the scripts' frame asks, as JAX cannot keep an executable that holds one
 
 
 @functools.cache

@@ -230,10 +230,9 @@ def _kernel_gradient_by_images(x: jax.Array, y: jax.Array, windows: Windows) -> 
     x, y = lax.optimization_barrier((x, y))
 
     def add_tile(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-        part = lax.dynamic_slice_in_dim(x, index * step, seen, 1)
-        return total + conv_onednn.conv(part, lax.dynamic_slice_in_dim(y, index * tile_rows, tile_rows), tile, 1)[
-            0
-        ], None
+        xs = lax.dynamic_slice_in_dim(x, index * step, seen, 1)
+        ys = lax.dynamic_slice_in_dim(y, index * tile_rows, tile_rows)
+        return total + conv_onednn.conv(xs, ys, tile, 1)[0], None
 
     start = jnp.zeros((*output, features), x.dtype)
     return lax.scan(add_tile, start, jnp.arange(rows // tile_rows, dtype=np.int32))[0]
