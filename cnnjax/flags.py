@@ -109,6 +109,7 @@ def keep_compiled() -> None:
     """Keep compiled code for the next start, in the cache folder, or where the user's own setting says."""
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.monitoring.register_event_duration_secs_listener(keep_out_onednn())
 
