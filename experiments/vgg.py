@@ -6,7 +6,7 @@
       --schedule=constant --weight_decay=0 --epochs=10
   python experiments/vgg.py --dataset=imagenet2012 --depth=16 --image_size=224 --width=64 --dense=4096 --epochs=74
 
-The first trains a VGG-11 of a quarter of the published maps on images of 32x32: 76.22 %, one seed, 26 minutes on two CPU
+The first trains a VGG-11 of a quarter of the published maps on images of 32x32: 76.22 %, one seed, 26 minutes on 2 CPU
 cores beside other work, with pauses. The third is that of Dive into Deep Learning, section 8.2: test accuracy 0.920
 there; it was not run here. The fourth is the paper's net and data; all images are held in memory, and where they do not
 fit, the error says how much they need.
