@@ -446,14 +446,23 @@ def _transposed_sum(cotangent: Any, a: Any, *, of: str, windows: Windows) -> lis
     return [summed_p.bind(cotangent, of="x" if of == "y" else "y", windows=windows)]
 
 
-def _batched_sum(arguments: Any, axes: Any, **static: Any) -> tuple[jax.Array, int]:
-    many = jnp.moveaxis(arguments[0], axes[0], 0)
-    result = summed_p.bind(many.reshape(-1, *many.shape[2:]), **static)
-    return result.reshape(*many.shape[:2], *result.shape[1:]), 0
+def _mapped_into_batch(primitive: Primitive) -> Any:
+    """The batching rule of a primitive whose arrays all begin with the batch: the mapped axis joins it."""
+
+    def rule(arguments: Any, axes: Any, **static: Any) -> tuple[jax.Array, int]:
+        size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
+        many = [
+            jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
+            for a, axis in zip(arguments, axes, strict=True)
+        ]
+        result = primitive.bind(*(a.reshape(-1, *a.shape[2:]) for a in many), **static)
+        return result.reshape(size, many[0].shape[1], *result.shape[1:]), 0
+
+    return rule
 
 
 ad.deflinear2(summed_p, _transposed_sum)
-batching.primitive_batchers[summed_p] = _batched_sum
+batching.primitive_batchers[summed_p] = _mapped_into_batch(summed_p)
 mlir.register_lowering(summed_p, mlir.lower_fun(_summed, multiple_results=False))
 summed_p.def_impl(jax.jit(_summed, static_argnames=("of", "windows")))
 
@@ -611,20 +620,9 @@ def _transposed_pick(cotangent: Any, a: Any, place: jax.Array, *, of: str, windo
     return [picked_p.bind(cotangent, place, of="x" if of == "y" else "y", windows=windows), None]
 
 
-def _batched_pick(arguments: Any, axes: Any, **static: Any) -> tuple[jax.Array, int]:
-    size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
-    many = [
-        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-        for a, axis in zip(arguments, axes, strict=True)
-    ]
-    batch = many[0].shape[1]
-    result = picked_p.bind(*(a.reshape(-1, *a.shape[2:]) for a in many), **static)
-    return result.reshape(size, batch, *result.shape[1:]), 0
-
-
 ad.defjvp(picked_p, lambda da, a, place, **static: picked_p.bind(da, place, **static), None)
 ad.primitive_transposes[picked_p] = _transposed_pick
-batching.primitive_batchers[picked_p] = _batched_pick
+batching.primitive_batchers[picked_p] = _mapped_into_batch(picked_p)
 mlir.register_lowering(picked_p, mlir.lower_fun(_picked, multiple_results=False))
 picked_p.def_impl(jax.jit(_picked, static_argnames=("of", "windows")))
 
