@@ -10,7 +10,8 @@ shifts the images on the device. The layer table is printed at the start.
 
 Without flags 99.31 % ± 0.01 over 3 seeds, 128 to 165 s each on two CPU cores beside other work. The learning rate goes
 up to 0.002 and down again: with 10,000 training images held out 99.09 % there, and 98.97 % with 0.001. At a constant
-0.001 the last epoch is restless: 98.84 % ± 0.21 on the test set, with --last_pool 98.26 % (one seed). --downsample=stride: 98.95 % in 34 s; --augment: 99.31 % in 65 s (one seed each).
+0.001 the last epoch is restless: 98.84 % ± 0.21 on the test set, with --last_pool 98.26 % (one seed).
+With --downsample=stride 98.95 % in 34 s, with --augment 99.31 % in 65 s (one seed each).
 
 The ten probabilities of one image, with the run's folder:
 
