@@ -118,38 +118,47 @@ def test_parameters_of_the_cifar_nets() -> None:
     assert sum(p.size for p in jax.tree.leaves(nnx.state(shapes, nnx.Param))) == 11_173_962  # as every CIFAR ResNet-18
 
 
-def losses(model: nnx.Module, steps: int, dtype: str) -> np.ndarray:
+def losses(model: nnx.Module, steps: int, dtype: str, draws: int = 1) -> np.ndarray:
+    """The loss of every step, (draws, steps): from the same weights on each draw of images and labels."""
     rule = optimizer.optimizer("momentum", 0.01)
     net, state = train_state.initial(model, rule)
     state = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, state)
-    draw = np.random.default_rng(0)
-    x, labels = draw.normal(size=(steps, 4, 16, 16, 3)).astype(dtype), draw.integers(0, 10, (steps, 4))
     update = train.make_update(net, rule, loss=lambda logits, y: -jax.nn.log_softmax(logits)[jnp.arange(4), y].mean())
-    return np.asarray(train.make_train_step(update)(state, jnp.asarray(x), jnp.asarray(labels))[1]["loss"])
+    train_step = train.make_train_step(update)
+
+    def of_draw(seed: int) -> np.ndarray:
+        draw = np.random.default_rng(seed)
+        x, labels = draw.normal(size=(steps, 4, 16, 16, 3)).astype(dtype), draw.integers(0, 10, (steps, 4))
+        own_state = jax.tree.map(jnp.copy, state)  # the step donates it
+        return np.asarray(train_step(own_state, jnp.asarray(x), jnp.asarray(labels))[1]["loss"])
+
+    return np.stack([of_draw(seed) for seed in range(draws)])
 
 
-def own_and_flax(steps: int, dtype: str, batch_norm: bool) -> tuple[np.ndarray, np.ndarray]:
+def own_and_flax(steps: int, dtype: str, batch_norm: bool, draws: int = 1) -> tuple[np.ndarray, np.ndarray]:
     shape = {"name": "cifar_cnn", "widths": [8, 16], "size": 16, "batch_norm": batch_norm}
     own, flax = (
-        losses(models.build({"model": {**shape, "conv": conv}, "dtype": None}), steps, dtype)
+        losses(models.build({"model": {**shape, "conv": conv}, "dtype": None}), steps, dtype, draws)
         for conv in ("own", "flax")
     )
-    assert own.dtype == dtype and len(set(own)) == steps
+    assert own.dtype == dtype and len(np.unique(own)) == own.size
     return own, flax
 
 
-def test_own_and_flax_convolutions_train_alike() -> None:
-    own, flax = own_and_flax(20, "float32", batch_norm=True)
-    np.testing.assert_allclose(own, flax, rtol=1e-4)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_own_and_flax_convolutions_train_alike(batch_norm: bool) -> None:
+    # ReLU and max-pooling have kinks: where a sum falls beside one, its last bit decides (draw 0, with the weights
+    # moved by 1e-7, moves by 1e-3 as well). So most draws must agree, and to their rounding; float64 below, always.
+    own, flax = own_and_flax(20, "float32", batch_norm, draws=5)
+    worst = np.abs(own / flax - 1).max(axis=1)
+    assert np.median(worst) < 1e-5, worst
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_own_and_flax_convolutions_train_alike_for_long(batch_norm: bool) -> None:
-    own, flax = own_and_flax(20, "float32", batch_norm)
-    np.testing.assert_allclose(own, flax, rtol=1e-4)
     with jax.enable_x64(True):
-        own, flax = own_and_flax(100, "float64", batch_norm)
+        own, flax = own_and_flax(100, "float64", batch_norm, draws=3)
         np.testing.assert_allclose(own, flax, rtol=1e-9)
 
 
