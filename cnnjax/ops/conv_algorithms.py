@@ -5,9 +5,7 @@ whose padding is not negative, and returns (N, *S', F) in that dtype.  The door 
 are in :mod:`cnnjax.ops.conv`.
 """
 
-import functools
 import math
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.ops.conv_winograd import winograd, winograd4
 from cnnjax.ops.geometry import Windows, dilated, slide
 from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial, taps
 
@@ -252,83 +251,6 @@ def _dense(w: jax.Array, groups: int) -> jax.Array:
     *_, per_group, features = w.shape
     same_group = np.arange(groups * per_group)[:, None] // per_group == np.arange(features) // (features // groups)
     return jnp.where(same_group, jnp.tile(w, (*(1,) * (w.ndim - 2), groups, 1)), 0)
-
-
-def winograd(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, outputs: int = 2) -> jax.Array:
-    """Winograd's minimal filtering F(m, r), nested over the dimensions: m outputs by m + r - 1 products.
-
-    y = A^T [ sum_c (G w_c) * (B^T x_c) ]   on each tile of m + r - 1 inputs, per dimension
-
-    It needs stride and dilation 1.  F(4, r) multiplies less than F(2, r) and loses more digits.
-    """
-    rank = len(windows.window)
-    transforms = [_winograd_matrices(outputs, r) for r in windows.window]
-    tiles = [-(-count // outputs) for count in windows.output]
-    grow = [
-        (low, (tile - 1) * outputs + outputs + r - 1 - size - low)
-        for size, (low, _), tile, r in zip(windows.sizes, windows.padding, tiles, windows.window, strict=True)
-    ]
-    x = lax.optimization_barrier(pad_spatial(x, tuple(grow)))
-    # to (*P, N, *tiles, C), P the m + r - 1 places of a tile; the last dimension first, as each goes to the front
-    for axis in reversed(range(rank)):
-        last = (tiles[axis] - 1) * outputs + 1
-        of_input = transforms[axis][0]
-        shifted = [lax.slice_in_dim(x, i, i + last, outputs, rank) for i in range(len(of_input))]
-        x = _along_first(of_input, jnp.stack(shifted))
-    for axis in reversed(range(rank)):
-        w = _along_first(transforms[axis][1], jnp.moveaxis(w, rank - 1, 0))
-    places = x.shape[:rank]
-    products = jnp.einsum(
-        "pngc,pcgf->pngf",
-        x.reshape(math.prod(places), -1, groups, w.shape[-2]),
-        w.reshape(math.prod(places), w.shape[-2], groups, -1),
-        precision=precision,
-    )
-    y = products.reshape(*places, x.shape[rank], *tiles, w.shape[-1])
-    for axis in range(rank):  # to (N, *tiles, F, *m), each dimension going from the front to the back
-        y = jnp.moveaxis(_along_first(transforms[axis][2], y), 0, -1)
-    pairs = [place for axis in range(rank) for place in (1 + axis, 2 + rank + axis)]
-    y = y.transpose(0, *pairs, 1 + rank)
-    y = y.reshape(y.shape[0], *(tile * outputs for tile in tiles), w.shape[-1])
-    return lax.slice(y, (0,) * y.ndim, (y.shape[0], *windows.output, y.shape[-1]))
-
-
-def winograd4(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    """:func:`winograd` with four outputs to a tile."""
-    return winograd(x, w, windows, groups, precision, outputs=4)
-
-
-def _along_first(matrix: np.ndarray, x: jax.Array) -> jax.Array:
-    return jnp.tensordot(jnp.asarray(matrix, x.dtype), x, 1, precision="highest")
-
-
-@functools.cache
-def _winograd_matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """B^T, G and A^T of F(m, r), by Cook and Toom.
-
-    The product of polynomials of degree m - 1 and r - 1 is known by its values at m + r - 2 points and its
-    leading coefficient.  V_k evaluates k coefficients there: the product is V_n^-1 [V_r g * V_m h], n = m + r - 1,
-    and correlation is the transpose of that in h: y = V_m^T [V_r g * V_n^-T d].
-    """
-    n = m + r - 1
-    # small, and with few reciprocals: of six sets tried the least error in float32
-    points = [Fraction(p) for p in (0, 1, -1, 2, "-1/2", -2, "1/2")][: n - 1]
-
-    def values(count: int) -> list[list[Fraction]]:
-        return [[p**power for power in range(count)] for p in points] + [[Fraction(0)] * (count - 1) + [Fraction(1)]]
-
-    # Row i of V_n^-T is Lagrange's polynomial, prod (z - p_j) / prod (p_i - p_j); the divisor goes to G.
-    lagrange, kernel = [], []
-    for p, row in zip([*points, None], values(r), strict=True):
-        others = [q for q in points if q != p]
-        divisor = Fraction(1) if p is None else math.prod((p - q for q in others), start=Fraction(1))
-        coefficients = [Fraction(1)]
-        for q in others:  # times (z - q), lowest power first
-            shifted, scaled = [Fraction(0), *coefficients], [*(q * c for c in coefficients), Fraction(0)]
-            coefficients = [a - b for a, b in zip(shifted, scaled, strict=True)]
-        lagrange.append(coefficients + [Fraction(0)] * (n - len(coefficients)))
-        kernel.append([value / divisor for value in row])
-    return np.array(lagrange, float), np.array(kernel, float), np.array(values(m), float).T
 
 
 ALGORITHMS = {

@@ -59,9 +59,10 @@ def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array
 
 
 def transposed_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a^T b, of a (P, M) and b (P, N)."""
+    """a^T b, of a (..., P, M) and b (..., P, N)."""
     config = {"transpose_a": True, "transpose_b": False}
-    return _call("__onednn$matmul", {"onednn_matmul_config": config}, (a.shape[1], b.shape[1]), a, b)
+    shape = (*a.shape[:-2], a.shape[-1], b.shape[-1])
+    return _call("__onednn$matmul", {"onednn_matmul_config": config}, shape, a, b)
 
 
 def _call(name: str, config: dict[str, Any], shape: tuple[int, ...], a: jax.Array, b: jax.Array) -> jax.Array:

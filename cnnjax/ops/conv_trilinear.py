@@ -27,10 +27,13 @@ from jax.interpreters import ad, batching, mlir
 from cnnjax.ops import conv_onednn
 from cnnjax.ops.arguments import is_local
 from cnnjax.ops.conv_algorithms import direct, im2col, lax_conv, transposed
+from cnnjax.ops.conv_winograd import kernel_of_places, of_tiles, pad_to_tiles, tile_counts, winograd_matrices
 from cnnjax.ops.geometry import Windows, slide
 from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial, taps
 
 OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
+TILE = 4  # outputs per dimension of Winograd's form: more lose digits, fewer save less
+MOST_PRODUCTS = 2**17  # of channels and features at a time there: 36 sums of this size are 19 MB
 TILE_BYTES = 9_500_000  # of patches at a time (measured: 2 MB cost a fifth more, 18 MB up to twice as much)
 
 
@@ -191,51 +194,74 @@ def _kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups: int, 
     if shape[-2] == 1 and groups > 1 and math.prod(windows.window) <= MANY_TAPS:
         like = jax.ShapeDtypeStruct(shape, x.dtype)
         return jax.linear_transpose(lambda w: direct(x, w, windows, groups, precision), like)(y)[0]
-    by_images = _images_for_channels(x, y, windows, groups)
-    if not by_images and _few_channels(shape, windows, groups):
+    run = _chosen_kernel_gradient(x, y, windows, groups, precision)
+    if run is _kernel_gradient_by_tiles and _few_channels(shape, windows, groups):
         like = jax.ShapeDtypeStruct(shape, x.dtype)
         return jax.linear_transpose(lambda w: _by_blocks(x, w, windows, groups, precision), like)(y)[0]
     if groups > MANY_TAPS or x.ndim != 4:
         return _plain(x, y, of="w", windows=windows, groups=groups, precision=precision)
-    run = _kernel_gradient_by_images if by_images else _kernel_gradient_by_tiles
     pairs = zip(jnp.split(x, groups, -1), jnp.split(y, groups, -1), strict=True)
     return jnp.concatenate([run(*pair, windows) for pair in pairs], -1)
 
 
-def _images_for_channels(x: jax.Array, y: jax.Array, windows: Windows, groups: int) -> bool:
-    """Whether `_kernel_gradient_by_images` is the faster (measured), and its two copies stay below 64 MiB."""
+def _chosen_kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups: int, precision: Any) -> Any:
+    """The form for two dimensions that was measured to be the faster, by shape.
+
+    Time over PyTorch 2.13 on 2 cores, by Winograd / by images / by tiles: TODO
+    """
     per_group, features, taps = x.shape[-1] // groups, y.shape[-1] // groups, math.prod(windows.window)
+    tiles = math.prod(tile_counts(windows, TILE))
+    plain = windows.window == (3, 3) and set(windows.stride) == set(windows.dilation) == {1} and precision is None
+    if plain and per_group * features >= 16 * (per_group + features) and 36 * tiles <= 4 * math.prod(windows.output):
+        return _kernel_gradient_by_winograd
     large = x.shape[0] >= 16 and features >= 16 and taps > 1 and taps * per_group >= 128
-    return large and x.size + y.size <= 2**24 and conv_onednn.serves(x, y)
+    if large and conv_onednn.serves(x, y):
+        return _kernel_gradient_by_images
+    return _kernel_gradient_by_tiles
+
+
+def _kernel_gradient_by_winograd(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
+    """The gradient of F(4 x 4, 3 x 3): a quarter of the products; see :mod:`cnnjax.ops.conv_winograd`."""
+    of_input, of_kernel, of_output = winograd_matrices(TILE, 3)
+    places, channels, features = of_input.shape[0] ** 2, x.shape[-1], y.shape[-1]
+    if channels * features > MOST_PRODUCTS and features % 2 == 0:
+        halves = [_kernel_gradient_by_winograd(x, half, windows) for half in jnp.split(y, 2, -1)]
+        return jnp.concatenate(halves, -1)
+    down, along = tile_counts(windows, TILE)
+    room = max(TILE_BYTES, 4 * places * channels * features) // (4 * places * (channels + features) * along)
+    rows = _largest_divisor(down, room)
+    images = _largest_divisor(x.shape[0], room // down) if rows == down else 1
+    x = lax.optimization_barrier(pad_to_tiles(x, windows, TILE))
+    grow = tuple((0, count * TILE - size) for count, size in zip((down, along), windows.output, strict=True))
+    y = lax.optimization_barrier(pad_spatial(y, grow))
+    product = conv_onednn.transposed_matmul if conv_onednn.serves(x, y) else _transposed_matmul
+
+    def part(x: jax.Array, y: jax.Array) -> jax.Array:
+        counts = y.shape[1] // TILE, along
+        xs, ys = of_tiles(x, (of_input,) * 2, TILE, counts), of_tiles(y, (of_output.T,) * 2, TILE, counts)
+        return product(xs.reshape(places, -1, channels), ys.reshape(places, -1, features))
+
+    total = _sum_over_tiles(part, x, y, windows, images, rows * TILE)
+    return kernel_of_places(total.reshape(*of_input.shape[:1] * 2, channels, features), (of_kernel,) * 2)
 
 
 def _kernel_gradient_by_images(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """The sum over tiles of rows of convolutions in which y is the kernel, images are channels and channels places.
+    """The sum over tiles of convolutions in which y is the kernel, images are channels and channels places.
 
         dw[t, c, f] = sum_o sum_n x[o * stride + t * dilation, c, n] y[o, n, f]
 
     So oneDNN multiplies blocks of (channels, images) (images, features), and no patches are written down.
     """
-    rows, features = y.shape[1], y.shape[-1]
-    x = jnp.transpose(pad_spatial(x, windows.exact_padding), (1, 2, 3, 0))[None]  # (1, H, W, C, N)
-    y = jnp.transpose(y, (1, 2, 0, 3))[:, :, None]  # (H', W', 1, N, F)
-    tile_rows = rows if rows <= 13 else _largest_divisor(rows, 7)  # (measured: 8 of 16 rows cost a third more than 4)
-    step, seen = windows.stride[0] * tile_rows, (tile_rows - 1) * windows.stride[0] + windows.extents[0]
-    sizes, output = (seen, *x.shape[2:4]), (*windows.window, x.shape[3])
-    tile = Windows(
-        sizes, (tile_rows, y.shape[1], 1), (*windows.dilation, 1), (*windows.stride, 1), ((0, 0),) * 3, output
-    )
-    if tile_rows == rows:
+    def part(x: jax.Array, y: jax.Array) -> jax.Array:
+        x = jnp.transpose(x, (1, 2, 3, 0))[None]  # (1, H, W, C, N)
+        y = jnp.transpose(y, (1, 2, 0, 3))[:, :, None]  # (H', W', 1, N, F)
+        tile = Windows(x.shape[1:4], y.shape[:3], (*windows.dilation, 1), (*windows.stride, 1), ((0, 0),) * 3,
+                       (*windows.window, x.shape[3]))  # fmt: skip
         return conv_onednn.conv(x, y, tile, 1)[0]
-    x, y = lax.optimization_barrier((x, y))
 
-    def add_tile(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-        xs = lax.dynamic_slice_in_dim(x, index * step, seen, 1)
-        ys = lax.dynamic_slice_in_dim(y, index * tile_rows, tile_rows)
-        return total + conv_onednn.conv(xs, ys, tile, 1)[0], None
-
-    start = jnp.zeros((*output, features), x.dtype)
-    return lax.scan(add_tile, start, jnp.arange(rows // tile_rows, dtype=np.int32))[0]
+    rows = windows.output[0] if windows.output[0] <= 16 else _largest_divisor(windows.output[0], 8)
+    images = _largest_divisor(x.shape[0], 32)
+    return _sum_over_tiles(part, pad_spatial(x, windows.exact_padding), y, windows, images, rows)
 
 
 def _kernel_gradient_by_tiles(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
@@ -244,30 +270,43 @@ def _kernel_gradient_by_tiles(x: jax.Array, y: jax.Array, windows: Windows) -> j
     row_bytes = width * math.prod(windows.window) * x.shape[-1] * x.dtype.itemsize
     tile_rows = _largest_divisor(rows, TILE_BYTES // row_bytes)
     images = _largest_divisor(batch, TILE_BYTES // (row_bytes * rows)) if tile_rows == rows else 1
-    step, seen = windows.stride[0] * tile_rows, (tile_rows - 1) * windows.stride[0] + windows.extents[0]
-    x = lax.optimization_barrier(pad_spatial(x, windows.exact_padding))
-    tile = windows._replace(output=(tile_rows, width))
     product = conv_onednn.transposed_matmul if conv_onednn.serves(x, y) else _transposed_matmul
 
-    def add_tile(total: jax.Array, place: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        image, row = place
-        zero = np.int32(0)
-        part = lax.dynamic_slice(x, (image, row * step, zero, zero), (images, seen, *x.shape[2:]))
-        cols = columns(part, tile).reshape(images * tile_rows * width, -1)
-        ys = lax.dynamic_slice(y, (image, row * tile_rows, zero, zero), (images, tile_rows, width, features))
-        return total + product(cols, ys.reshape(-1, features)), None
+    def part(x: jax.Array, y: jax.Array) -> jax.Array:
+        places = math.prod(y.shape[:-1])
+        cols = columns(x, windows._replace(output=y.shape[1:-1])).reshape(places, -1)
+        return product(cols, y.reshape(places, features))
 
-    if images == batch and tile_rows == rows:  # one tile: no loop
-        total = product(columns(x, tile).reshape(batch * rows * width, -1), y.reshape(-1, features))
-        return total.reshape(*windows.window, x.shape[-1], features)
-    places = np.mgrid[0:batch:images, 0 : rows // tile_rows].reshape(2, -1).astype(np.int32)
-    start = jnp.zeros((math.prod(windows.window) * x.shape[-1], features), x.dtype)
-    total, _ = lax.scan(add_tile, start, (jnp.asarray(places[0]), jnp.asarray(places[1])))
+    total = _sum_over_tiles(part, pad_spatial(x, windows.exact_padding), y, windows, images, tile_rows)
     return total.reshape(*windows.window, x.shape[-1], features)
 
 
+def _sum_over_tiles(part: Any, x: jax.Array, y: jax.Array, windows: Windows, images: int, rows: int) -> jax.Array:
+    """The sum of part(x', y') over tiles of y of so many images and rows; x', of the padded x, is what they see."""
+    if (images, rows) == y.shape[:2]:  # one tile: no loop
+        return part(x, y)
+    x, y = lax.optimization_barrier((x, y))
+    step, seen = windows.stride[0] * rows, (rows - 1) * windows.stride[0] + windows.extents[0]
+    zero = np.int32(0)
+
+    def of_tile(place: jax.Array) -> jax.Array:
+        image, row = place * images % y.shape[0], place * images // y.shape[0]
+        xs = lax.dynamic_slice(x, (image, row * step, zero, zero), (images, seen, *x.shape[2:]))
+        return part(xs, lax.dynamic_slice(y, (image, row * rows, zero, zero), (images, rows, *y.shape[2:])))
+
+    count = y.shape[0] // images * (y.shape[1] // rows)
+    first = jax.eval_shape(of_tile, zero)
+    total, _ = lax.scan(
+        lambda total, place: (total + of_tile(place), None),
+        jnp.zeros(first.shape, first.dtype),
+        jnp.arange(count, dtype=np.int32),
+    )
+    return total
+
+
 def _transposed_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+    batch = tuple(range(a.ndim - 2))
+    return lax.dot_general(a, b, (((a.ndim - 2,), (b.ndim - 2,)), (batch, batch)))
 
 
 def _largest_divisor(n: int, limit: int) -> int:

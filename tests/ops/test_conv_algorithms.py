@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnjax.ops import conv, conv_transpose, toeplitz_matrix
-from cnnjax.ops.conv_algorithms import _winograd_matrices
+from cnnjax.ops.conv_winograd import winograd_matrices
 from tests import oracles
 from tests.ops.tables import draws, in_one_case
 from tests.ops.test_conv import random_arrays, value_and_gradients
@@ -17,7 +17,7 @@ from tests.ops.test_conv_kinds import transposed_case
 
 def test_winograd_matrices_are_those_of_the_paper():
     # F(2, 3) by Lavin and Gray, up to the signs and the factors that a row of B^T may hand to one of G
-    of_input, of_kernel, of_output = _winograd_matrices(2, 3)
+    of_input, of_kernel, of_output = winograd_matrices(2, 3)
     np.testing.assert_array_equal(of_output, [[1, 1, 1, 0], [0, 1, -1, 1]])
     np.testing.assert_array_equal(of_input, [[-1, 0, 1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]])
     np.testing.assert_array_equal(of_kernel, [[-1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -26,7 +26,7 @@ def test_winograd_matrices_are_those_of_the_paper():
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("r", [3, 5])
 def test_minimal_filtering(m, r):
-    of_input, of_kernel, of_output = _winograd_matrices(m, r)
+    of_input, of_kernel, of_output = winograd_matrices(m, r)
     d, g = random_arrays(0, (m + r - 1,), (r,))
     expected = np.correlate(d, g, "valid")
     np.testing.assert_allclose(of_output @ ((of_kernel @ g) * (of_input @ d)), expected, rtol=1e-12, atol=1e-13)
