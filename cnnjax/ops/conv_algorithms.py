@@ -52,7 +52,10 @@ def transposed(
     """
     strided = max(windows.stride) > 1 and math.prod(windows.window) > 1
     if strided and all(1 in pair for pair in zip(windows.stride, windows.dilation, strict=True)):
-        return _transposed_by_phases(y, w, windows, groups, precision, run)
+        whole = all(k % stride == 0 for k, stride in zip(windows.window, windows.stride, strict=True))
+        together = whole or math.prod(windows.stride) > 8 or w.shape[-2] == 1
+        by_phases = _transposed_by_phases if together else _transposed_phase_by_phase
+        return by_phases(y, w, windows, groups, precision, run)
     gaps = [
         (extent - 1 - low, size + low - (count - 1) * stride - 1, stride - 1)
         for extent, size, stride, (low, _), count in zip(
@@ -75,6 +78,39 @@ def transposed(
     turned = jnp.moveaxis(turned, -1, -3).swapaxes(-1, -2)
     turned = turned.reshape(*window, features // groups, groups * per_group)
     return run(y, turned, full, groups, precision)
+
+
+def _transposed_phase_by_phase(
+    y: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, run: Any
+) -> jax.Array:
+    """:func:`transposed` with one convolution of stride 1 for each phase of x, of the taps that it meets.
+
+    x[n, q stride + p, c] = sum_j sum_f y[n, q + start - j, f] w[j stride + r, c, f],  start, r = divmod(p + low, stride)
+
+    Where the stride does not divide the window, the phases side by side as below would multiply by zeros.
+    """
+    stride, rank = windows.stride, len(windows.window)
+    sizes = tuple(-(-size // s) for size, s in zip(windows.sizes, stride, strict=True))
+
+    def of_phase(*phase: int) -> jax.Array:
+        starts, tap = zip(*(divmod(p + low, s) for p, (low, _), s in zip(phase, windows.padding, stride, strict=True)))
+        met = w[tuple(slice(r, None, s) for r, s in zip(tap, stride, strict=True))]
+        if 0 in met.shape:
+            return jnp.zeros((y.shape[0], *sizes, w.shape[-2] * groups), y.dtype)
+        unit = windows._replace(
+            sizes=sizes, window=met.shape[:rank], stride=(1,) * rank, padding=tuple((start, 0) for start in starts)
+        )
+        return transposed(y, met, unit, groups, precision, run)
+
+    def in_turn(*phase: int) -> jax.Array:
+        """All phases that begin so, their dimensions after those of x."""
+        if len(phase) == rank:
+            return of_phase(*phase)
+        return jnp.stack([in_turn(*phase, p) for p in range(stride[len(phase)])], 2 + len(phase))
+
+    x = in_turn()  # (N, Q1, r1, Q2, r2, ..., C)
+    x = x.reshape(-1, *(size * s for size, s in zip(sizes, stride, strict=True)), x.shape[-1])
+    return lax.slice(x, (0,) * x.ndim, (x.shape[0], *windows.sizes, x.shape[-1]))
 
 
 def _transposed_by_phases(
@@ -133,27 +169,50 @@ def im2col(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision:
     cols[n, o, (t, c)] = x[n, o * stride + t * dilation, c]
 
     With few channels the rows are short and the product is slow.  ``block`` = B > 1 computes B neighbours of
-    the last spatial dimension in one row: x (..., W, C) is seen as (..., W / B, B C), and the kernel becomes
-    a band, B copies of itself each shifted by one column, so that the same product has B times the columns.
-    It needs stride and dilation 1 in that dimension, and groups 1.
+    the last spatial dimension in one row, see :func:`in_blocks`.  It needs groups 1.
+    """
+    if block == 1:
+        x = lax.optimization_barrier(pad_spatial(x, windows.exact_padding))
+        return _patches_times_kernel(x, w, windows, groups, precision)
+    x, blocked = in_blocks(x, windows, block)
+    y = _patches_times_kernel(x, band(w, windows, block), blocked, 1, precision)
+    y = y.reshape(*y.shape[:-2], blocked.output[-1] * block, w.shape[-1])
+    return lax.slice_in_dim(y, 0, windows.output[-1], axis=y.ndim - 2)
+
+
+def in_blocks(x: jax.Array, windows: Windows, block: int) -> tuple[jax.Array, Windows]:
+    """x (..., W, C) padded and seen as (..., W / B, B C), and the windows over it that give (..., W' / B, B' F).
+
+    B' = block neighbours of the output make one, of which the input B = B' stride begins; :func:`band` is the
+    kernel.  It needs dilation 1 in the last dimension.
     """
     x = pad_spatial(x, windows.exact_padding)
-    if block == 1:
-        return _patches_times_kernel(lax.optimization_barrier(x), w, windows, groups, precision)
     *sizes, width, channels = x.shape
-    *_, k, _, features = w.shape
-    outputs = windows.output[-1]
-    out_blocks = -(-outputs // block)
-    block_taps = -(-(block + k - 1) // block)
+    out_blocks, block_taps, wide = -(-windows.output[-1] // block), _block_taps(windows, block), block * windows.stride[-1]
     in_blocks = out_blocks + block_taps - 1
     blank = [(0, 0, 0)] * len(sizes)
-    x = lax.pad(x, jnp.zeros((), x.dtype), [*blank, (0, in_blocks * block - width, 0), (0, 0, 0)])
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*blank, (0, in_blocks * wide - width, 0), (0, 0, 0)])
     # the barrier keeps XLA from computing the padding again for each of the slices
-    x = lax.optimization_barrier(x.reshape(*sizes, in_blocks, block * channels))
-    blocked = windows._replace(window=(*windows.window[:-1], block_taps), output=(*windows.output[:-1], out_blocks))
-    y = _patches_times_kernel(x, _band(w, block, block_taps), blocked, 1, precision)
-    y = y.reshape(*y.shape[:-2], out_blocks * block, features)
-    return lax.slice_in_dim(y, 0, outputs, axis=y.ndim - 2)
+    x = lax.optimization_barrier(x.reshape(*sizes, in_blocks, wide * channels))
+    window, stride = (*windows.window[:-1], block_taps), (*windows.stride[:-1], 1)
+    return x, slide(x.shape[1:-1], window, stride=stride, dilation=windows.dilation)
+
+
+def band(w: jax.Array, windows: Windows, block: int) -> jax.Array:
+    """w (..., k, C, F) as (..., taps, B C, B' F): output o of a block sees w shifted by o times the stride."""
+    *outer, k, channels, features = w.shape
+    taps, stride = _block_taps(windows, block), windows.stride[-1]
+    width = taps * block * stride
+    blank, zero = [(0, 0, 0)] * len(outer), jnp.zeros((), w.dtype)
+    shifted = [
+        lax.pad(w, zero, [*blank, (o * stride, width - k - o * stride, 0), (0, 0, 0), (0, 0, 0)]) for o in range(block)
+    ]
+    return jnp.stack(shifted, axis=-2).reshape(*outer, taps, block * stride * channels, block * features)
+
+
+def _block_taps(windows: Windows, block: int) -> int:
+    stride = windows.stride[-1]
+    return -(-((block - 1) * stride + windows.window[-1]) // (block * stride))
 
 
 def im2col_if_finite(
@@ -165,15 +224,6 @@ def im2col_if_finite(
     """
     by_blocks, plain = (partial(run, windows=windows, groups=groups, precision=precision) for run in (im2col, lax_conv))
     return lax.cond(jnp.isfinite(x).all(), partial(by_blocks, block=block), plain, x, w)
-
-
-def _band(w: jax.Array, block: int, taps: int) -> jax.Array:
-    """w (..., k, C, F) as (..., taps, block * C, block * F): column o of a block sees w shifted by o."""
-    *outer, k, channels, features = w.shape
-    blank = [(0, 0, 0)] * len(outer)
-    zero = jnp.zeros((), w.dtype)
-    shifted = [lax.pad(w, zero, [*blank, (o, taps * block - k - o, 0), (0, 0, 0), (0, 0, 0)]) for o in range(block)]
-    return jnp.stack(shifted, axis=-2).reshape(*outer, taps, block * channels, block * features)
 
 
 def _patches_times_kernel(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:

@@ -26,13 +26,13 @@ from jax.interpreters import ad, batching, mlir
 
 from cnnjax.ops import conv_onednn
 from cnnjax.ops.arguments import is_local
-from cnnjax.ops.conv_algorithms import direct, im2col, lax_conv, transposed
-from cnnjax.ops.conv_winograd import kernel_of_places, of_tiles, pad_to_tiles, tile_counts, winograd_matrices
+from cnnjax.ops.conv_algorithms import band, direct, im2col, in_blocks, lax_conv, transposed
+from cnnjax.ops.conv_winograd import kernel_of_places, of_tiles, pad_to_tiles, winograd_matrices
 from cnnjax.ops.geometry import Windows, slide
-from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial, taps
+from cnnjax.ops.patches import MANY_TAPS, columns, map_taps, pad_spatial, taps
 
 OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
-TILE = 4  # outputs per dimension of Winograd's form: more lose digits, fewer save less
+TILES = {3: 4, 5: 3}  # outputs per dimension of Winograd's form, by taps: more lose digits, fewer save less
 MOST_PRODUCTS = 2**17  # of channels and features at a time there: 36 sums of this size are 19 MB
 TILE_BYTES = 9_500_000  # of patches at a time (measured: 2 MB cost a fifth more, 18 MB up to twice as much)
 
@@ -192,14 +192,13 @@ def _kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups: int, 
     """
     shape = (*windows.window, x.shape[-1] // groups, y.shape[-1])
     if shape[-2] == 1 and groups > 1 and math.prod(windows.window) <= MANY_TAPS:
+        if groups == shape[-1] and max(windows.stride) == 1 and x.ndim == 4 and conv_onednn.serves(x, y):
+            return _depthwise_kernel_gradient(x, y, windows)
         like = jax.ShapeDtypeStruct(shape, x.dtype)
         return jax.linear_transpose(lambda w: direct(x, w, windows, groups, precision), like)(y)[0]
-    run = _chosen_kernel_gradient(x, y, windows, groups, precision)
-    if run is _kernel_gradient_by_tiles and _few_channels(shape, windows, groups):
-        like = jax.ShapeDtypeStruct(shape, x.dtype)
-        return jax.linear_transpose(lambda w: _by_blocks(x, w, windows, groups, precision), like)(y)[0]
     if groups > MANY_TAPS or x.ndim != 4:
         return _plain(x, y, of="w", windows=windows, groups=groups, precision=precision)
+    run = _chosen_kernel_gradient(x, y, windows, groups, precision)
     pairs = zip(jnp.split(x, groups, -1), jnp.split(y, groups, -1), strict=True)
     return jnp.concatenate([run(*pair, windows) for pair in pairs], -1)
 
@@ -209,40 +208,116 @@ def _chosen_kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups
 
     Time over PyTorch 2.13 on 2 cores, by Winograd / by images / by tiles: TODO
     """
-    per_group, features, taps = x.shape[-1] // groups, y.shape[-1] // groups, math.prod(windows.window)
-    tiles = math.prod(tile_counts(windows, TILE))
-    plain = windows.window == (3, 3) and set(windows.stride) == set(windows.dilation) == {1} and precision is None
-    if plain and per_group * features >= 16 * (per_group + features) and 36 * tiles <= 4 * math.prod(windows.output):
-        return _kernel_gradient_by_winograd
-    large = x.shape[0] >= 16 and features >= 16 and taps > 1 and taps * per_group >= 128
+    channels, features = x.shape[-1] // groups, y.shape[-1] // groups
+    window, stride, dilation, (height, width) = windows.window, windows.stride, windows.dilation, windows.output
+    if precision is None and max(dilation) == 1:
+        if max(stride) == 1 and _worth_winograd(windows, channels, features):
+            return _kernel_gradient_by_winograd
+        phases = _phases(windows)
+        if max(stride) > 1 and _worth_winograd(phases, channels * math.prod(stride), features):
+            return _kernel_gradient_by_phases
+    if channels <= 4 and math.prod(window) > 1 and dilation[1] == stride[1] == 1:
+        return _kernel_gradient_by_blocks
+    large = x.shape[0] >= 16 and features >= 16 and math.prod(window) > 1 and math.prod(window) * channels >= 128
     if large and conv_onednn.serves(x, y):
         return _kernel_gradient_by_images
     return _kernel_gradient_by_tiles
 
 
+def _worth_winograd(windows: Windows, channels: int, features: int) -> bool:
+    """Whether the products saved are worth the passes over x and y in the places of tiles."""
+    if not set(windows.window) <= set(TILES):
+        return False
+    counts, places = _tiles(windows)
+    saved = math.prod(windows.window) * math.prod(windows.output) / (places * math.prod(counts))
+    return saved >= 2.5 and channels * features >= 16 * (channels + features)
+
+
+def _tiles(windows: Windows) -> tuple[tuple[int, ...], int]:
+    """Winograd's tiles per dimension, and the places in one."""
+    outputs = [TILES[r] for r in windows.window]
+    counts = tuple(-(-count // m) for count, m in zip(windows.output, outputs, strict=True))
+    return counts, math.prod(m + r - 1 for m, r in zip(outputs, windows.window, strict=True))
+
+
+def _depthwise_kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
+    """A depthwise convolution over volumes whose depth are the images, y the kernel as deep as x.
+
+        dw[t, c] = sum_n sum_o x[n, o + t * dilation, c] y[n, o, c]
+    """
+    x = pad_spatial(x, tuple((min(low, 0), min(high, 0)) for low, high in windows.exact_padding))
+    padding = ((0, 0), *((max(low, 0), max(high, 0)) for low, high in windows.exact_padding))
+    volume = slide(x.shape[:3], y.shape[:3], stride=(1, *windows.dilation), padding=padding)
+    return conv_onednn.conv(x[None], y[:, :, :, None], volume, y.shape[-1])[0, 0][:, :, None]
+
+
+def _phases(windows: Windows) -> Windows:
+    """Windows of stride 1 over the phases of the padded input, side by side in its channels; see below."""
+    window = tuple(-(-k // s) for k, s in zip(windows.window, windows.stride, strict=True))
+    return slide(tuple(count + k - 1 for count, k in zip(windows.output, window, strict=True)), window)
+
+
+def _kernel_gradient_by_phases(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
+    """The gradient of a convolution of stride 1 over (N, *S / stride, stride * stride C): t = j stride + r."""
+    phases, (down, along), channels = _phases(windows), windows.stride, x.shape[-1]
+    (height, width), (rows, columns) = phases.sizes, phases.window
+    (top, _), (left, _) = windows.padding
+    grow = ((top, height * down - x.shape[1] - top), (left, width * along - x.shape[2] - left))
+    x = pad_spatial(x, grow).reshape(-1, height, down, width, along, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, down * along * channels)
+    dw = _kernel_gradient_by_winograd(x, y, phases)
+    dw = dw.reshape(rows, columns, down, along, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+    return dw.reshape(rows * down, columns * along, channels, -1)[: windows.window[0], : windows.window[1]]
+
+
 def _kernel_gradient_by_winograd(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """The gradient of F(4 x 4, 3 x 3): a quarter of the products; see :mod:`cnnjax.ops.conv_winograd`."""
-    of_input, of_kernel, of_output = winograd_matrices(TILE, 3)
-    places, channels, features = of_input.shape[0] ** 2, x.shape[-1], y.shape[-1]
+    """The gradient of minimal filtering: for 3x3 a quarter of the products; see :mod:`cnnjax.ops.conv_winograd`."""
+    outputs = tuple(TILES[r] for r in windows.window)
+    of_input, of_kernel, of_output = zip(*map(winograd_matrices, outputs, windows.window), strict=True)
+    (down, along), places = _tiles(windows)
+    channels, features = x.shape[-1], y.shape[-1]
     if channels * features > MOST_PRODUCTS and features % 2 == 0:
         halves = [_kernel_gradient_by_winograd(x, half, windows) for half in jnp.split(y, 2, -1)]
         return jnp.concatenate(halves, -1)
-    down, along = tile_counts(windows, TILE)
     room = max(TILE_BYTES, 4 * places * channels * features) // (4 * places * (channels + features) * along)
     rows = _largest_divisor(down, room)
     images = _largest_divisor(x.shape[0], room // down) if rows == down else 1
-    x = lax.optimization_barrier(pad_to_tiles(x, windows, TILE))
-    grow = tuple((0, count * TILE - size) for count, size in zip((down, along), windows.output, strict=True))
-    y = lax.optimization_barrier(pad_spatial(y, grow))
-    product = conv_onednn.transposed_matmul if conv_onednn.serves(x, y) else _transposed_matmul
+    x = pad_to_tiles(x, windows, outputs)
+    grow = ((0, down * outputs[0] - y.shape[1]), (0, along * outputs[1] - y.shape[2]))
+    x, y = lax.optimization_barrier((x, pad_spatial(y, grow)))
 
     def part(x: jax.Array, y: jax.Array) -> jax.Array:
-        counts = y.shape[1] // TILE, along
-        xs, ys = of_tiles(x, (of_input,) * 2, TILE, counts), of_tiles(y, (of_output.T,) * 2, TILE, counts)
-        return product(xs.reshape(places, -1, channels), ys.reshape(places, -1, features))
+        counts = y.shape[1] // outputs[0], along
+        xs = of_tiles(x, of_input, outputs, counts)
+        ys = of_tiles(y, [matrix.T for matrix in of_output], outputs, counts)
+        sums = _matmul(xs.reshape(places, -1, channels), ys.reshape(places, -1, features), transpose_a=True)
+        return sums.reshape(*xs.shape[:2], channels, features)
 
-    total = _sum_over_tiles(part, x, y, windows, images, rows * TILE)
-    return kernel_of_places(total.reshape(*of_input.shape[:1] * 2, channels, features), (of_kernel,) * 2)
+    return kernel_of_places(_sum_over_tiles(part, x, y, windows, images, rows * outputs[0]), of_kernel)
+
+
+def _kernel_gradient_by_blocks(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
+    """With few channels: the product of :func:`_kernel_gradient_by_tiles` over blocks of neighbours in a row.
+
+    It has fewer and wider rows.  The patches are made as columns, whose runs are as long as a row of blocks.
+    """
+    channels, features = x.shape[-1], y.shape[-1]
+    block = 4 if features <= 16 else 2  # (measured: 2 and 7 a third slower there, 4 elsewhere)
+    x, blocked = in_blocks(x, windows, block)
+    rows, wide = blocked.output
+    y = pad_spatial(y, ((0, 0), (0, wide * block - y.shape[2]))).reshape(-1, rows, wide, block * features)
+
+    def part(x: jax.Array, y: jax.Array) -> jax.Array:
+        x = lax.optimization_barrier(jnp.moveaxis(x, -1, 0).reshape(-1, *x.shape[1:-1], 1))
+        rows = map_taps(lambda shifted: shifted, x, blocked).reshape(-1, math.prod(y.shape[:-1]))
+        return _matmul(rows, y.reshape(-1, y.shape[-1]))
+
+    row_bytes = x.dtype.itemsize * math.prod(blocked.window) * x.shape[-1] * rows * wide
+    images = _largest_divisor(x.shape[0], 2 * TILE_BYTES // row_bytes)
+    total = _sum_over_tiles(part, x, y, blocked, images, rows)
+    total = total.reshape(*blocked.window, -1, block * features)
+    like = jax.ShapeDtypeStruct((*windows.window, channels, features), x.dtype)
+    return jax.linear_transpose(lambda w: band(w, windows, block), like)(total)[0]
 
 
 def _kernel_gradient_by_images(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
@@ -259,8 +334,8 @@ def _kernel_gradient_by_images(x: jax.Array, y: jax.Array, windows: Windows) -> 
                        (*windows.window, x.shape[3]))  # fmt: skip
         return conv_onednn.conv(x, y, tile, 1)[0]
 
-    rows = windows.output[0] if windows.output[0] <= 16 else _largest_divisor(windows.output[0], 8)
     images = _largest_divisor(x.shape[0], 32)
+    rows = _largest_divisor(windows.output[0], 5_600 // (windows.output[1] * images))
     return _sum_over_tiles(part, pad_spatial(x, windows.exact_padding), y, windows, images, rows)
 
 
@@ -270,12 +345,11 @@ def _kernel_gradient_by_tiles(x: jax.Array, y: jax.Array, windows: Windows) -> j
     row_bytes = width * math.prod(windows.window) * x.shape[-1] * x.dtype.itemsize
     tile_rows = _largest_divisor(rows, TILE_BYTES // row_bytes)
     images = _largest_divisor(batch, TILE_BYTES // (row_bytes * rows)) if tile_rows == rows else 1
-    product = conv_onednn.transposed_matmul if conv_onednn.serves(x, y) else _transposed_matmul
 
     def part(x: jax.Array, y: jax.Array) -> jax.Array:
         places = math.prod(y.shape[:-1])
         cols = columns(x, windows._replace(output=y.shape[1:-1])).reshape(places, -1)
-        return product(cols, y.reshape(places, features))
+        return _matmul(cols, y.reshape(places, features), transpose_a=True)
 
     total = _sum_over_tiles(part, pad_spatial(x, windows.exact_padding), y, windows, images, tile_rows)
     return total.reshape(*windows.window, x.shape[-1], features)
@@ -304,9 +378,12 @@ def _sum_over_tiles(part: Any, x: jax.Array, y: jax.Array, windows: Windows, ima
     return total
 
 
-def _transposed_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+def _matmul(a: jax.Array, b: jax.Array, transpose_a: bool = False) -> jax.Array:
+    """a b or a^T b, of matrices or of as many of them."""
+    if conv_onednn.is_open() and a.dtype == "float32":
+        return conv_onednn.matmul(a, b, transpose_a)
     batch = tuple(range(a.ndim - 2))
-    return lax.dot_general(a, b, (((a.ndim - 2,), (b.ndim - 2,)), (batch, batch)))
+    return lax.dot_general(a, b, (((a.ndim - 1 - transpose_a,), (b.ndim - 2,)), (batch, batch)))
 
 
 def _largest_divisor(n: int, limit: int) -> int:

@@ -32,9 +32,11 @@ def winograd(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precisio
 
     It needs stride and dilation 1.  F(4, r) multiplies less than F(2, r) and loses more digits.
     """
-    rank, counts = len(windows.window), tile_counts(windows, outputs)
+    rank = len(windows.window)
     of_input, of_kernel, of_output = zip(*(winograd_matrices(outputs, r) for r in windows.window), strict=True)
-    x = of_tiles(lax.optimization_barrier(pad_to_tiles(x, windows, outputs)), of_input, outputs, counts)
+    counts = tuple(-(-count // outputs) for count in windows.output)
+    x = lax.optimization_barrier(pad_to_tiles(x, windows, (outputs,) * rank))
+    x = of_tiles(x, of_input, (outputs,) * rank, counts)
     for axis, matrix in enumerate(of_kernel):
         w = _along(matrix, w, axis, to=0)
     y = _product(x, w, groups, precision)
@@ -61,28 +63,23 @@ def _product(x: jax.Array, w: jax.Array, groups: int, precision: Any) -> jax.Arr
     return y.reshape(*x.shape[:-1], features)
 
 
-def tile_counts(windows: Windows, outputs: int) -> tuple[int, ...]:
-    """Tiles per dimension."""
-    return tuple(-(-count // outputs) for count in windows.output)
-
-
-def pad_to_tiles(x: jax.Array, windows: Windows, outputs: int) -> jax.Array:
-    """x (N, *S, C) padded, and grown to whole tiles."""
+def pad_to_tiles(x: jax.Array, windows: Windows, outputs: Sequence[int]) -> jax.Array:
+    """x (N, *S, C) padded, and grown to whole tiles of so many outputs per dimension."""
     grow = [
-        (low, tile * outputs + r - 1 - size - low)
-        for size, (low, _), tile, r in zip(
-            windows.sizes, windows.padding, tile_counts(windows, outputs), windows.window, strict=True
+        (low, -(-count // m) * m + r - 1 - size - low)
+        for size, (low, _), count, m, r in zip(
+            windows.sizes, windows.padding, windows.output, outputs, windows.window, strict=True
         )
     ]
     return pad_spatial(x, tuple(grow))
 
 
-def of_tiles(x: jax.Array, matrices: Sequence[np.ndarray], step: int, counts: Sequence[int]) -> jax.Array:
-    """x (N, *S, C) to (*P, N, *tiles, C): a matrix along each dimension of tiles that begin ``step`` apart.
+def of_tiles(x: jax.Array, matrices: Sequence[np.ndarray], steps: Sequence[int], counts: Sequence[int]) -> jax.Array:
+    """x (N, *S, C) to (*P, N, *tiles, C): a matrix along each dimension of tiles that begin ``steps`` apart.
 
     P are the places in a tile, those of the last dimension first.
     """
-    for axis, (matrix, count) in enumerate(zip(matrices, counts, strict=True)):
+    for axis, (matrix, step, count) in enumerate(zip(matrices, steps, counts, strict=True)):
         at = 2 * axis + 1  # the places of the dimensions before it stand in front
         last = (count - 1) * step + 1
         shifted = [lax.slice_in_dim(x, i, i + last, step, at) for i in range(matrix.shape[1])]
