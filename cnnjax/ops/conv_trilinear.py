@@ -169,20 +169,18 @@ def _forward(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precisio
 
 
 def _input_gradient(w: jax.Array, y: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    if _few_channels(w.shape, windows, groups):
+    if _in_blocks(w, y, windows, groups):
+        block = 4 if w.shape[-2] <= 2 else 2
         like = jax.ShapeDtypeStruct((y.shape[0], *windows.sizes, w.shape[-2]), y.dtype)
-        return jax.linear_transpose(lambda x: _by_blocks(x, w, windows, groups, precision), like)(y)[0]
+        return jax.linear_transpose(lambda x: im2col(x, w, windows, groups, precision, block), like)(y)[0]
     return transposed(y, w, windows, groups, precision, _forward)
 
 
-def _few_channels(shape: tuple[int, ...], windows: Windows, groups: int) -> bool:
-    """Whether channels (those of LeNet-5) are too few for whole registers: blocks of neighbours then fill them."""
-    *_, per_group, features = shape
-    return max(per_group, features) <= 16 and groups == 1 and set(windows.stride) == set(windows.dilation) == {1}
-
-
-def _by_blocks(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    return im2col(x, w, windows, groups, precision, block=4 if w.shape[-2] <= 2 else 2)
+def _in_blocks(w: jax.Array, y: jax.Array, windows: Windows, groups: int) -> bool:
+    """Whether channels are too few for whole registers: blocks of neighbours then fill them."""
+    *_, channels, features = w.shape
+    few = channels <= (2 if conv_onednn.serves(w, y) else 16) and features <= 16
+    return few and groups == 1 and set(windows.stride) == set(windows.dilation) == {1}
 
 
 def _kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
@@ -302,7 +300,9 @@ def _kernel_gradient_by_blocks(x: jax.Array, y: jax.Array, windows: Windows) -> 
     It has fewer and wider rows.  The patches are made as columns, whose runs are as long as a row of blocks.
     """
     channels, features = x.shape[-1], y.shape[-1]
-    block = 4 if features <= 16 else 2  # (measured: 2 and 7 a third slower there, 4 elsewhere)
+    # Alone, blocks of 2 save a third of the time with 32 features too.  But XLA fuses what makes y with its reshape
+    # to blocks, barrier or not, and then takes eight times as long for it (12 ms of a step on 128x32x32x3).
+    block = 4 if features <= 16 else 1
     x, blocked = in_blocks(x, windows, block)
     rows, wide = blocked.output
     y = pad_spatial(y, ((0, 0), (0, wide * block - y.shape[2]))).reshape(-1, rows, wide, block * features)
