@@ -16,6 +16,7 @@ import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,18 +33,15 @@ def winograd(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precisio
 
     It needs stride and dilation 1.  F(4, r) multiplies less than F(2, r) and loses more digits.
     """
-    rank = len(windows.window)
-    of_input, of_kernel, of_output = zip(*(winograd_matrices(outputs, r) for r in windows.window), strict=True)
-    counts = tuple(-(-count // outputs) for count in windows.output)
-    x = lax.optimization_barrier(pad_to_tiles(x, windows, (outputs,) * rank))
-    x = of_tiles(x, of_input, (outputs,) * rank, counts)
-    for axis, matrix in enumerate(of_kernel):
-        w = _along(matrix, w, axis, to=0)
-    y = _product(x, w, groups, precision)
-    for axis, matrix in enumerate(of_output):  # to (N, *(tiles, m), F)
-        y = _along(matrix, y, rank - axis - 1, to=rank + axis + 1)
-    y = y.reshape(y.shape[0], *(count * outputs for count in counts), y.shape[-1])
-    return lax.slice(y, (0,) * y.ndim, (y.shape[0], *windows.output, y.shape[-1]))
+    w = places_of_kernel(w, outputs)
+    if groups == 1:  # an einsum over the one group would copy its operands
+        return conv_of_places(x, w, windows, outputs, partial(jnp.matmul, precision=precision))
+
+    def product(x: jax.Array, w: jax.Array) -> jax.Array:
+        x, w = x.reshape(*x.shape[:-1], groups, -1), w.reshape(*w.shape[:-1], groups, -1)
+        return jnp.einsum("pngc,pcgf->pngf", x, w, precision=precision).reshape(*x.shape[:2], -1)
+
+    return conv_of_places(x, w, windows, outputs, product)
 
 
 def winograd4(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
@@ -51,16 +49,28 @@ def winograd4(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precisi
     return winograd(x, w, windows, groups, precision, outputs=4)
 
 
-def _product(x: jax.Array, w: jax.Array, groups: int, precision: Any) -> jax.Array:
-    """x (*P, N, *tiles, C) times w (*P, C // groups, F) at each place: (*P, N, *tiles, F)."""
-    places, (per_group, features) = w.shape[:-2], w.shape[-2:]
-    many = x.reshape(math.prod(places), -1, groups, per_group)
-    w = w.reshape(math.prod(places), per_group, groups, -1)
-    if groups == 1:  # an einsum over the one group would copy its operands
-        y = jnp.matmul(many[:, :, 0], w[:, :, 0], precision=precision)
-    else:
-        y = jnp.einsum("pngc,pcgf->pngf", many, w, precision=precision)
-    return y.reshape(*x.shape[:-1], features)
+def conv_of_places(x: jax.Array, w: jax.Array, windows: Windows, outputs: int, product: Any) -> jax.Array:
+    """The convolution of x (N, *S, C) with :func:`places_of_kernel`, by a matrix product (P, M, C) (P, C, F)."""
+    rank = len(windows.window)
+    of_input, _, of_output = zip(*(winograd_matrices(outputs, r) for r in windows.window), strict=True)
+    counts = tuple(-(-count // outputs) for count in windows.output)
+    x = lax.optimization_barrier(pad_to_tiles(x, windows, (outputs,) * rank))
+    x = of_tiles(x, of_input, (outputs,) * rank, counts)
+    places, (channels, features) = x.shape[:rank], w.shape[-2:]
+    y = product(x.reshape(math.prod(places), -1, x.shape[-1]), w.reshape(-1, channels, features))
+    y = y.reshape(*x.shape[:-1], features)
+    for axis, matrix in enumerate(of_output):  # to (N, *(tiles, m), F)
+        y = _along(matrix, y, rank - axis - 1, to=rank + axis + 1)
+    y = y.reshape(y.shape[0], *(count * outputs for count in counts), y.shape[-1])
+    return lax.slice(y, (0,) * y.ndim, (y.shape[0], *windows.output, y.shape[-1]))
+
+
+def places_of_kernel(w: jax.Array, outputs: int) -> jax.Array:
+    """The kernel (*K, C, F) as (*P, C, F), the places of the last dimension first."""
+    for axis, r in enumerate(w.shape[:-2]):
+        _, of_kernel, _ = winograd_matrices(outputs, r)
+        w = _along(of_kernel, w, axis, to=0)
+    return w
 
 
 def pad_to_tiles(x: jax.Array, windows: Windows, outputs: Sequence[int]) -> jax.Array:
