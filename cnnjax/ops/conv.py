@@ -75,10 +75,12 @@ def conv(
 
     Returns:
         (N, *S', F).  Sums are accumulated in float32, or in float64 where that is the dtype, and cast at the
-        end.  Largest error over the largest output, against exact sums: float64 1e-14, float32 2e-6, float16
+        end.  Largest error over the largest output, against exact sums: float64 1e-14, float32 3e-6, float16
         1e-3, bfloat16 8e-3; "winograd4", and "winograd" with a window of 5, lose up to a factor of 20 in
-        float32 and float64.  NaN and infinities of x reach the outputs that see them and no others, but by "fft",
-        "winograd" and "toeplitz" they spread; in a cotangent they may reach up to three neighbours by "auto".
+        float32 and float64.  On the CPU "auto" takes minimal filtering for the gradient of wide float32 kernels,
+        unless a precision is given: up to 5e-6 (3x3) and 2e-5 (5x5).  NaN and infinities of x reach the outputs
+        that see them and no others, but by "fft", "winograd" and "toeplitz" they spread; in a cotangent they may
+        reach up to three neighbours by "auto".
 
     Raises:
         TypeError: an argument is of the wrong kind, x is not of a float dtype, or x, w and b differ in dtype.

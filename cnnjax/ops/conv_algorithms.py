@@ -85,7 +85,7 @@ def _transposed_phase_by_phase(
 ) -> jax.Array:
     """:func:`transposed` with one convolution of stride 1 for each phase of x, of the taps that it meets.
 
-    x[n, q stride + p, c] = sum_j sum_f y[n, q + start - j, f] w[j stride + r, c, f],  start, r = divmod(p + low, stride)
+    x[n, q stride + p, c] = sum_j sum_f y[n, q + start - j, f] w[j stride + r, c, f],  p + low = start stride + r
 
     Where the stride does not divide the window, the phases side by side as below would multiply by zeros.
     """
@@ -93,12 +93,12 @@ def _transposed_phase_by_phase(
     sizes = tuple(-(-size // s) for size, s in zip(windows.sizes, stride, strict=True))
 
     def of_phase(*phase: int) -> jax.Array:
-        starts, tap = zip(*(divmod(p + low, s) for p, (low, _), s in zip(phase, windows.padding, stride, strict=True)))
-        met = w[tuple(slice(r, None, s) for r, s in zip(tap, stride, strict=True))]
+        ends = [divmod(p + low, s) for p, (low, _), s in zip(phase, windows.padding, stride, strict=True)]
+        met = w[tuple(slice(r, None, s) for (_, r), s in zip(ends, stride, strict=True))]
         if 0 in met.shape:
             return jnp.zeros((y.shape[0], *sizes, w.shape[-2] * groups), y.dtype)
         unit = windows._replace(
-            sizes=sizes, window=met.shape[:rank], stride=(1,) * rank, padding=tuple((start, 0) for start in starts)
+            sizes=sizes, window=met.shape[:rank], stride=(1,) * rank, padding=tuple((start, 0) for start, _ in ends)
         )
         return transposed(y, met, unit, groups, precision, run)
 
@@ -188,8 +188,8 @@ def in_blocks(x: jax.Array, windows: Windows, block: int) -> tuple[jax.Array, Wi
     """
     x = pad_spatial(x, windows.exact_padding)
     *sizes, width, channels = x.shape
-    out_blocks, block_taps, wide = -(-windows.output[-1] // block), _block_taps(windows, block), block * windows.stride[-1]
-    in_blocks = out_blocks + block_taps - 1
+    block_taps, wide = _block_taps(windows, block), block * windows.stride[-1]
+    in_blocks = -(-windows.output[-1] // block) + block_taps - 1
     blank = [(0, 0, 0)] * len(sizes)
     x = lax.pad(x, jnp.zeros((), x.dtype), [*blank, (0, in_blocks * wide - width, 0), (0, 0, 0)])
     # the barrier keeps XLA from computing the padding again for each of the slices

@@ -351,6 +351,11 @@ def dilated(size: int, dilation: int) -> int:
     return (size - 1) * dilation + 1
 
 
+def largest_divisor(n: int, limit: int) -> int:
+    """The largest divisor of n that is not above the limit; 1 where that is below 1."""
+    return max(d for d in range(1, n + 1) if n % d == 0 and d <= max(limit, 1))
+
+
 def per_dimension(name: str, value: Any, rank: int, minimum: int = 1) -> Sizes:
     """An int for all dimensions, or one int for each, as a tuple of ints not below ``minimum``."""
     value = _plain(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cnnjax import ops
-from cnnjax.ops import conv_onednn, conv_trilinear
+from cnnjax.ops import conv_kernel_gradient, conv_onednn, conv_trilinear
 from cnnjax.ops.geometry import slide
 
 #: images (N, H, W, C), kernel, keywords
@@ -26,7 +26,10 @@ CASES = {
     "1x1 stride 2": ((2, 7, 7, 20), (1, 1, 20, 18), {"stride": 2}),
     "sequences": ((3, 11, 20), (4, 10, 24), {"stride": 2, "padding": ((1, 2),), "groups": 2}),
     "a batch": ((16, 15, 6, 34), (3, 3, 17, 32), {"groups": 2, "padding": 1}),
-    "many taps": ((1, 23, 23, 3), (11, 11, 3, 18), {"stride": 4}),
+    "many taps": ((1, 23, 23, 3), (11, 11, 3, 32), {"stride": 4}),
+    "wide": ((3, 11, 8, 40), (3, 3, 40, 36), {"padding": ((1, 1), (0, 2))}),
+    "very wide": ((2, 4, 5, 300), (3, 3, 300, 320), {"padding": 1}),
+    "depthwise, dilated": ((2, 9, 9, 20), (3, 3, 1, 20), {"groups": 20, "dilation": 2, "padding": 2}),
 }
 
 
@@ -75,42 +78,58 @@ def in_every_mode(conv, x: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
     return program(x, w)
 
 
+SEEN = [pytest.param("open", case, marks=[pytest.mark.slow] if case == "very wide" else []) for case in CASES]
 SHUT = [pytest.param("closed", case, marks=[] if case == "groups" else pytest.mark.slow) for case in CASES]
 
 
-@pytest.mark.parametrize(("door", "case"), [*(("open", case) for case in CASES), *SHUT], indirect=["door"])
+@pytest.mark.parametrize(("door", "case"), [*SEEN, *SHUT], indirect=["door"])
 def test_as_xla_in_every_mode(door: str, case: str) -> None:
     x_shape, w_shape, keywords = CASES[case]
     rng = np.random.default_rng(0)
     x, w = (jnp.asarray(rng.normal(size=shape), "float32") for shape in (x_shape, w_shape))
-    got = in_every_mode(functools.partial(ops.conv, **keywords), x, w)
-    expected = in_every_mode(functools.partial(ops.conv, **keywords, algorithm="lax"), x, w)
+    w /= np.prod(w_shape[:-1]) ** 0.5  # so that outputs are of order 1: sin would magnify the error of large ones
+    got = in_every_mode(partial(ops.conv, **keywords), x, w)
+    expected = in_every_mode(partial(ops.conv, **keywords, algorithm="lax"), x, w)
     for mode, values in expected.items():
         for g, e in zip(jax.tree.leaves(got[mode]), jax.tree.leaves(values), strict=True):
             assert g.dtype == e.dtype and g.shape == e.shape
             np.testing.assert_allclose(g, e, rtol=0, atol=1e-5 * float(abs(e).max()), err_msg=f"{case}: {mode}")
 
 
-@pytest.mark.parametrize("tile_bytes", [1, 9 * 20 * 7 * 4 * 3, 9 * 20 * 7 * 4 * 14])  # a row, three rows, two images
-def test_kernel_gradient_by_tiles(monkeypatch: pytest.MonkeyPatch, tile_bytes: int) -> None:
+needs_door = pytest.mark.skipif(not conv_onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
+
+
+def check_kernel_gradient(form, images, sizes, kernel, channels, features, keywords) -> None:
+    """A form of the kernel's gradient against a sum over taps in float64."""
+    windows = slide(sizes, kernel, **keywords)
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(4, 7, 7, 20)).astype("float32"), rng.normal(size=(4, 7, 7, 18)).astype("float32")
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(float)
-    expected = np.array(
-        [[np.einsum("nhwc,nhwf->cf", padded[:, i : i + 7, j : j + 7], y) for j in range(3)] for i in range(3)]
-    )
-    monkeypatch.setattr(conv_trilinear, "TILE_BYTES", tile_bytes)
-    got = conv_trilinear._kernel_gradient_by_tiles(jnp.asarray(x), jnp.asarray(y), slide((7, 7), (3, 3), padding=1))
+    x = rng.normal(size=(images, *sizes, channels)).astype("float32")
+    y = rng.normal(size=(images, *windows.output, features)).astype("float32")
+    got = jax.jit(lambda x, y: form(x, y, windows))(x, y)
+    (top, bottom), (left, right) = windows.padding
+    padded = np.pad(x, [(0, 0), (max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), (0, 0)]).astype(float)
+    padded = padded[:, max(-top, 0) :, max(-left, 0) :]
+    (height, width), (down, along), (far, wide) = windows.output, windows.stride, windows.dilation
+    expected = np.zeros((*kernel, channels, features))
+    for i, j in np.ndindex(*kernel):
+        seen = padded[:, i * far : i * far + height * down : down, j * wide : j * wide + width * along : along]
+        expected[i, j] = np.einsum("nhwc,nhwf->cf", seen[:, :height, :width], y)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
-@pytest.mark.skipif(not conv_onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
+@pytest.mark.parametrize("tile_bytes", [1, 9 * 20 * 7 * 4 * 3, 9 * 20 * 7 * 4 * 14])  # a row, three rows, two images
+def test_kernel_gradient_by_tiles(monkeypatch: pytest.MonkeyPatch, tile_bytes: int) -> None:
+    monkeypatch.setattr(conv_kernel_gradient, "TILE_BYTES", tile_bytes)
+    check_kernel_gradient(conv_kernel_gradient.by_tiles, 4, (7, 7), (3, 3), 20, 18, {"padding": 1})
+
+
+@needs_door
 @pytest.mark.parametrize(
     ("size", "kernel", "keywords"),
     [
         pytest.param((8, 8), (3, 3), {"padding": 1}, id="one tile"),
-        pytest.param((14, 6), (3, 3), {"padding": 1}, id="tiles of 7 rows"),
-        pytest.param((17, 5), (2, 3), {"padding": ((1, 0), (0, 2))}, id="tiles of a row, uneven padding"),
+        pytest.param((56, 8), (3, 3), {"padding": 1}, id="tiles of rows"),
+        pytest.param((337, 2), (2, 3), {"padding": ((1, 0), (0, 2))}, id="tiles of a row, uneven padding"),
         pytest.param((33, 16), (5, 4), {"stride": (2, 3), "padding": 1}, id="strides that leave a rest"),
         pytest.param((20, 19), (3, 3), {"dilation": (2, 3), "stride": 2, "padding": 2}, id="dilated"),
         pytest.param((16, 9), (3, 3), {"padding": ((-1, 1), (2, -2))}, id="cropped"),
@@ -118,20 +137,66 @@ def test_kernel_gradient_by_tiles(monkeypatch: pytest.MonkeyPatch, tile_bytes: i
     ],
 )
 def test_kernel_gradient_by_images(size, kernel, keywords) -> None:
-    windows = slide(size, kernel, **keywords)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(17, *size, 19)).astype("float32")
-    y = rng.normal(size=(17, *windows.output, 18)).astype("float32")
-    got = jax.jit(lambda x, y: conv_trilinear._kernel_gradient_by_images(x, y, windows))(x, y)
-    (top, bottom), (left, right) = windows.padding
-    padded = np.pad(x, [(0, 0), (max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), (0, 0)]).astype(float)
-    padded = padded[:, max(-top, 0) :, max(-left, 0) :]
-    (height, width), (down, along), (far, wide) = windows.output, windows.stride, windows.dilation
-    expected = np.zeros((*kernel, 19, 18))
-    for i, j in np.ndindex(*kernel):
-        seen = padded[:, i * far : i * far + height * down : down, j * wide : j * wide + width * along : along]
-        expected[i, j] = np.einsum("nhwc,nhwf->cf", seen[:, :height, :width], y)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * abs(expected).max())
+    check_kernel_gradient(conv_kernel_gradient.by_images, 17, size, kernel, 19, 18, keywords)
+
+
+@needs_door
+@pytest.mark.parametrize("places_bytes", [1, 10**9])  # a row of tiles at a time, all at once
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding"),
+    [
+        pytest.param((8, 16), (3, 3), 1, id="whole tiles"),
+        pytest.param((13, 6), (3, 3), ((0, 2), (1, 0)), id="tiles that go beyond"),
+        pytest.param((12, 11), (5, 3), 2, id="two sizes"),
+        pytest.param((9, 10), (5, 5), ((-1, 1), (2, -2)), id="cropped"),
+    ],
+)
+def test_kernel_gradient_by_winograd(monkeypatch, places_bytes, size, kernel, padding) -> None:
+    monkeypatch.setattr(conv_kernel_gradient, "PLACES_BYTES", places_bytes)
+    monkeypatch.setattr(conv_kernel_gradient, "MOST_PRODUCTS", 7 * 10 - 1)  # so the features come in halves
+    check_kernel_gradient(conv_kernel_gradient.by_winograd, 3, size, kernel, 7, 10, {"padding": padding})
+
+
+@needs_door
+@pytest.mark.parametrize("size", [(23, 19), (26, 40)])
+def test_kernel_gradient_by_phases(size) -> None:
+    keywords = {"stride": (4, 2), "padding": ((1, 2), (0, 3))}
+    check_kernel_gradient(conv_kernel_gradient.by_phases, 3, size, (11, 5), 3, 8, keywords)
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 10**9])  # an image at a time, all at once
+@pytest.mark.parametrize("features", [6, 18])  # in blocks of four, and alone
+def test_kernel_gradient_by_blocks(monkeypatch, tile_bytes, features) -> None:
+    monkeypatch.setattr(conv_kernel_gradient, "TILE_BYTES", tile_bytes)
+    keywords = {"padding": ((1, 2), (2, 0)), "stride": (2, 1), "dilation": (3, 1)}
+    check_kernel_gradient(conv_kernel_gradient.by_blocks, 3, (13, 11), (3, 5), 2, features, keywords)
+
+
+@needs_door
+@pytest.mark.parametrize("forward_bytes", [4 * 16 * 3 * 3 * 700, 10**9])  # an image at a time, all at once
+def test_very_wide_convolutions_are_exact_and_keep_nan_where_it_is(monkeypatch, forward_bytes) -> None:
+    monkeypatch.setattr(conv_trilinear, "FORWARD_BYTES", forward_bytes)
+    x, w = (np.random.default_rng(0).normal(size=s).astype("float32") for s in ((2, 7, 5, 300), (3, 3, 300, 400)))
+    text = jax.jit(ops.conv).lower(x, w).as_text()
+    assert text.count("@__onednn$matmul") == 1 and text.count("@__onednn$convolution") == 1
+    y = jax.jit(ops.conv)(x, w)
+    with jax.enable_x64(True):
+        exact = np.asarray(ops.conv(x.astype(float), w.astype(float)))
+    assert abs(np.asarray(y) - exact).max() < 2e-6 * abs(exact).max()
+    for bad in (np.nan, np.inf):
+        x[1, 2, 0, 5] = bad
+        finite = np.isfinite(jax.jit(ops.conv)(x, w)).all(-1)
+        assert finite[0].all() and np.argwhere(~finite[1]).tolist() == [[0, 0], [1, 0], [2, 0]]
+
+
+@needs_door
+def test_a_precision_keeps_minimal_filtering_away() -> None:
+    def gradient(x, w, precision):
+        return jax.grad(lambda w: (ops.conv(x, w, precision=precision) ** 2).sum())(w)
+
+    arrays = jnp.ones((2, 10, 10, 40)), jnp.ones((3, 3, 40, 40))
+    texts = [jax.jit(partial(gradient, precision=p)).lower(*arrays).as_text() for p in (None, "highest")]
+    assert ["36x" in text for text in texts] == [True, False]
 
 
 def test_accelerators_get_xlas_convolutions() -> None:
