@@ -537,7 +537,7 @@ def _chosen(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> Any:
     """The algorithm for "auto": XLA's own on accelerators; on the CPU what was measured to be faster.
 
     Time over PyTorch 2.13 on 2 cores, 3x3 convolutions of 32 to 256 channels, batch 32 and 128, forward / forward and
-    backward: by platform 0.9-1.5 / 1.3-2.4, plain lax 1.3-4.8 / 1.5-5; 5x5 in two groups 1.0 / 1.8 and 5.3 / 15.
+    backward: by platform 1.0-1.3 / 1.0-1.7, plain lax 1.3-4.8 / 1.5-5; 5x5 in two groups 1.0 / 1.1 and 4.9 / 15.
     experiments/bench.py times all.
     """
     if jax.default_backend() != "cpu":
