@@ -17,8 +17,9 @@ Without --embeddings the vectors of the words start from random numbers and are 
 A file of word2vec (text or binary) or GloVe gives them in the forms static (81.0 %), non-static (81.5 %) and
 multichannel (81.1 %); words that it lacks keep random ones.
 
-What to expect, jax 0.10.2: an update of CNN-rand takes 50 ms on 2 CPU cores, a fold has 4,300. The ten folds gave 75.35,
-76.01, 76.08, 77.77, 76.27, 75.80, 75.98, 74.95, 78.24 and 75.42 %: 76.2 % +- 1.0 (4 to 9 minutes each beside other work).
+What to expect, jax 0.10.2: an update of CNN-rand takes 50 ms on 2 CPU cores, a fold has 4,300. The ten folds gave
+75.35, 76.01, 76.08, 77.77, 76.27, 75.80, 75.98, 74.95, 78.24 and 75.42 %, 76.2 % +- 1.0 (4 to 9 minutes each beside
+other work).
 """
 
 from __future__ import annotations

@@ -165,11 +165,18 @@ def test_kernel_gradient_by_phases(size) -> None:
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 10**9])  # an image at a time, all at once
-@pytest.mark.parametrize("features", [6, 18])  # in blocks of four, and alone
-def test_kernel_gradient_by_blocks(monkeypatch, tile_bytes, features) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "features"),
+    [
+        pytest.param((3, 5), 6, id="blocks of four"),
+        pytest.param((3, 5), 18, id="two stacks of taps"),
+        pytest.param((6, 11), 18, id="many taps"),
+    ],
+)
+def test_kernel_gradient_by_blocks(monkeypatch, tile_bytes, kernel, features) -> None:
     monkeypatch.setattr(conv_kernel_gradient, "TILE_BYTES", tile_bytes)
-    keywords = {"padding": ((1, 2), (2, 0)), "stride": (2, 1), "dilation": (3, 1)}
-    check_kernel_gradient(conv_kernel_gradient.by_blocks, 3, (13, 11), (3, 5), 2, features, keywords)
+    keywords = {"padding": ((1, 2), (2, 0)), "stride": (2, 1), "dilation": (2, 1)}
+    check_kernel_gradient(conv_kernel_gradient.by_blocks, 3, (13, 11), kernel, 2, features, keywords)
 
 
 @needs_door
