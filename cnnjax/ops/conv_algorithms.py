@@ -181,38 +181,32 @@ def im2col(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision:
 
 
 def in_blocks(x: jax.Array, windows: Windows, block: int) -> tuple[jax.Array, Windows]:
-    """x (..., W, C) padded and seen as (..., W / B, B C), and the windows over it that give (..., W' / B, B' F).
+    """x (..., W, C) padded and seen as (..., W / B, B C), and the windows over it that give (..., W' / B, B F).
 
-    B' = block neighbours of the output make one, of which the input B = B' stride begins; :func:`band` is the
-    kernel.  It needs dilation 1 in the last dimension.
+    :func:`band` is their kernel.  It needs stride and dilation 1 in the last dimension.
     """
     x = pad_spatial(x, windows.exact_padding)
     *sizes, width, channels = x.shape
-    block_taps, wide = _block_taps(windows, block), block * windows.stride[-1]
+    block_taps = _block_taps(windows, block)
     in_blocks = -(-windows.output[-1] // block) + block_taps - 1
     blank = [(0, 0, 0)] * len(sizes)
-    x = lax.pad(x, jnp.zeros((), x.dtype), [*blank, (0, in_blocks * wide - width, 0), (0, 0, 0)])
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*blank, (0, in_blocks * block - width, 0), (0, 0, 0)])
     # the barrier keeps XLA from computing the padding again for each of the slices
-    x = lax.optimization_barrier(x.reshape(*sizes, in_blocks, wide * channels))
-    window, stride = (*windows.window[:-1], block_taps), (*windows.stride[:-1], 1)
-    return x, slide(x.shape[1:-1], window, stride=stride, dilation=windows.dilation)
+    x = lax.optimization_barrier(x.reshape(*sizes, in_blocks, block * channels))
+    window = (*windows.window[:-1], block_taps)
+    return x, slide(x.shape[1:-1], window, stride=windows.stride, dilation=windows.dilation)
 
 
 def band(w: jax.Array, windows: Windows, block: int) -> jax.Array:
-    """w (..., k, C, F) as (..., taps, B C, B' F): output o of a block sees w shifted by o times the stride."""
+    """w (..., k, C, F) as (..., taps, B C, B F): column o of a block sees w shifted by o."""
     *outer, k, channels, features = w.shape
-    taps, stride = _block_taps(windows, block), windows.stride[-1]
-    width = taps * block * stride
-    blank, zero = [(0, 0, 0)] * len(outer), jnp.zeros((), w.dtype)
-    shifted = [
-        lax.pad(w, zero, [*blank, (o * stride, width - k - o * stride, 0), (0, 0, 0), (0, 0, 0)]) for o in range(block)
-    ]
-    return jnp.stack(shifted, axis=-2).reshape(*outer, taps, block * stride * channels, block * features)
+    taps, blank, zero = _block_taps(windows, block), [(0, 0, 0)] * len(outer), jnp.zeros((), w.dtype)
+    shifted = [lax.pad(w, zero, [*blank, (o, taps * block - k - o, 0), (0, 0, 0), (0, 0, 0)]) for o in range(block)]
+    return jnp.stack(shifted, axis=-2).reshape(*outer, taps, block * channels, block * features)
 
 
 def _block_taps(windows: Windows, block: int) -> int:
-    stride = windows.stride[-1]
-    return -(-((block - 1) * stride + windows.window[-1]) // (block * stride))
+    return -(-(block + windows.window[-1] - 1) // block)
 
 
 def im2col_if_finite(

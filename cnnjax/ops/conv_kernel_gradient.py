@@ -48,7 +48,7 @@ def _chosen(x: jax.Array, y: jax.Array, windows: Windows, groups: int, precision
 
     ms by tiles / by images / by this one / PyTorch 2.13, on 2 cores: Winograd 128x16x16x64 -> 128 33 / 31 / 18 / 17,
     8x56x56x128 -> 128 56 / - / 21 / 25, 32x14x14x512 -> 512 - / 127 / 92 / 98, 5x5 of 32x27x27x96 -> 256
-    - / 141 / 65 / 83; phases of 32x227x227x3 -> 96 65 / - / 43 / 29; blocks of 128x32x32x1 -> 6 3.8 / - / 1.4 / 0.8.
+    - / 141 / 65 / 83; phases of 32x227x227x3 -> 96 65 / - / 43 / 29; blocks of 128x32x32x1 -> 6 3.8 / - / 1.1 / 0.8.
     Largest error over the largest weight: Winograd 5e-6, 5x5 2e-5; images 3e-6; else 1e-6.
     """
     channels, features = x.shape[-1] // groups, y.shape[-1] // groups
@@ -144,7 +144,7 @@ def by_blocks(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
     It has fewer and wider rows.  The patches are made as columns, whose runs are as long as a row of blocks.
     """
     channels, features = x.shape[-1], y.shape[-1]
-    # Alone, blocks of 2 save a third of the time with 32 features too.  But XLA fuses what makes y with its reshape
+    # Alone, blocks of 2 save a fifth of the time with 32 features too.  But XLA fuses what makes y with its reshape
     # to blocks, barrier or not, and then takes eight times as long for it (12 ms of a step on 128x32x32x3).
     block = 4 if features <= 16 else 1
     x, blocked = in_blocks(x, windows, block)
@@ -157,8 +157,9 @@ def by_blocks(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
         if math.prod(blocked.window) > MANY_TAPS:
             return _matmul(map_taps(lambda met: met, x, blocked).reshape(-1, len(y)), y)
         met = [shifted for _, shifted in taps(x, blocked)]
-        at_once = -(-len(met) // -(-len(met) // 8))
         # XLA writes a stack of up to 8 arrays in one pass, but copies each of 9 first: 1.0 and 2.9 ms, of 1.6 MB each
+        count = -(-len(met) // 8)
+        at_once = -(-len(met) // count)
         stacks = [jnp.stack(met[i : i + at_once]).reshape(-1, len(y)) for i in range(0, len(met), at_once)]
         return jnp.concatenate([_matmul(stack, y) for stack in stacks])
 

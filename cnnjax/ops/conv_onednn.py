@@ -59,7 +59,7 @@ def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array
 
 
 def matmul(a: jax.Array, b: jax.Array, transpose_a: bool) -> jax.Array:
-    """a b or a^T b, of a (..., P, M) and b (..., P, N), float32."""
+    """a b, or a^T b, of float32 matrices (..., M, P), or (..., P, M), and (..., P, N)."""
     config = {"transpose_a": transpose_a, "transpose_b": False}
     shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-1])
     return _call("__onednn$matmul", {"onednn_matmul_config": config}, shape, a, b)
