@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from cnnjax.data import cache
 from cnnjax.errors import UserError
-from cnnjax.ops import conv_onednn
+from cnnjax.ops.conv import onednn
 from cnnjax.train.optimizer import OPTIMIZERS, SCHEDULES
 from cnnjax.train.options import Options
 
@@ -121,14 +121,14 @@ def keep_out_onednn() -> Callable[..., None]:
     the thread to a heap of at most 64 MB.
     """
     shortest = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
-    calls_before = conv_onednn.calls
+    calls_before = onednn.calls
 
     def lowered(event: str, duration: float, **_: Any) -> None:
         nonlocal calls_before
         if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # compiling comes next
-            kept = shortest if conv_onednn.calls == calls_before else math.inf
+            kept = shortest if onednn.calls == calls_before else math.inf
             jax.config.update("jax_persistent_cache_min_compile_time_secs", kept)
-            calls_before = conv_onednn.calls
+            calls_before = onednn.calls
 
     return lowered
 

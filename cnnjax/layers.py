@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from cnnjax import ops
-from cnnjax.ops.arguments import check_keywords
+from cnnjax.ops.checks import check_keywords
 
 
 class Fixed(nnx.Variable):

@@ -31,7 +31,7 @@ from cnnjax import experiment
 from cnnjax import flags as shared
 from cnnjax.errors import UserError
 from cnnjax.models.cifar import CONVS
-from cnnjax.ops.conv_algorithms import ALGORITHMS
+from cnnjax.ops.conv.forward import ALGORITHMS
 
 FLAGS = flags.FLAGS
 shared.define_training_flags(dataset="cifar10")

@@ -29,7 +29,7 @@ from flax import nnx
 from cnnjax import data, experiment, layers, models, report, train
 from cnnjax import flags as shared
 from cnnjax.errors import UserError
-from cnnjax.layer_table import Activation, activations, sights
+from cnnjax.inspect.layer_table import Activation, activations, sights
 from cnnjax.train.loop import group, progress
 from cnnjax.train.metrics import softmax
 from cnnjax.train.state import initial

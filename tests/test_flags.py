@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax.ops import conv_onednn
+from cnnjax.ops.conv import onednn
 
 # ten arrays of 64 MB in turn: anew each time these are 163,840 pages of 4 KB to fill with zeros, kept 16,384
 ALLOTTED_IN_TURN = """
@@ -50,7 +50,7 @@ print(*sorted(name.split("-")[0] for name in os.listdir(os.environ["JAX_COMPILAT
 """
 
 
-@pytest.mark.skipif(not conv_onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
+@pytest.mark.skipif(not onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
 def test_what_calls_onednn_is_not_kept(tmp_path: Path) -> None:
     settings = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(

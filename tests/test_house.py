@@ -21,7 +21,7 @@ ARROWS = {
     "ops": set(),
     "errors": set(),
     "layers": {"ops"},
-    "layer_table": {"ops", "layers"},
+    "inspect": {"ops", "layers"},
     "models": {"ops", "layers", "errors"},
     "data": {"errors"},
     "train": {"data", "errors"},
@@ -29,7 +29,7 @@ ARROWS = {
     "interop": {"ops", "layers", "models", "train", "errors"},
     "flags": {"ops", "data", "train", "errors"},
     "experiment": {"data", "describe", "models", "report", "train", "flags", "errors"},
-    "__init__": {"ops", "layers", "layer_table", "models", "data", "train", "report", "interop", "errors"},
+    "__init__": {"ops", "layers", "inspect", "models", "data", "train", "report", "interop", "errors"},
 }
 #: The only files that may import a library.
 DOORS = {
@@ -37,7 +37,7 @@ DOORS = {
     "orbax": {"train/checkpoint.py"},
     "tensorboardX": {"train/metrics.py"},
     "matplotlib": {"report.py"},
-    "flax": {"layers.py", "layer_table.py", "models", "train/state.py", "train/loop.py", "experiment.py", "interop.py"},
+    "flax": {"layers.py", "inspect", "models", "train/state.py", "train/loop.py", "experiment.py", "interop.py"},
     "absl": {"flags.py", "experiment.py", "data/tfds_source.py"},
     "torch": {"interop.py"},
     "safetensors": {"interop.py"},

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import describe, layers, models, ops
-from cnnjax.layer_table import Row, activations, sights
+from cnnjax.inspect.layer_table import Row, activations, sights
 
 # the maps of S2 that each map of C3 reads
 TABLE_I = "012 123 234 345 045 015 0123 1234 2345 0345 0145 0125 0134 1245 0235 012345"

@@ -9,15 +9,15 @@ Maxima, paddings, unpooling and shuffles are exact, in integers too; ops that ad
 
 from cnnjax.ops import activations
 from cnnjax.ops.activations import *  # noqa: F403
-from cnnjax.ops.conv import conv, conv_transpose, depthwise_conv, separable_conv, toeplitz_matrix, true_conv
-from cnnjax.ops.conv_deform import deform_conv
-from cnnjax.ops.conv_grad import conv_input_grad, conv_kernel_grad
-from cnnjax.ops.conv_unshared import connected_conv, local_conv
+from cnnjax.ops.conv.api import conv, conv_transpose, depthwise_conv, separable_conv, toeplitz_matrix, true_conv
+from cnnjax.ops.conv.deform import deform_conv
+from cnnjax.ops.conv.formulas import conv_input_grad, conv_kernel_grad
+from cnnjax.ops.conv.unshared import connected_conv, local_conv
 from cnnjax.ops.geometry import output_shape, receptive_field
 from cnnjax.ops.normalize import batch_norm, local_response_norm
 from cnnjax.ops.patches import channel_shuffle, fold, pad, pixel_shuffle, pixel_unshuffle, unfold
-from cnnjax.ops.pool import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
-from cnnjax.ops.pool_by_index import (
+from cnnjax.ops.pool.api import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
+from cnnjax.ops.pool.by_index import (
     adaptive_avg_pool,
     adaptive_max_pool,
     fractional_max_pool,

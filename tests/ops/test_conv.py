@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnjax.ops import conv
-from cnnjax.ops.conv_algorithms import ALGORITHMS, im2col, lax_conv
+from cnnjax.ops.conv.forward import ALGORITHMS, im2col, lax_conv
 from cnnjax.ops.geometry import resolve_padding, slide
 from tests import oracles
 from tests.ops.tables import draws, in_one_case

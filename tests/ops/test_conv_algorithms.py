@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnjax.ops import conv, conv_transpose, toeplitz_matrix
-from cnnjax.ops.conv_winograd import winograd_matrices
+from cnnjax.ops.conv.winograd import winograd_matrices
 from tests import oracles
 from tests.ops.tables import draws, in_one_case
 from tests.ops.test_conv import random_arrays, value_and_gradients

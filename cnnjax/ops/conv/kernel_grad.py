@@ -2,7 +2,7 @@
 
     dw[t, c, f] = sum_n sum_o x[n, o * stride + t * dilation, c] y[n, o, f]
 
-with y the cotangent of the output.  All take two-dimensional images; :mod:`cnnjax.ops.conv_trilinear` is the door.
+with y the cotangent of the output.  All take two-dimensional images; :mod:`cnnjax.ops.conv.primitive` is the door.
 """
 
 import math
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops import conv_onednn
-from cnnjax.ops.conv_algorithms import band, direct, in_blocks, lax_conv
-from cnnjax.ops.conv_winograd import kernel_of_places, of_tiles, pad_to_tiles, winograd_matrices
+from cnnjax.ops.conv import onednn
+from cnnjax.ops.conv.forward import band, direct, in_blocks, lax_conv
+from cnnjax.ops.conv.winograd import kernel_of_places, of_tiles, pad_to_tiles, winograd_matrices
 from cnnjax.ops.geometry import Windows, largest_divisor, slide
 from cnnjax.ops.patches import MANY_TAPS, columns, map_taps, pad_spatial, taps
 
@@ -32,7 +32,7 @@ def kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups: int, p
     """
     channels, features = x.shape[-1] // groups, y.shape[-1]
     of_direct = channels == 1 and groups > 1 and math.prod(windows.window) <= MANY_TAPS
-    if of_direct and groups == features and max(windows.stride) == 1 and x.ndim == 4 and conv_onednn.serves(x, y):
+    if of_direct and groups == features and max(windows.stride) == 1 and x.ndim == 4 and onednn.serves(x, y):
         return _depthwise(x, y, windows)
     if of_direct or groups > MANY_TAPS or x.ndim != 4:
         conv = direct if of_direct else lax_conv
@@ -52,7 +52,7 @@ def _chosen(x: jax.Array, y: jax.Array, windows: Windows, groups: int, precision
     Largest error over the largest weight: Winograd 5e-6, 5x5 2e-5; images 3e-6; else 1e-6.
     """
     channels, features = x.shape[-1] // groups, y.shape[-1] // groups
-    window, stride, dilation, served = windows.window, windows.stride, windows.dilation, conv_onednn.serves(x, y)
+    window, stride, dilation, served = windows.window, windows.stride, windows.dilation, onednn.serves(x, y)
     if served and precision is None and max(dilation) == 1:
         if max(stride) == 1 and _worth_winograd(windows, channels, features):
             return by_winograd
@@ -90,7 +90,7 @@ def _depthwise(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
     x = pad_spatial(x, tuple((min(low, 0), min(high, 0)) for low, high in windows.exact_padding))
     padding = ((0, 0), *((max(low, 0), max(high, 0)) for low, high in windows.exact_padding))
     volume = slide(x.shape[:3], y.shape[:3], stride=(1, *windows.dilation), padding=padding)
-    return conv_onednn.conv(x[None], y[:, :, :, None], volume, y.shape[-1])[0, 0][:, :, None]
+    return onednn.conv(x[None], y[:, :, :, None], volume, y.shape[-1])[0, 0][:, :, None]
 
 
 def _phases(windows: Windows) -> Windows:
@@ -113,7 +113,7 @@ def by_phases(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
 
 
 def by_winograd(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """The gradient of minimal filtering: for 3x3 a quarter of the products; see :mod:`cnnjax.ops.conv_winograd`."""
+    """The gradient of minimal filtering: for 3x3 a quarter of the products; see :mod:`cnnjax.ops.conv.winograd`."""
     outputs = tuple(TILES[r] for r in windows.window)
     of_input, of_kernel, of_output = zip(*map(winograd_matrices, outputs, windows.window), strict=True)
     (down, along), places = _tiles(windows)
@@ -184,7 +184,7 @@ def by_images(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
         y = jnp.transpose(y, (1, 2, 0, 3))[:, :, None]  # (H', W', 1, N, F)
         tile = Windows(x.shape[1:4], y.shape[:3], (*windows.dilation, 1), (*windows.stride, 1), ((0, 0),) * 3,
                        (*windows.window, x.shape[3]))  # fmt: skip
-        return conv_onednn.conv(x, y, tile, 1)[0]
+        return onednn.conv(x, y, tile, 1)[0]
 
     images = largest_divisor(x.shape[0], 32)
     rows = largest_divisor(windows.output[0], 5_600 // (windows.output[1] * images))
@@ -232,7 +232,7 @@ def _sum_over_tiles(part: Any, x: jax.Array, y: jax.Array, windows: Windows, ima
 
 def _matmul(a: jax.Array, b: jax.Array, transpose_a: bool = False) -> jax.Array:
     """a b or a^T b, of matrices or of as many of them."""
-    if conv_onednn.is_open() and a.dtype == "float32":
-        return conv_onednn.matmul(a, b, transpose_a)
+    if onednn.is_open() and a.dtype == "float32":
+        return onednn.matmul(a, b, transpose_a)
     batch = tuple(range(a.ndim - 2))
     return lax.dot_general(a, b, (((a.ndim - 1 - transpose_a,), (b.ndim - 2,)), (batch, batch)))

@@ -15,7 +15,7 @@ import numpy as np
 FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 # What users of PyTorch, Keras, lax, flax and ONNX type by habit, and the cnnjax spelling.
-HABITS = {
+FOREIGN_KEYWORDS = {
     "strides": "stride",
     "window_strides": "stride",
     "window_stride": "stride",
@@ -55,7 +55,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def meets_habits(op: Callable[P, R]) -> Callable[P, R]:
+def explain_keywords(op: Callable[P, R]) -> Callable[P, R]:
     """Let an op answer an unknown keyword with the cnnjax spelling of what was meant."""
     known = list(inspect.signature(op).parameters)
 
@@ -75,7 +75,7 @@ def check_keywords(op: str, given: Iterable[str], known: list[str]) -> None:
 
 
 def _unknown_keyword(op: str, name: str, known: list[str]) -> str:
-    meant = HABITS.get(name)
+    meant = FOREIGN_KEYWORDS.get(name)
     if meant in known:
         return f"{op} takes {meant}=, not {name}="
     if meant == "window" and "w" in known:

@@ -8,29 +8,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax.ops import conv_onednn
-from cnnjax.ops.arguments import (
+from cnnjax.ops.checks import (
     as_float_array,
     check_conv_arrays,
     check_output_dtype,
     check_transposed_arrays,
-    meets_habits,
+    explain_keywords,
     one_of,
     same_dtype,
 )
-from cnnjax.ops.conv_algorithms import (
+from cnnjax.ops.conv import onednn
+from cnnjax.ops.conv.forward import (
     ALGORITHMS,
     check_matrix_size,
     check_serves,
     explicit_matrix,
     im2col_if_finite,
 )
-from cnnjax.ops.conv_trilinear import conv_by_platform, transposed_by_platform
+from cnnjax.ops.conv.primitive import conv_by_platform, transposed_by_platform
 from cnnjax.ops.geometry import Windows, dilated, per_dimension, positive_sizes, resolve_padding, slide
 from cnnjax.ops.patches import MANY_TAPS, PADDING_MODES, pad_spatial
 
 
-@meets_habits
+@explain_keywords
 def conv(
     x: jax.Array,
     w: jax.Array,
@@ -121,7 +121,7 @@ def conv(
     return _compute(x, w, b, run, windows, groups, precision, compute_dtype, out_dtype)
 
 
-@meets_habits
+@explain_keywords
 def true_conv(
     x: jax.Array,
     w: jax.Array,
@@ -181,7 +181,7 @@ def true_conv(
     )
 
 
-@meets_habits
+@explain_keywords
 def depthwise_conv(
     x: jax.Array,
     w: jax.Array,
@@ -225,7 +225,7 @@ def depthwise_conv(
     return conv(x, w, b, stride=stride, padding=padding, padding_mode=padding_mode, dilation=dilation, groups=channels)
 
 
-@meets_habits
+@explain_keywords
 def separable_conv(
     x: jax.Array,
     w_depth: jax.Array,
@@ -297,7 +297,7 @@ def _check_depthwise_kernel(name: str, x: jax.Array, w: jax.Array) -> None:
         )
 
 
-@meets_habits
+@explain_keywords
 def toeplitz_matrix(
     w: jax.Array,
     spatial_shape: Any,
@@ -344,7 +344,7 @@ def toeplitz_matrix(
     return explicit_matrix(w.astype(jnp.promote_types(w.dtype, jnp.float32)), windows, groups).astype(w.dtype)
 
 
-@meets_habits
+@explain_keywords
 def conv_transpose(
     y: jax.Array,
     w: jax.Array,
@@ -544,7 +544,7 @@ def _chosen(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> Any:
         return ALGORITHMS["lax"]
     if math.prod(windows.output) == 1:
         return ALGORITHMS["im2col"]  # a single matrix product, and nothing is copied for it
-    if conv_onednn.serves(x, w) or groups > 1:
+    if onednn.serves(x, w) or groups > 1:
         return conv_by_platform
     if math.prod(windows.window) == 1:
         return ALGORITHMS["im2col"]

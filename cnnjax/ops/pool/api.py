@@ -14,20 +14,20 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.ops.arguments import (
+from cnnjax.ops.checks import (
     as_flag,
     as_float_array,
     as_number,
     as_number_array,
+    explain_keywords,
     is_local,
-    meets_habits,
     pooled_rank,
 )
 from cnnjax.ops.geometry import Sizes, Windows, as_int, per_dimension, real_taps, require_real_taps, slide
 from cnnjax.ops.patches import columns, pad_spatial, taps
 
 
-@meets_habits
+@explain_keywords
 def max_pool(
     x: jax.Array,
     window: Any,
@@ -77,7 +77,7 @@ def max_pool(
     return _max_pool(x, windows, as_flag("return_indices", return_indices))
 
 
-@meets_habits
+@explain_keywords
 def min_pool(
     x: jax.Array,
     window: Any,
@@ -113,7 +113,7 @@ def min_pool(
     return (turn(result[0]), result[1]) if return_indices else turn(result)
 
 
-@meets_habits
+@explain_keywords
 def avg_pool(
     x: jax.Array,
     window: Any,
@@ -164,7 +164,7 @@ def avg_pool(
     return (sums / jnp.asarray(count, compute_dtype)).astype(x.dtype)
 
 
-@meets_habits
+@explain_keywords
 def lp_pool(
     x: jax.Array,
     window: Any,
@@ -222,7 +222,7 @@ def lp_pool(
     return y.astype(x.dtype)
 
 
-@meets_habits
+@explain_keywords
 def pool(
     x: jax.Array,
     window: Any,
@@ -289,7 +289,7 @@ def pool(
     return y
 
 
-@meets_habits
+@explain_keywords
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """The mean of each channel over all spatial dimensions.
 
@@ -318,7 +318,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return x.mean(range(1, x.ndim - 1), dtype=compute_dtype).astype(x.dtype)
 
 
-@meets_habits
+@explain_keywords
 def global_max_pool(x: jax.Array) -> jax.Array:
     """The largest element of each channel over all spatial dimensions.
 

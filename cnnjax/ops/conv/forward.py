@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops.conv_winograd import winograd, winograd4
+from cnnjax.ops.conv.winograd import winograd, winograd4
 from cnnjax.ops.geometry import Windows, dilated, slide
 from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial, taps
 

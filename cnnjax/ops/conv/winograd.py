@@ -29,7 +29,7 @@ from cnnjax.ops.patches import pad_spatial
 
 
 def winograd(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, outputs: int = 2) -> jax.Array:
-    """The convolution by tiles of ``outputs`` per dimension; see :mod:`cnnjax.ops.conv_algorithms` for the arguments.
+    """The convolution by tiles of ``outputs`` per dimension; see :mod:`cnnjax.ops.conv.forward` for the arguments.
 
     It needs stride and dilation 1.  F(4, r) multiplies less than F(2, r) and loses more digits.
     """

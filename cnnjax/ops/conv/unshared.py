@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax.ops.arguments import as_array, as_float_array, meets_habits, same_dtype, spatial_rank
-from cnnjax.ops.conv import conv
+from cnnjax.ops.checks import as_array, as_float_array, explain_keywords, same_dtype, spatial_rank
+from cnnjax.ops.conv.api import conv
 from cnnjax.ops.geometry import Sizes, Windows, per_dimension, slide
 from cnnjax.ops.patches import unfold
 
 
-@meets_habits
+@explain_keywords
 def local_conv(
     x: jax.Array,
     w: jax.Array,
@@ -107,7 +107,7 @@ def _factors(count: int, rank: int) -> list[Sizes]:
     return [sizes for sizes in itertools.product(divisors, repeat=rank) if math.prod(sizes) == count]
 
 
-@meets_habits
+@explain_keywords
 def connected_conv(
     x: jax.Array,
     w: jax.Array,

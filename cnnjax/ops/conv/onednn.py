@@ -5,7 +5,7 @@ Both are undocumented, and end the process where they are asked for what they ca
 jaxlib versions alone on which the tests of the ops have passed, and every caller asks :func:`serves` first.
 ``CNNJAX_ONEDNN=0`` in the environment closes the door; pure lax then serves, with the same numbers to rounding.
 
-Neither has a derivative or a batching rule: :mod:`cnnjax.ops.conv_trilinear` gives them both.
+Neither has a derivative or a batching rule: :mod:`cnnjax.ops.conv.primitive` gives them both.
 """
 
 import functools

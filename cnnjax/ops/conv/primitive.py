@@ -23,11 +23,11 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.ops import conv_onednn
-from cnnjax.ops.arguments import is_local
-from cnnjax.ops.conv_algorithms import direct, im2col, lax_conv, transposed
-from cnnjax.ops.conv_kernel_gradient import kernel_gradient
-from cnnjax.ops.conv_winograd import conv_of_places, places_of_kernel
+from cnnjax.ops.checks import is_local
+from cnnjax.ops.conv import onednn
+from cnnjax.ops.conv.forward import direct, im2col, lax_conv, transposed
+from cnnjax.ops.conv.kernel_grad import kernel_gradient
+from cnnjax.ops.conv.winograd import conv_of_places, places_of_kernel
 from cnnjax.ops.geometry import Windows, largest_divisor, slide
 from cnnjax.ops.patches import MANY_TAPS, pad_spatial, taps
 
@@ -36,7 +36,7 @@ FORWARD_BYTES = 40_000_000  # of x and y in Winograd's places at a time
 
 
 def conv_by_platform(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    """The convolution; see :mod:`cnnjax.ops.conv_algorithms` for the arguments."""
+    """The convolution; see :mod:`cnnjax.ops.conv.forward` for the arguments."""
     if not is_local(x, w):
         return lax_conv(x, w, windows, groups, precision)
     if x.ndim == 3:
@@ -159,13 +159,13 @@ mlir.register_lowering(derivative_p, _lower_on_cpu, platform="cpu")
 
 
 def _forward(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    if conv_onednn.serves(x, w):
+    if onednn.serves(x, w):
         images = _images_by_winograd(x, w, windows, groups)
         if not images:
-            return conv_onednn.conv(x, w, windows, groups)
+            return onednn.conv(x, w, windows, groups)
         # one that is not finite would reach outputs that do not see it
         by_winograd = partial(_forward_by_winograd, windows=windows, images=images)
-        plain = partial(conv_onednn.conv, windows=windows, groups=1)
+        plain = partial(onednn.conv, windows=windows, groups=1)
         return lax.cond(jnp.isfinite(x).all(), by_winograd, plain, x, w)
     if w.shape[-2] == 1 and groups > 1 and math.prod(windows.window) <= MANY_TAPS:
         return direct(x, w, windows, groups, precision)
@@ -189,7 +189,7 @@ def _images_by_winograd(x: jax.Array, w: jax.Array, windows: Windows, groups: in
 
 def _forward_by_winograd(x: jax.Array, w: jax.Array, windows: Windows, images: int) -> jax.Array:
     w = places_of_kernel(w, 2)
-    product = partial(conv_onednn.matmul, transpose_a=False)
+    product = partial(onednn.matmul, transpose_a=False)
     run = partial(conv_of_places, w=w, windows=windows, outputs=2, product=product)
     if images == len(x):
         return run(x)
@@ -208,5 +208,5 @@ def _input_gradient(w: jax.Array, y: jax.Array, windows: Windows, groups: int, p
 def _in_blocks(w: jax.Array, y: jax.Array, windows: Windows, groups: int) -> bool:
     """Whether channels are too few for whole registers: blocks of neighbours then fill them."""
     *_, channels, features = w.shape
-    few = channels <= (2 if conv_onednn.serves(w, y) else 16) and features <= 16
+    few = channels <= (2 if onednn.serves(w, y) else 16) and features <= 16
     return few and groups == 1 and set(windows.stride) == set(windows.dilation) == {1}

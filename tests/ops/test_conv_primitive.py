@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cnnjax import ops
-from cnnjax.ops import conv_kernel_gradient, conv_onednn, conv_trilinear
+from cnnjax.ops.conv import kernel_grad, onednn, primitive
 from cnnjax.ops.geometry import slide
 
 #: images (N, H, W, C), kernel, keywords
@@ -37,8 +37,8 @@ CASES = {
 def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """oneDNN's door as it is on this machine, or closed."""
     if request.param == "closed":
-        monkeypatch.setattr(conv_onednn, "is_open", lambda: False)
-    elif not conv_onednn.is_open():
+        monkeypatch.setattr(onednn, "is_open", lambda: False)
+    elif not onednn.is_open():
         pytest.skip("this jaxlib has no door to oneDNN that was tested")
     jax.clear_caches()
     yield request.param
@@ -96,7 +96,7 @@ def test_as_xla_in_every_mode(door: str, case: str) -> None:
             np.testing.assert_allclose(g, e, rtol=0, atol=1e-5 * float(abs(e).max()), err_msg=f"{case}: {mode}")
 
 
-needs_door = pytest.mark.skipif(not conv_onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
+needs_door = pytest.mark.skipif(not onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
 
 
 def check_kernel_gradient(form, images, sizes, kernel, channels, features, keywords) -> None:
@@ -119,8 +119,8 @@ def check_kernel_gradient(form, images, sizes, kernel, channels, features, keywo
 
 @pytest.mark.parametrize("tile_bytes", [1, 9 * 20 * 7 * 4 * 3, 9 * 20 * 7 * 4 * 14])  # a row, three rows, two images
 def test_kernel_gradient_by_tiles(monkeypatch: pytest.MonkeyPatch, tile_bytes: int) -> None:
-    monkeypatch.setattr(conv_kernel_gradient, "TILE_BYTES", tile_bytes)
-    check_kernel_gradient(conv_kernel_gradient.by_tiles, 4, (7, 7), (3, 3), 20, 18, {"padding": 1})
+    monkeypatch.setattr(kernel_grad, "TILE_BYTES", tile_bytes)
+    check_kernel_gradient(kernel_grad.by_tiles, 4, (7, 7), (3, 3), 20, 18, {"padding": 1})
 
 
 @needs_door
@@ -137,7 +137,7 @@ def test_kernel_gradient_by_tiles(monkeypatch: pytest.MonkeyPatch, tile_bytes: i
     ],
 )
 def test_kernel_gradient_by_images(size, kernel, keywords) -> None:
-    check_kernel_gradient(conv_kernel_gradient.by_images, 17, size, kernel, 19, 18, keywords)
+    check_kernel_gradient(kernel_grad.by_images, 17, size, kernel, 19, 18, keywords)
 
 
 @needs_door
@@ -152,16 +152,16 @@ def test_kernel_gradient_by_images(size, kernel, keywords) -> None:
     ],
 )
 def test_kernel_gradient_by_winograd(monkeypatch, places_bytes, size, kernel, padding) -> None:
-    monkeypatch.setattr(conv_kernel_gradient, "PLACES_BYTES", places_bytes)
-    monkeypatch.setattr(conv_kernel_gradient, "MOST_PRODUCTS", 7 * 10 - 1)  # so the features come in halves
-    check_kernel_gradient(conv_kernel_gradient.by_winograd, 3, size, kernel, 7, 10, {"padding": padding})
+    monkeypatch.setattr(kernel_grad, "PLACES_BYTES", places_bytes)
+    monkeypatch.setattr(kernel_grad, "MOST_PRODUCTS", 7 * 10 - 1)  # so the features come in halves
+    check_kernel_gradient(kernel_grad.by_winograd, 3, size, kernel, 7, 10, {"padding": padding})
 
 
 @needs_door
 @pytest.mark.parametrize("size", [(23, 19), (26, 40)])
 def test_kernel_gradient_by_phases(size) -> None:
     keywords = {"stride": (4, 2), "padding": ((1, 2), (0, 3))}
-    check_kernel_gradient(conv_kernel_gradient.by_phases, 3, size, (11, 5), 3, 8, keywords)
+    check_kernel_gradient(kernel_grad.by_phases, 3, size, (11, 5), 3, 8, keywords)
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 10**9])  # an image at a time, all at once
@@ -174,15 +174,15 @@ def test_kernel_gradient_by_phases(size) -> None:
     ],
 )
 def test_kernel_gradient_by_blocks(monkeypatch, tile_bytes, kernel, features) -> None:
-    monkeypatch.setattr(conv_kernel_gradient, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(kernel_grad, "TILE_BYTES", tile_bytes)
     keywords = {"padding": ((1, 2), (2, 0)), "stride": (2, 1), "dilation": (2, 1)}
-    check_kernel_gradient(conv_kernel_gradient.by_blocks, 3, (13, 11), kernel, 2, features, keywords)
+    check_kernel_gradient(kernel_grad.by_blocks, 3, (13, 11), kernel, 2, features, keywords)
 
 
 @needs_door
 @pytest.mark.parametrize("forward_bytes", [4 * 16 * 3 * 3 * 700, 10**9])  # an image at a time, all at once
 def test_very_wide_convolutions_are_exact_and_keep_nan_where_it_is(monkeypatch, forward_bytes) -> None:
-    monkeypatch.setattr(conv_trilinear, "FORWARD_BYTES", forward_bytes)
+    monkeypatch.setattr(primitive, "FORWARD_BYTES", forward_bytes)
     x, w = (np.random.default_rng(0).normal(size=s).astype("float32") for s in ((2, 7, 5, 300), (3, 3, 300, 400)))
     text = jax.jit(ops.conv).lower(x, w).as_text()
     assert text.count("@__onednn$matmul") == 1 and text.count("@__onednn$convolution") == 1
@@ -214,7 +214,7 @@ def test_accelerators_get_xlas_convolutions() -> None:
     for platform in ("cuda", "tpu"):
         text = jax.jit(gradients).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
         assert text.count("stablehlo.convolution(") == 3 and "onednn" not in text and "while" not in text
-    if conv_onednn.is_open():
+    if onednn.is_open():
         text = jax.jit(gradients).trace(*arrays).lower(lowering_platforms=("cpu",)).as_text()
         assert text.count("@__onednn$convolution") == 2 and "stablehlo.convolution" not in text
 
@@ -222,10 +222,10 @@ def test_accelerators_get_xlas_convolutions() -> None:
 def test_what_would_end_the_process_is_refused() -> None:
     windows = slide((8, 8), (3, 3), padding=-1)
     with pytest.raises(ValueError, match="no negative padding"):
-        conv_onednn.conv(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)), windows, 1)
+        onednn.conv(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)), windows, 1)
     with pytest.raises(ValueError, match="the output"):
         wrong = slide((8, 8), (3, 3))._replace(output=(5, 6))
-        conv_onednn.conv(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)), wrong, 1)
+        onednn.conv(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)), wrong, 1)
     x = jnp.ones((1, 8, 8, 4))
-    assert not conv_onednn.serves(x.astype("float16"), x)
-    assert not conv_onednn.serves(x[:0], x)
+    assert not onednn.serves(x.astype("float16"), x)
+    assert not onednn.serves(x[:0], x)

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.ops.arguments import as_float_array, check_conv_arrays, meets_habits, same_dtype
+from cnnjax.ops.checks import as_float_array, check_conv_arrays, explain_keywords, same_dtype
 from cnnjax.ops.geometry import Windows, as_int, slide
 from cnnjax.ops.patches import pad_spatial
 
 
-@meets_habits
+@explain_keywords
 def deform_conv(
     x: jax.Array,
     w: jax.Array,

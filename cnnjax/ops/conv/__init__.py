@@ -1,0 +1,1 @@
+"""Convolution: the documented functions, and the forms that compute them."""

@@ -1,0 +1,1 @@
+"""Pooling: one number from each window of each channel."""
