@@ -21,11 +21,11 @@ from cnnjax.ops.checks import (
     as_number,
     as_number_array,
     check_key,
-    explain_keywords,
     one_of,
     same_dtype,
 )
 from cnnjax.ops.geometry import as_int
+from cnnjax.ops.public import public_op
 
 __all__ = [
     "celu",
@@ -122,7 +122,7 @@ def _from_jax(op: Callable[..., jax.Array], formula: str, *, integers: bool = Fa
         ValueError: an axis is none of x's.
     """
     checked.__signature__ = signature  # type: ignore[attr-defined]
-    return explain_keywords(checked)
+    return public_op(checked)
 
 
 def _parameter(name: str, value: Any, x: jax.Array) -> Any:
@@ -156,7 +156,7 @@ tanh = _from_jax(jax.nn.tanh, "tanh(x).")
 # ---- of one element ----
 
 
-@explain_keywords
+@public_op
 def celu(x: jax.Array, alpha: Any = 1.0) -> jax.Array:
     """x where x > 0, else alpha (exp(x / alpha) - 1); alpha a number other than 0, or an array of x's dtype.
 
@@ -170,7 +170,7 @@ def celu(x: jax.Array, alpha: Any = 1.0) -> jax.Array:
     return jax.nn.celu(x, alpha)
 
 
-@explain_keywords
+@public_op
 def scaled_tanh(x: jax.Array, amplitude: float = 1.7159, slope: float = 2 / 3) -> jax.Array:
     """LeNet-5's squashing function, which takes 1 to 1 and -1 to -1:  A tanh(S x).
 
@@ -184,7 +184,7 @@ def scaled_tanh(x: jax.Array, amplitude: float = 1.7159, slope: float = 2 / 3) -
     return as_number("amplitude", amplitude) * jnp.tanh(as_number("slope", slope) * as_float_array("x", x))
 
 
-@explain_keywords
+@public_op
 def gelu(x: jax.Array, approximate: Any = False) -> jax.Array:
     """The Gaussian error linear unit:  x P(X <= x) with X standard normal.
 
@@ -215,7 +215,7 @@ def _normal_cdf_jvp(primals: Any, tangents: Any) -> Any:
     return _normal_cdf(x), dx * jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
 
 
-@explain_keywords
+@public_op
 def softplus(x: jax.Array, beta: float = 1.0, threshold: float | None = None) -> jax.Array:
     """log(1 + exp(beta x)) / beta; where beta x > threshold, if one is given, x itself (PyTorch has 20).
 
@@ -232,13 +232,13 @@ def softplus(x: jax.Array, beta: float = 1.0, threshold: float | None = None) ->
     return y if threshold is None else jnp.where(beta * x > as_number("threshold", threshold), x, y)
 
 
-@explain_keywords
+@public_op
 def exponential(x: jax.Array) -> jax.Array:
     """exp(x)."""
     return jnp.exp(as_float_array("x", x))
 
 
-@explain_keywords
+@public_op
 def hard_tanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
     """x, kept between min_val and max_val.
 
@@ -254,7 +254,7 @@ def hard_tanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.
     return jnp.where(x <= least, least, jnp.where(x >= most, most, x)).astype(x.dtype)
 
 
-@explain_keywords
+@public_op
 def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     """x drawn lambd nearer to 0:  sign(x) max(|x| - lambd, 0).
 
@@ -268,7 +268,7 @@ def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     return jnp.where(jnp.abs(x) <= lambd, jnp.zeros((), x.dtype), x - jnp.sign(x) * lambd)
 
 
-@explain_keywords
+@public_op
 def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     """x where |x| > lambd, else 0.
 
@@ -279,14 +279,14 @@ def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     return jnp.where(jnp.abs(x) <= lambd, jnp.zeros((), x.dtype), x)
 
 
-@explain_keywords
+@public_op
 def tanhshrink(x: jax.Array) -> jax.Array:
     """x - tanh(x)."""
     x = as_float_array("x", x)
     return x - jnp.tanh(x)
 
 
-@explain_keywords
+@public_op
 def threshold(x: jax.Array, threshold: float, value: float = 0.0) -> jax.Array:
     """x where x > threshold, else value.
 
@@ -297,7 +297,7 @@ def threshold(x: jax.Array, threshold: float, value: float = 0.0) -> jax.Array:
     return jnp.where(x <= as_number("threshold", threshold), jnp.asarray(value, x.dtype), x)
 
 
-@explain_keywords
+@public_op
 def leaky_relu(x: jax.Array, negative_slope: Any = 0.01) -> jax.Array:
     """x where x > 0, else negative_slope x.  Keras's slope is 0.2.
 
@@ -311,7 +311,7 @@ def leaky_relu(x: jax.Array, negative_slope: Any = 0.01) -> jax.Array:
     return jnp.where(x > 0, x, _parameter("negative_slope", negative_slope, x) * x)
 
 
-@explain_keywords
+@public_op
 def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
     """The parametric relu: x where x > 0, else slope x; slope one number, or one per channel, to be learned.
 
@@ -339,7 +339,7 @@ def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
     return jnp.where(x > 0, x, slope * x)
 
 
-@explain_keywords
+@public_op
 def rrelu(x: jax.Array, lower: float = 1 / 8, upper: float = 1 / 3, *, key: Any = None) -> jax.Array:
     """The randomised leaky relu: x where x > 0, else a x, a drawn per element between lower and upper.
 
@@ -371,13 +371,13 @@ def _at_least_0(name: str, value: Any) -> float:
 # ---- along an axis ----
 
 
-@explain_keywords
+@public_op
 def softmin(x: jax.Array, axis: int = -1) -> jax.Array:
     """softmax(-x)."""
     return softmax(-as_float_array("x", x), axis)
 
 
-@explain_keywords
+@public_op
 def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
     """The nearest point to x that has no negative entries and sums to 1 along an axis:  max(x - tau, 0).
 
@@ -398,7 +398,7 @@ def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
     return jax.nn.relu(wide - tau.astype(wide.dtype)).astype(x.dtype)
 
 
-@explain_keywords
+@public_op
 def crelu(x: jax.Array, axis: int = -1) -> jax.Array:
     """relu(x) and relu(-x) side by side: twice the channels.
 
@@ -413,7 +413,7 @@ def crelu(x: jax.Array, axis: int = -1) -> jax.Array:
     return jax.nn.relu(jnp.concatenate([x, -x], _axis(x, axis)))
 
 
-@explain_keywords
+@public_op
 def maxout(x: jax.Array, pieces: int, axis: int = -1) -> jax.Array:
     """The largest of every ``pieces`` channels that stand side by side; the first of equals takes the gradient.
 
@@ -433,7 +433,7 @@ def maxout(x: jax.Array, pieces: int, axis: int = -1) -> jax.Array:
     return jnp.take_along_axis(x, first, axis=axis + 1).squeeze(axis + 1)
 
 
-@explain_keywords
+@public_op
 def glu(x: jax.Array, axis: int = -1) -> jax.Array:
     """The gated linear unit: the first half of the axis times sigmoid of the second.
 
@@ -446,7 +446,7 @@ def glu(x: jax.Array, axis: int = -1) -> jax.Array:
     return _gated(x, axis, jax.nn.sigmoid)
 
 
-@explain_keywords
+@public_op
 def reglu(x: jax.Array, axis: int = -1) -> jax.Array:
     """The gated linear unit with relu: the first half of the axis times relu of the second.
 
@@ -458,13 +458,13 @@ def reglu(x: jax.Array, axis: int = -1) -> jax.Array:
     return _gated(x, axis, jax.nn.relu)
 
 
-@explain_keywords
+@public_op
 def geglu(x: jax.Array, axis: int = -1) -> jax.Array:
     """The gated linear unit with gelu (the exact one): :func:`reglu` with another gate."""
     return _gated(x, axis, gelu)
 
 
-@explain_keywords
+@public_op
 def swiglu(x: jax.Array, axis: int = -1) -> jax.Array:
     """The gated linear unit with silu: :func:`reglu` with another gate.
 

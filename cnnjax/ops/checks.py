@@ -3,10 +3,8 @@
 Sizes and windows are checked in :mod:`cnnjax.ops.geometry`.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,21 +48,6 @@ FOREIGN_KEYWORDS = {
     "data_format": "channels-last arrays, (N, *S, C), always",
     "dimension_numbers": "channels-last arrays, (N, *S, C), always",
 }
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def explain_keywords(op: Callable[P, R]) -> Callable[P, R]:
-    """Let an op answer an unknown keyword with the cnnjax spelling of what was meant."""
-    known = list(inspect.signature(op).parameters)
-
-    @functools.wraps(op)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_keywords(op.__name__, kwargs, known)
-        return op(*args, **kwargs)
-
-    return checked
 
 
 def check_keywords(op: str, given: Iterable[str], known: list[str]) -> None:

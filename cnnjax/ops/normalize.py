@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.checks import as_float_array, as_number, explain_keywords, pooled_rank
+from cnnjax.ops.checks import as_float_array, as_number, pooled_rank
 from cnnjax.ops.geometry import as_int, slide
 from cnnjax.ops.pool.api import sum_of_windows
+from cnnjax.ops.public import public_op
 
 
-@explain_keywords
+@public_op
 def local_response_norm(
     x: jax.Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> jax.Array:
@@ -57,7 +58,7 @@ def local_response_norm(
     return _normalize(x, size, alpha, beta, k)
 
 
-@explain_keywords
+@public_op
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

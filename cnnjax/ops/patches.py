@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax.ops.checks import as_number_array, explain_keywords, one_of, pooled_rank, spatial_rank
+from cnnjax.ops.checks import as_number_array, one_of, pooled_rank, spatial_rank
 from cnnjax.ops.geometry import (
     PADDING_NAMES,
     Pads,
@@ -22,6 +22,7 @@ from cnnjax.ops.geometry import (
     resolve_padding,
     slide,
 )
+from cnnjax.ops.public import public_op
 
 #: A program with a piece of its own for each tap takes seconds to compile up to here, and soon minutes beyond.
 MANY_TAPS = 64
@@ -29,7 +30,7 @@ MANY_TAPS = 64
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-@explain_keywords
+@public_op
 def pad(x: jax.Array, padding: Any, *, mode: str = "zeros", value: float = 0.0) -> jax.Array:
     """x with its spatial dimensions padded, or cropped where the padding is negative.
 
@@ -84,7 +85,7 @@ def pad(x: jax.Array, padding: Any, *, mode: str = "zeros", value: float = 0.0) 
     return pad_spatial(x, pads, mode=mode, value=value)
 
 
-@explain_keywords
+@public_op
 def unfold(x: jax.Array, window: Any, *, stride: Any = 1, padding: Any = "VALID", dilation: Any = 1) -> jax.Array:
     """The input under each window, side by side ("im2col").
 
@@ -120,7 +121,7 @@ def unfold(x: jax.Array, window: Any, *, stride: Any = 1, padding: Any = "VALID"
     return columns(pad_spatial(x, windows.exact_padding), windows)
 
 
-@explain_keywords
+@public_op
 def fold(
     cols: jax.Array,
     spatial_shape: Sequence[int],
@@ -189,7 +190,7 @@ def _put(piece: jax.Array, tap: Sizes, windows: Windows) -> jax.Array:
     return lax.pad(piece, jnp.zeros((), piece.dtype), [(0, 0, 0), *config, (0, 0, 0)])
 
 
-@explain_keywords
+@public_op
 def pixel_shuffle(x: jax.Array, r: Any) -> jax.Array:
     """Channels spread out over blocks of r pixels a side: the sub-pixel convolution's last step.
 
@@ -229,7 +230,7 @@ def pixel_shuffle(x: jax.Array, r: Any) -> jax.Array:
     return x.transpose(0, *pairs, 1 + rank).reshape(batch, *out, channels // math.prod(r))
 
 
-@explain_keywords
+@public_op
 def pixel_unshuffle(x: jax.Array, r: Any) -> jax.Array:
     """Blocks of r pixels a side gathered into channels: the inverse of :func:`pixel_shuffle`.
 
@@ -265,7 +266,7 @@ def pixel_unshuffle(x: jax.Array, r: Any) -> jax.Array:
     return x.transpose(0, *outer, 2 * rank + 1, *inner).reshape(batch, *split[::2], channels * math.prod(r))
 
 
-@explain_keywords
+@public_op
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
     """Channels dealt out anew, so that a grouped convolution sees all groups of the one before it.
 

@@ -13,7 +13,6 @@ from cnnjax.ops.checks import (
     check_conv_arrays,
     check_output_dtype,
     check_transposed_arrays,
-    explain_keywords,
     one_of,
     same_dtype,
 )
@@ -28,9 +27,10 @@ from cnnjax.ops.conv.forward import (
 from cnnjax.ops.conv.primitive import conv_by_platform, transposed_by_platform
 from cnnjax.ops.geometry import Windows, dilated, per_dimension, positive_sizes, resolve_padding, slide
 from cnnjax.ops.patches import MANY_TAPS, PADDING_MODES, pad_spatial
+from cnnjax.ops.public import public_op
 
 
-@explain_keywords
+@public_op
 def conv(
     x: jax.Array,
     w: jax.Array,
@@ -121,7 +121,7 @@ def conv(
     return _compute(x, w, b, run, windows, groups, precision, compute_dtype, out_dtype)
 
 
-@explain_keywords
+@public_op
 def true_conv(
     x: jax.Array,
     w: jax.Array,
@@ -181,7 +181,7 @@ def true_conv(
     )
 
 
-@explain_keywords
+@public_op
 def depthwise_conv(
     x: jax.Array,
     w: jax.Array,
@@ -225,7 +225,7 @@ def depthwise_conv(
     return conv(x, w, b, stride=stride, padding=padding, padding_mode=padding_mode, dilation=dilation, groups=channels)
 
 
-@explain_keywords
+@public_op
 def separable_conv(
     x: jax.Array,
     w_depth: jax.Array,
@@ -297,7 +297,7 @@ def _check_depthwise_kernel(name: str, x: jax.Array, w: jax.Array) -> None:
         )
 
 
-@explain_keywords
+@public_op
 def toeplitz_matrix(
     w: jax.Array,
     spatial_shape: Any,
@@ -344,7 +344,7 @@ def toeplitz_matrix(
     return explicit_matrix(w.astype(jnp.promote_types(w.dtype, jnp.float32)), windows, groups).astype(w.dtype)
 
 
-@explain_keywords
+@public_op
 def conv_transpose(
     y: jax.Array,
     w: jax.Array,

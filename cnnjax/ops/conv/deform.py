@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.ops.checks import as_float_array, check_conv_arrays, explain_keywords, same_dtype
+from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
 from cnnjax.ops.geometry import Windows, as_int, slide
 from cnnjax.ops.patches import pad_spatial
+from cnnjax.ops.public import public_op
 
 
-@explain_keywords
+@public_op
 def deform_conv(
     x: jax.Array,
     w: jax.Array,

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax.ops.checks import as_float_array, check_conv_arrays, explain_keywords, same_dtype
+from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
 from cnnjax.ops.conv.api import conv_transpose
 from cnnjax.ops.geometry import Windows, positive_sizes, slide
 from cnnjax.ops.patches import map_taps, pad_spatial
+from cnnjax.ops.public import public_op
 
 
-@explain_keywords
+@public_op
 def conv_input_grad(
     dy: jax.Array,
     w: jax.Array,
@@ -55,7 +56,7 @@ def conv_input_grad(
     return conv_transpose(dy, w, **geometry, output_shape=windows.sizes, groups=groups)
 
 
-@explain_keywords
+@public_op
 def conv_kernel_grad(
     x: jax.Array,
     dy: jax.Array,

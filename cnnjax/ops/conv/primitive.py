@@ -30,6 +30,7 @@ from cnnjax.ops.conv.kernel_grad import kernel_gradient
 from cnnjax.ops.conv.winograd import conv_of_places, places_of_kernel
 from cnnjax.ops.geometry import Windows, largest_divisor, slide
 from cnnjax.ops.patches import MANY_TAPS, pad_spatial, taps
+from cnnjax.ops.primitives import aval_like
 
 OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
 FORWARD_BYTES = 40_000_000  # of x and y in Winograd's places at a time
@@ -87,7 +88,7 @@ def _shape(a: Any, b: Any, *, of: str, windows: Windows, groups: int, precision:
         shape = (arrays["y"][0], *windows.sizes, arrays["w"][-2] * groups)
     else:
         shape = (*windows.window, arrays["x"][-1] // groups, arrays["y"][-1])
-    return jax.core.ShapedArray(shape, a.dtype)
+    return aval_like(a if isinstance(a, jax.core.AbstractValue) else jax.typeof(a), shape)
 
 
 def _transpose_rule(position: int) -> Any:

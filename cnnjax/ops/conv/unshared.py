@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax.ops.checks import as_array, as_float_array, explain_keywords, same_dtype, spatial_rank
+from cnnjax.ops.checks import as_array, as_float_array, same_dtype, spatial_rank
 from cnnjax.ops.conv.api import conv
 from cnnjax.ops.geometry import Sizes, Windows, per_dimension, slide
 from cnnjax.ops.patches import unfold
+from cnnjax.ops.public import public_op
 
 
-@explain_keywords
+@public_op
 def local_conv(
     x: jax.Array,
     w: jax.Array,
@@ -107,7 +108,7 @@ def _factors(count: int, rank: int) -> list[Sizes]:
     return [sizes for sizes in itertools.product(divisors, repeat=rank) if math.prod(sizes) == count]
 
 
-@explain_keywords
+@public_op
 def connected_conv(
     x: jax.Array,
     w: jax.Array,

@@ -12,22 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from cnnjax.ops.checks import (
     as_flag,
     as_float_array,
     as_number,
     as_number_array,
-    explain_keywords,
     is_local,
     pooled_rank,
 )
 from cnnjax.ops.geometry import Sizes, Windows, as_int, per_dimension, real_taps, require_real_taps, slide
 from cnnjax.ops.patches import columns, pad_spatial, taps
+from cnnjax.ops.primitives import (
+    aval_like,
+    define_batching_by_examples,
+    define_eager_call,
+    define_nan_check,
+    define_taylor_rule,
+)
+from cnnjax.ops.public import public_op
 
 
-@explain_keywords
+@public_op
 def max_pool(
     x: jax.Array,
     window: Any,
@@ -77,7 +84,7 @@ def max_pool(
     return _max_pool(x, windows, as_flag("return_indices", return_indices))
 
 
-@explain_keywords
+@public_op
 def min_pool(
     x: jax.Array,
     window: Any,
@@ -113,7 +120,7 @@ def min_pool(
     return (turn(result[0]), result[1]) if return_indices else turn(result)
 
 
-@explain_keywords
+@public_op
 def avg_pool(
     x: jax.Array,
     window: Any,
@@ -164,7 +171,7 @@ def avg_pool(
     return (sums / jnp.asarray(count, compute_dtype)).astype(x.dtype)
 
 
-@explain_keywords
+@public_op
 def lp_pool(
     x: jax.Array,
     window: Any,
@@ -222,7 +229,7 @@ def lp_pool(
     return y.astype(x.dtype)
 
 
-@explain_keywords
+@public_op
 def pool(
     x: jax.Array,
     window: Any,
@@ -289,7 +296,7 @@ def pool(
     return y
 
 
-@explain_keywords
+@public_op
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """The mean of each channel over all spatial dimensions.
 
@@ -318,7 +325,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return x.mean(range(1, x.ndim - 1), dtype=compute_dtype).astype(x.dtype)
 
 
-@explain_keywords
+@public_op
 def global_max_pool(x: jax.Array) -> jax.Array:
     """The largest element of each channel over all spatial dimensions.
 
@@ -426,7 +433,8 @@ summed_p = Primitive("cnnjax_summed")
 
 @summed_p.def_abstract_eval
 def _summed_shape(a: Any, *, of: str, windows: Windows) -> Any:
-    return jax.core.ShapedArray((a.shape[0], *(windows.output if of == "y" else windows.sizes), a.shape[-1]), a.dtype)
+    shape = (a.shape[0], *(windows.output if of == "y" else windows.sizes), a.shape[-1])
+    return aval_like(a, shape)
 
 
 def _summed(a: jax.Array, *, of: str, windows: Windows) -> jax.Array:
@@ -446,25 +454,12 @@ def _transposed_sum(cotangent: Any, a: Any, *, of: str, windows: Windows) -> lis
     return [summed_p.bind(cotangent, of="x" if of == "y" else "y", windows=windows)]
 
 
-def _mapped_into_batch(primitive: Primitive) -> Any:
-    """The batching rule of a primitive whose arrays all begin with the batch: the mapped axis joins it."""
-
-    def rule(arguments: Any, axes: Any, **static: Any) -> tuple[jax.Array, int]:
-        size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
-        many = [
-            jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-            for a, axis in zip(arguments, axes, strict=True)
-        ]
-        result = primitive.bind(*(a.reshape(-1, *a.shape[2:]) for a in many), **static)
-        return result.reshape(size, many[0].shape[1], *result.shape[1:]), 0
-
-    return rule
-
-
 ad.deflinear2(summed_p, _transposed_sum)
-batching.primitive_batchers[summed_p] = _mapped_into_batch(summed_p)
+define_batching_by_examples(summed_p)
 mlir.register_lowering(summed_p, mlir.lower_fun(_summed, multiple_results=False))
-summed_p.def_impl(jax.jit(_summed, static_argnames=("of", "windows")))
+define_eager_call(summed_p, ("of", "windows"))
+define_nan_check(summed_p)
+define_taylor_rule(summed_p, linear_in=(0,))
 
 
 def _slices_along(x: jax.Array, windows: Windows, axis: int) -> list[jax.Array]:
@@ -607,7 +602,8 @@ picked_p = Primitive("cnnjax_picked")
 @picked_p.def_abstract_eval
 def _picked_shape(a: Any, place: Any, *, of: str, windows: Windows) -> Any:
     sizes = windows.output if of == "y" else windows.sizes
-    return jax.core.ShapedArray((place.shape[0], *sizes, place.shape[-1]), a.dtype)
+    shape = (place.shape[0], *sizes, place.shape[-1])
+    return aval_like(a, shape)
 
 
 def _picked(a: jax.Array, place: jax.Array, *, of: str, windows: Windows) -> jax.Array:
@@ -622,9 +618,11 @@ def _transposed_pick(cotangent: Any, a: Any, place: jax.Array, *, of: str, windo
 
 ad.defjvp(picked_p, lambda da, a, place, **static: picked_p.bind(da, place, **static), None)
 ad.primitive_transposes[picked_p] = _transposed_pick
-batching.primitive_batchers[picked_p] = _mapped_into_batch(picked_p)
+define_batching_by_examples(picked_p)
 mlir.register_lowering(picked_p, mlir.lower_fun(_picked, multiple_results=False))
-picked_p.def_impl(jax.jit(_picked, static_argnames=("of", "windows")))
+define_eager_call(picked_p, ("of", "windows"))
+define_nan_check(picked_p)
+define_taylor_rule(picked_p, linear_in=(0,))
 
 
 @partial(jax.jit, static_argnums=2)

@@ -15,16 +15,16 @@ from cnnjax.ops.checks import (
     as_float_array,
     as_number_array,
     check_key,
-    explain_keywords,
     pooled_rank,
 )
 from cnnjax.ops.geometry import Sizes, per_dimension, positive_sizes
 from cnnjax.ops.pool.api import avg_pool, elements, max_pool, slide_pool
+from cnnjax.ops.public import public_op
 
 # A window along one dimension is a row of indices; a table (S', k) holds one row per window.
 
 
-@explain_keywords
+@public_op
 def adaptive_avg_pool(x: jax.Array, output_size: Any) -> jax.Array:
     """The mean over windows that divide the input as evenly as can be into a given number.
 
@@ -67,7 +67,7 @@ def adaptive_avg_pool(x: jax.Array, output_size: Any) -> jax.Array:
     return sums.astype(x.dtype)
 
 
-@explain_keywords
+@public_op
 def adaptive_max_pool(x: jax.Array, output_size: Any, *, return_indices: bool = False) -> Any:
     """The largest element of windows that divide the input as evenly as can be into a given number.
 
@@ -107,7 +107,7 @@ def adaptive_max_pool(x: jax.Array, output_size: Any, *, return_indices: bool = 
     return (y, index) if return_indices else y
 
 
-@explain_keywords
+@public_op
 def fractional_max_pool(
     x: jax.Array,
     window: Any,
@@ -175,7 +175,7 @@ def fractional_max_pool(
     return (y, index) if return_indices else y
 
 
-@explain_keywords
+@public_op
 def stochastic_pool(
     x: jax.Array,
     window: Any,
@@ -224,7 +224,7 @@ def stochastic_pool(
     return _drawn_by_value(elements(x, windows), key, compute_dtype)
 
 
-@explain_keywords
+@public_op
 def max_unpool(y: jax.Array, indices: jax.Array, spatial_shape: Any) -> jax.Array:
     """The way back from a max-pool: each value returns to the index it came from, all else is zero.
 
