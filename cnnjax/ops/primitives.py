@@ -1,6 +1,7 @@
 """What JAX asks of a primitive of ours beside its derivative and its lowering, in one place."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
