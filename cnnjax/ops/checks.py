@@ -3,6 +3,7 @@
 Sizes and windows are checked in :mod:`cnnjax.ops.geometry`.
 """
 
+import operator
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -14,6 +15,8 @@ import numpy as np
 Precision: TypeAlias = jax.lax.PrecisionLike
 DType: TypeAlias = jax.typing.DTypeLike
 
+# Names of `jax.lax.Precision` that `jax.default_matmul_precision` may hold.
+PRECISIONS = ("default", "high", "highest", "bfloat16", "bfloat16_3x", "float32", "tensorfloat32", "fastest")
 FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 # What users of PyTorch, Keras, lax, flax and ONNX type by habit, and the cnnjax spelling.
@@ -153,16 +156,17 @@ def pooled_rank(x: jax.Array, window: Any, name: str = "window") -> int:
     return rank
 
 
-def _check_groups(groups: Any) -> None:
-    if isinstance(groups, bool) or not isinstance(groups, int):
+def _as_groups(groups: Any) -> int:
+    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
         raise TypeError(f"groups must be an int, got {groups!r}")
-    if groups < 1:
+    if operator.index(groups) < 1:
         raise ValueError(f"groups must be at least 1, got {groups}")
+    return operator.index(groups)
 
 
-def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> None:
+def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> int:
     """x (N, *S, C), w (*K, C // groups, F), b (F,): check ranks and channels, know foreign layouts."""
-    _check_groups(groups)
+    groups = _as_groups(groups)
     shapes = f"got x {x.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
     if w.ndim not in (3, 4, 5):
         raise ValueError(f"w must be (*K, C // groups, F) with one to three spatial dimensions, {shapes}")
@@ -180,11 +184,12 @@ def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> None:
     if b is not None and b.shape != (features,):
         hint = f"; {_turn_w(w)}" if b.shape == w.shape[:1] else ""
         raise ValueError(f"b must have shape ({features},), one per output channel of w, got {b.shape}{hint}")
+    return groups
 
 
-def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, groups: Any) -> None:
+def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, groups: Any) -> int:
     """y (N, *S', F), w (*K, C // groups, F), b (C,): check ranks and channels, know foreign layouts."""
-    _check_groups(groups)
+    groups = _as_groups(groups)
     shapes = f"got y {y.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
     if w.ndim not in (3, 4, 5):
         raise ValueError(f"w must be (*K, C // groups, F) with one to three spatial dimensions, {shapes}")
@@ -208,6 +213,7 @@ def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, gro
     channels = w.shape[-2] * groups
     if b is not None and b.shape != (channels,):
         raise ValueError(f"b must have shape ({channels},), one per channel of the result, got {b.shape}")
+    return groups
 
 
 def _layout_hint(x: jax.Array, w: jax.Array, groups: int) -> str:
@@ -225,6 +231,24 @@ def _layout_hint(x: jax.Array, w: jax.Array, groups: int) -> str:
 def _turn_w(w: jax.Array) -> str:
     axes = ", ".join(map(str, (*range(2, w.ndim), 1, 0)))
     return f"w looks like PyTorch's (F, C // groups, *K): cnnjax wants (*K, C // groups, F), w.transpose({axes})"
+
+
+def as_precision(precision: Any) -> Precision:
+    """Returns the precision of products, hashable; for None that of `jax.default_matmul_precision`, if there is one."""
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        if precision not in PRECISIONS:  # None, or the name of an algorithm for products of matrices
+            return None
+    for part in precision if isinstance(precision, tuple | list) else (precision,):
+        if part is None or isinstance(part, jax.lax.DotAlgorithmPreset):
+            continue
+        try:
+            jax.lax.Precision(part)
+        except ValueError:
+            raise ValueError(
+                f"precision must be None, a jax.lax.Precision or its name, or two of them, got {precision!r}"
+            ) from None
+    return tuple(precision) if isinstance(precision, list) else precision
 
 
 def check_output_dtype(preferred_element_type: Any) -> None:
