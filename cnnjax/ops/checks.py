@@ -4,11 +4,15 @@ Sizes and windows are checked in :mod:`cnnjax.ops.geometry`.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# None, "highest" and its like, a `jax.lax.Precision`, a `jax.lax.DotAlgorithmPreset`, or a pair of the first two kinds.
+Precision: TypeAlias = jax.lax.PrecisionLike
+DType: TypeAlias = jax.typing.DTypeLike
 
 FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
 

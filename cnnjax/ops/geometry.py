@@ -12,6 +12,11 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+# What a caller may write; NumPy's ints and arrays of ints count as ints and sequences of ints.
+Ints = int | Sequence[int]
+Padding = str | int | Sequence[int | tuple[int, int]]
+
+# The same in full, one entry per spatial dimension.
 Sizes = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
 
