@@ -1,9 +1,9 @@
 """Arrays in, arrays out: convolutions, poolings and their geometry as pure functions.
 
-Precision: float32, float64, bfloat16 and float16 in, the same out.  Sums are accumulated in float32, or in float64
-where that is the dtype, and rounded once at the end.  Largest error over largest output, of sums over thousands of
+Precision: float32, float64, bfloat16 and float16 in, the same out. Sums are accumulated in float32, or in float64
+where that is the dtype, and rounded once at the end. Largest error over largest output, of sums over thousands of
 elements, for values and gradients: float64 1e-14, float32 5e-6, float16 1e-3, bfloat16 8e-3
-(tests/ops/test_precision.py holds every op to it).  :func:`conv` says where one of its algorithms loses more.
+(tests/ops/test_precision.py holds every op to it). `conv` says where one of its algorithms loses more.
 Maxima, paddings, unpooling and shuffles are exact, in integers too; ops that add or multiply refuse integers.
 """
 

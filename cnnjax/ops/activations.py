@@ -1,8 +1,8 @@
 """The activation functions of the textbooks, of PyTorch and of Keras, by their usual names.
 
 What jax.nn has is passed on behind a door that checks the arguments; what it lacks, or takes fewer arguments for,
-is written here.  The functions of one element work on arrays of any shape; the others say which axis they work
-along.  At a kink the derivative is that of the flat or left-hand side, as in PyTorch.  Where x is NaN the functions
+is written here. The functions of one element work on arrays of any shape; the others say which axis they work
+along. At a kink the derivative is that of the flat or left-hand side, as in PyTorch. Where x is NaN the functions
 give NaN, and their derivatives whatever their branches happen to give.
 """
 
@@ -87,10 +87,10 @@ def _from_jax(op: Callable[..., jax.Array], formula: str, *, integers: bool = Fa
     """A function of jax.nn under its own name and with its own parameters, behind this package's door.
 
     Args:
-        op: its first argument is x; of the others ``axis`` is one axis of x or several, ``where`` an array, and
-            any other a number, or an array of x's dtype, as one that is learned is.
-        formula: becomes the first line of the docstring.
-        integers: whether x may be of integers too.
+      op: its first argument is x; of the others `axis` is one axis of x or several, `where` an array, and
+        any other a number, or an array of x's dtype, as one that is learned is.
+      formula: becomes the first line of the docstring.
+      integers: whether x may be of integers too.
     """
     signature = inspect.signature(op)
     by_name = [part.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for part in signature.parameters.values()]
@@ -112,14 +112,14 @@ def _from_jax(op: Callable[..., jax.Array], formula: str, *, integers: bool = Fa
     checked.__name__ = checked.__qualname__ = op.__name__
     checked.__doc__ = f"""{formula}
 
-    It is ``jax.nn.{op.__name__}``.
+    It is `jax.nn.{op.__name__}`.
 
     Args:
-        x: an array of any shape, of {kinds}.
+      x: an array of any shape, of {kinds}.
 
     Raises:
-        TypeError: x or a parameter is of the wrong kind.
-        ValueError: an axis is none of x's.
+      TypeError: x or a parameter is of the wrong kind.
+      ValueError: an axis is none of x's.
     """
     checked.__signature__ = signature  # type: ignore[attr-defined]
     return public_op(checked)
@@ -161,7 +161,7 @@ def celu(x: jax.Array, alpha: Any = 1.0) -> jax.Array:
     """x where x > 0, else alpha (exp(x / alpha) - 1); alpha a number other than 0, or an array of x's dtype.
 
     References:
-        Barron, Continuously differentiable exponential linear units, arXiv:1704.07483.
+      Barron, Continuously differentiable exponential linear units, arXiv:1704.07483.
     """
     x = as_float_array("x", x)
     alpha = _parameter("alpha", alpha, x)
@@ -172,30 +172,32 @@ def celu(x: jax.Array, alpha: Any = 1.0) -> jax.Array:
 
 @public_op
 def scaled_tanh(x: jax.Array, amplitude: float = 1.7159, slope: float = 2 / 3) -> jax.Array:
-    """LeNet-5's squashing function, which takes 1 to 1 and -1 to -1:  A tanh(S x).
+    """LeNet-5's squashing function, which takes 1 to 1 and -1 to -1: A tanh(S x).
 
-    >>> scaled_tanh(jnp.array([-1.0, 0.0, 1.0])).round(3)
-    Array([-1.,  0.,  1.], dtype=float32)
+    Example:
+      >>> scaled_tanh(jnp.array([-1.0, 0.0, 1.0])).round(3)
+      Array([-1.,  0.,  1.], dtype=float32)
 
     References:
-        LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998,
-        appendix A.
+      LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998,
+      appendix A.
     """
     return as_number("amplitude", amplitude) * jnp.tanh(as_number("slope", slope) * as_float_array("x", x))
 
 
 @public_op
 def gelu(x: jax.Array, approximate: Any = False) -> jax.Array:
-    """The Gaussian error linear unit:  x P(X <= x) with X standard normal.
+    """The Gaussian error linear unit: x P(X <= x) with X standard normal.
 
-    ``approximate=True`` (PyTorch's "tanh") gives 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).  The
+    `approximate=True` (PyTorch's "tanh") gives 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). The
     default is exact, as in the paper, PyTorch and Keras; that of jax.nn is not.
 
-    >>> gelu(jnp.array([0.0, 2.0]))
-    Array([0.       , 1.9544997], dtype=float32)
+    Example:
+      >>> gelu(jnp.array([0.0, 2.0]))
+      Array([0.       , 1.9544997], dtype=float32)
 
     References:
-        Hendrycks and Gimpel, Gaussian error linear units, arXiv:1606.08415.
+      Hendrycks and Gimpel, Gaussian error linear units, arXiv:1606.08415.
     """
     if not isinstance(approximate, bool):
         one_of("approximate", approximate, ("none", "tanh"))
@@ -205,7 +207,7 @@ def gelu(x: jax.Array, approximate: Any = False) -> jax.Array:
 
 @jax.custom_jvp
 def _normal_cdf(x: jax.Array) -> jax.Array:
-    """P(X <= x) = erfc(-x / sqrt(2)) / 2.  The derivative of jax 0.12's own erfc fails under shard_map."""
+    """P(X <= x) = erfc(-x / sqrt(2)) / 2. The derivative of jax 0.12's own erfc fails under shard_map."""
     return lax.erfc(-x / math.sqrt(2)) / 2
 
 
@@ -219,11 +221,12 @@ def _normal_cdf_jvp(primals: Any, tangents: Any) -> Any:
 def softplus(x: jax.Array, beta: float = 1.0, threshold: float | None = None) -> jax.Array:
     """log(1 + exp(beta x)) / beta; where beta x > threshold, if one is given, x itself (PyTorch has 20).
 
-    >>> softplus(jnp.array([0.0, 3.0]), threshold=2.0)
-    Array([0.6931472, 3.       ], dtype=float32)
+    Example:
+      >>> softplus(jnp.array([0.0, 3.0]), threshold=2.0)
+      Array([0.6931472, 3.       ], dtype=float32)
 
     References:
-        Dugas et al., Incorporating second-order functional knowledge for better option pricing, NIPS 2000.
+      Dugas et al., Incorporating second-order functional knowledge for better option pricing, NIPS 2000.
     """
     x, beta = as_float_array("x", x), as_number("beta", beta)
     if beta == 0:
@@ -242,11 +245,12 @@ def exponential(x: jax.Array) -> jax.Array:
 def hard_tanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
     """x, kept between min_val and max_val.
 
-    >>> hard_tanh(jnp.array([-3.0, 0.5, 3.0]))
-    Array([-1. ,  0.5,  1. ], dtype=float32)
+    Example:
+      >>> hard_tanh(jnp.array([-3.0, 0.5, 3.0]))
+      Array([-1. ,  0.5,  1. ], dtype=float32)
 
     References:
-        Collobert, Large scale machine learning, thesis, Paris 6, 2004.
+      Collobert, Large scale machine learning, thesis, Paris 6, 2004.
     """
     x, least, most = as_float_array("x", x), as_number("min_val", min_val), as_number("max_val", max_val)
     if not least <= most:
@@ -256,13 +260,14 @@ def hard_tanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.
 
 @public_op
 def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
-    """x drawn lambd nearer to 0:  sign(x) max(|x| - lambd, 0).
+    """x drawn lambd nearer to 0: sign(x) max(|x| - lambd, 0).
 
-    >>> softshrink(jnp.array([-2.0, 0.3, 1.0]))
-    Array([-1.5,  0. ,  0.5], dtype=float32)
+    Example:
+      >>> softshrink(jnp.array([-2.0, 0.3, 1.0]))
+      Array([-1.5,  0. ,  0.5], dtype=float32)
 
     References:
-        Donoho, De-noising by soft-thresholding, IEEE Trans. Inf. Theory 41(3), 1995.
+      Donoho, De-noising by soft-thresholding, IEEE Trans. Inf. Theory 41(3), 1995.
     """
     x, lambd = as_float_array("x", x), _at_least_0("lambd", lambd)
     return jnp.where(jnp.abs(x) <= lambd, jnp.zeros((), x.dtype), x - jnp.sign(x) * lambd)
@@ -272,8 +277,9 @@ def softshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
 def hardshrink(x: jax.Array, lambd: float = 0.5) -> jax.Array:
     """x where |x| > lambd, else 0.
 
-    >>> hardshrink(jnp.array([-2.0, 0.3, 1.0]))
-    Array([-2.,  0.,  1.], dtype=float32)
+    Example:
+      >>> hardshrink(jnp.array([-2.0, 0.3, 1.0]))
+      Array([-2.,  0.,  1.], dtype=float32)
     """
     x, lambd = as_float_array("x", x), as_number("lambd", lambd)
     return jnp.where(jnp.abs(x) <= lambd, jnp.zeros((), x.dtype), x)
@@ -290,8 +296,9 @@ def tanhshrink(x: jax.Array) -> jax.Array:
 def threshold(x: jax.Array, threshold: float, value: float = 0.0) -> jax.Array:
     """x where x > threshold, else value.
 
-    >>> threshold(jnp.array([0.5, 1.0, 2.0]), 1.0)
-    Array([0., 0., 2.], dtype=float32)
+    Example:
+      >>> threshold(jnp.array([0.5, 1.0, 2.0]), 1.0)
+      Array([0., 0., 2.], dtype=float32)
     """
     x, value = as_float_array("x", x), as_number("value", value)
     return jnp.where(x <= as_number("threshold", threshold), jnp.asarray(value, x.dtype), x)
@@ -299,13 +306,14 @@ def threshold(x: jax.Array, threshold: float, value: float = 0.0) -> jax.Array:
 
 @public_op
 def leaky_relu(x: jax.Array, negative_slope: Any = 0.01) -> jax.Array:
-    """x where x > 0, else negative_slope x.  Keras's slope is 0.2.
+    """x where x > 0, else negative_slope x. Keras's slope is 0.2.
 
-    >>> leaky_relu(jnp.array([-2.0, 3.0]), 0.5)
-    Array([-1.,  3.], dtype=float32)
+    Example:
+      >>> leaky_relu(jnp.array([-2.0, 3.0]), 0.5)
+      Array([-1.,  3.], dtype=float32)
 
     References:
-        Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, ICML 2013.
+      Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, ICML 2013.
     """
     x = as_float_array("x", x)
     return jnp.where(x > 0, x, _parameter("negative_slope", negative_slope, x) * x)
@@ -316,15 +324,16 @@ def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
     """The parametric relu: x where x > 0, else slope x; slope one number, or one per channel, to be learned.
 
     Args:
-        x: (..., C).
-        slope: () or (1,) or (C,), of x's dtype; or of as many sizes, each 1 or x's own, as has Keras, whose
-            slopes differ from place to place.
+      x: (..., C).
+      slope: () or (1,) or (C,), of x's dtype; or of as many sizes, each 1 or x's own, as has Keras, whose
+        slopes differ from place to place.
 
-    >>> prelu(jnp.array([[-2.0, -2.0, 3.0]]), jnp.array([0.5, 0.25, 0.5]))
-    Array([[-1. , -0.5,  3. ]], dtype=float32)
+    Example:
+      >>> prelu(jnp.array([[-2.0, -2.0, 3.0]]), jnp.array([0.5, 0.25, 0.5]))
+      Array([[-1. , -0.5,  3. ]], dtype=float32)
 
     References:
-        He et al., Delving deep into rectifiers, ICCV 2015, arXiv:1502.01852.
+      He et al., Delving deep into rectifiers, ICCV 2015, arXiv:1502.01852.
     """
     x, slope = as_float_array("x", x), as_float_array("slope", slope)
     same_dtype(x=x, slope=slope)
@@ -345,11 +354,12 @@ def rrelu(x: jax.Array, lower: float = 1 / 8, upper: float = 1 / 3, *, key: Any 
 
     Without a key, as at test time, a is their mean.
 
-    >>> rrelu(jnp.array([-4.0, 2.0]), 0.25, 0.75)
-    Array([-2.,  2.], dtype=float32)
+    Example:
+      >>> rrelu(jnp.array([-4.0, 2.0]), 0.25, 0.75)
+      Array([-2.,  2.], dtype=float32)
 
     References:
-        Xu et al., Empirical evaluation of rectified activations in convolutional network, arXiv:1505.00853.
+      Xu et al., Empirical evaluation of rectified activations in convolutional network, arXiv:1505.00853.
     """
     x, lower, upper = as_float_array("x", x), as_number("lower", lower), as_number("upper", upper)
     if lower > upper:
@@ -379,13 +389,14 @@ def softmin(x: jax.Array, axis: int = -1) -> jax.Array:
 
 @public_op
 def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
-    """The nearest point to x that has no negative entries and sums to 1 along an axis:  max(x - tau, 0).
+    """The nearest point to x that has no negative entries and sums to 1 along an axis: max(x - tau, 0).
 
-    >>> sparsemax(jnp.array([0.5, 1.0, -1.0]))
-    Array([0.25, 0.75, 0.  ], dtype=float32)
+    Example:
+      >>> sparsemax(jnp.array([0.5, 1.0, -1.0]))
+      Array([0.25, 0.75, 0. ], dtype=float32)
 
     References:
-        Martins and Astudillo, From softmax to sparsemax, ICML 2016, arXiv:1602.02068.
+      Martins and Astudillo, From softmax to sparsemax, ICML 2016, arXiv:1602.02068.
     """
     x = as_float_array("x", x)
     axis = _axis(x, axis)
@@ -402,12 +413,13 @@ def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
 def crelu(x: jax.Array, axis: int = -1) -> jax.Array:
     """relu(x) and relu(-x) side by side: twice the channels.
 
-    >>> crelu(jnp.array([-1.0, 2.0]))
-    Array([0., 2., 1., 0.], dtype=float32)
+    Example:
+      >>> crelu(jnp.array([-1.0, 2.0]))
+      Array([0., 2., 1., 0.], dtype=float32)
 
     References:
-        Shang et al., Understanding and improving convolutional neural networks via concatenated rectified
-        linear units, ICML 2016, arXiv:1603.05201.
+      Shang et al., Understanding and improving convolutional neural networks via concatenated rectified
+      linear units, ICML 2016, arXiv:1603.05201.
     """
     x = as_float_array("x", x)
     return jax.nn.relu(jnp.concatenate([x, -x], _axis(x, axis)))
@@ -415,13 +427,14 @@ def crelu(x: jax.Array, axis: int = -1) -> jax.Array:
 
 @public_op
 def maxout(x: jax.Array, pieces: int, axis: int = -1) -> jax.Array:
-    """The largest of every ``pieces`` channels that stand side by side; the first of equals takes the gradient.
+    """The largest of every `pieces` channels that stand side by side; the first of equals takes the gradient.
 
-    >>> maxout(jnp.array([1.0, 3.0, 2.0, 0.0]), 2)
-    Array([3., 2.], dtype=float32)
+    Example:
+      >>> maxout(jnp.array([1.0, 3.0, 2.0, 0.0]), 2)
+      Array([3., 2.], dtype=float32)
 
     References:
-        Goodfellow et al., Maxout networks, ICML 2013, arXiv:1302.4389.
+      Goodfellow et al., Maxout networks, ICML 2013, arXiv:1302.4389.
     """
     x = as_float_array("x", x)
     axis, pieces = _axis(x, axis), as_int("pieces", pieces)
@@ -437,11 +450,12 @@ def maxout(x: jax.Array, pieces: int, axis: int = -1) -> jax.Array:
 def glu(x: jax.Array, axis: int = -1) -> jax.Array:
     """The gated linear unit: the first half of the axis times sigmoid of the second.
 
-    >>> glu(jnp.array([2.0, 3.0, 0.0, 0.0]))
-    Array([1. , 1.5], dtype=float32)
+    Example:
+      >>> glu(jnp.array([2.0, 3.0, 0.0, 0.0]))
+      Array([1. , 1.5], dtype=float32)
 
     References:
-        Dauphin et al., Language modeling with gated convolutional networks, ICML 2017, arXiv:1612.08083.
+      Dauphin et al., Language modeling with gated convolutional networks, ICML 2017, arXiv:1612.08083.
     """
     return _gated(x, axis, jax.nn.sigmoid)
 
@@ -450,26 +464,27 @@ def glu(x: jax.Array, axis: int = -1) -> jax.Array:
 def reglu(x: jax.Array, axis: int = -1) -> jax.Array:
     """The gated linear unit with relu: the first half of the axis times relu of the second.
 
-    The gate is the second half, as in :func:`glu`.
+    The gate is the second half, as in `glu`.
 
     References:
-        Shazeer, GLU variants improve transformer, arXiv:2002.05202.
+      Shazeer, GLU variants improve transformer, arXiv:2002.05202.
     """
     return _gated(x, axis, jax.nn.relu)
 
 
 @public_op
 def geglu(x: jax.Array, axis: int = -1) -> jax.Array:
-    """The gated linear unit with gelu (the exact one): :func:`reglu` with another gate."""
+    """The gated linear unit with gelu (the exact one): `reglu` with another gate."""
     return _gated(x, axis, gelu)
 
 
 @public_op
 def swiglu(x: jax.Array, axis: int = -1) -> jax.Array:
-    """The gated linear unit with silu: :func:`reglu` with another gate.
+    """The gated linear unit with silu: `reglu` with another gate.
 
-    >>> swiglu(jnp.array([2.0, 3.0, 0.0, 0.0]))
-    Array([0., 0.], dtype=float32)
+    Example:
+      >>> swiglu(jnp.array([2.0, 3.0, 0.0, 0.0]))
+      Array([0., 0.], dtype=float32)
     """
     return _gated(x, axis, jax.nn.silu)
 

@@ -1,6 +1,6 @@
 """The door: what every op checks about its arrays and keywords before it computes.
 
-Sizes and windows are checked in :mod:`cnnjax.ops.geometry`.
+Sizes and windows are checked in `geometry`.
 """
 
 from collections.abc import Iterable

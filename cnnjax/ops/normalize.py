@@ -25,27 +25,28 @@ def local_response_norm(
     with j over the channels from c - size // 2 to c + (size - 1) // 2 that there are.
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions.
-        size: how many neighbouring channels count, the channel itself among them; with an even one the odd
-            neighbour is the lower.
-        alpha: the factor of the sum, as the paper has it: not divided by size.  PyTorch, Caffe and ONNX
-            divide theirs, so their alpha is this one times size.
-        beta: the power.
-        k: what stands beside the sum, at least 0; PyTorch's default is 1.
+      x: (N, *S, C), one to three spatial dimensions.
+      size: how many neighbouring channels count, the channel itself among them; with an even one the odd
+        neighbour is the lower.
+      alpha: the factor of the sum, as the paper has it: not divided by size. PyTorch, Caffe and ONNX
+        divide theirs, so their alpha is this one times size.
+      beta: the power.
+      k: what stands beside the sum, at least 0; PyTorch's default is 1.
 
     Returns:
-        (N, *S, C) of x's dtype; computed in float32, or in float64 where that is the dtype.
+      (N, *S, C) of x's dtype; computed in float32, or in float64 where that is the dtype.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or x is not of a float dtype.
-        ValueError: size is below 1, k is negative, or x has not one to three spatial dimensions.
+      TypeError: an argument is of the wrong kind, or x is not of a float dtype.
+      ValueError: size is below 1, k is negative, or x has not one to three spatial dimensions.
 
-    >>> local_response_norm(jnp.ones((1, 1, 4)), size=3, alpha=1.0, beta=1.0, k=2.0).ravel()
-    Array([0.25, 0.2 , 0.2 , 0.25], dtype=float32)
+    Example:
+      >>> local_response_norm(jnp.ones((1, 1, 4)), size=3, alpha=1.0, beta=1.0, k=2.0).ravel()
+      Array([0.25, 0.2 , 0.2 , 0.25], dtype=float32)
 
     References:
-        Krizhevsky, Sutskever and Hinton, ImageNet classification with deep convolutional neural networks,
-        NIPS 2012, section 3.3.
+      Krizhevsky, Sutskever and Hinton, ImageNet classification with deep convolutional neural networks,
+      NIPS 2012, section 3.3.
     """
     x = as_float_array("x", x)
     pooled_rank(x, ())
@@ -70,24 +71,25 @@ def batch_norm(
     where a channel's mean is 30 times its deviation, half of float32's digits of the variance are lost, as by flax.
 
     Args:
-        x: (N, *S, C), any number of spatial dimensions, none too.
-        scale, bias: (C,).
-        epsilon: what is added to the variance, not negative.
+      x: (N, *S, C), any number of spatial dimensions, none too.
+      scale, bias: (C,).
+      epsilon: what is added to the variance, not negative.
 
     Returns:
-        y of x's shape and dtype, mean (C,) and var (C,), the variance with divisor N prod(S); both, as all sums,
-        in float32, or in float64 where that is x's dtype.
+      y of x's shape and dtype, mean (C,) and var (C,), the variance with divisor N prod(S); both, as all sums,
+      in float32, or in float64 where that is x's dtype.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or x is not of a float dtype.
-        ValueError: shapes disagree, x is empty, or epsilon is negative.
+      TypeError: an argument is of the wrong kind, or x is not of a float dtype.
+      ValueError: shapes disagree, x is empty, or epsilon is negative.
 
-    >>> y, mean, var = batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), epsilon=0.0)
-    >>> y.ravel(), mean, var
-    (Array([-1.,  1.], dtype=float32), Array([2.], dtype=float32), Array([1.], dtype=float32))
+    Example:
+      >>> y, mean, var = batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), epsilon=0.0)
+      >>> y.ravel(), mean, var
+      (Array([-1.,  1.], dtype=float32), Array([2.], dtype=float32), Array([1.], dtype=float32))
 
     References:
-        Ioffe and Szegedy, Batch normalization, ICML 2015, arXiv:1502.03167, algorithm 1.
+      Ioffe and Szegedy, Batch normalization, ICML 2015, arXiv:1502.03167, algorithm 1.
     """
     x, scale, bias = (as_float_array(*pair) for pair in (("x", x), ("scale", scale), ("bias", bias)))
     epsilon = as_number("epsilon", epsilon)

@@ -36,32 +36,33 @@ def pad(x: jax.Array, padding: Any, *, mode: str = "zeros", value: float = 0.0) 
 
         y[n, p, c] = x[n, p - low, c],  and outside of x, by mode:
 
-    ``"zeros"``: the value; ``"replicate"``: the nearest element; ``"reflect"``: the mirror image about the
-    first and last element, which are not repeated; ``"circular"``: x over again.
+    `"zeros"`: the value; `"replicate"`: the nearest element; `"reflect"`: the mirror image about the
+    first and last element, which are not repeated; `"circular"`: x over again.
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions, float or integer.
-        padding: one entry per spatial dimension, each an int or a ``(low, high)`` pair, or one int for all.
-        mode: ``"zeros" | "reflect" | "replicate" | "circular"``.  A mirror stands at the edge of the whole x,
-            whatever a negative padding crops; a circle closes over what the crop leaves (as in PyTorch).
-        value: what mode "zeros" sets, a number that x's dtype can hold.
+      x: (N, *S, C), one to three spatial dimensions, float or integer.
+      padding: one entry per spatial dimension, each an int or a `(low, high)` pair, or one int for all.
+      mode: `"zeros" | "reflect" | "replicate" | "circular"`. A mirror stands at the edge of the whole x,
+        whatever a negative padding crops; a circle closes over what the crop leaves (as in PyTorch).
+      value: what mode "zeros" sets, a number that x's dtype can hold.
 
     Returns:
-        (N, *(low + S + high), C) of x's dtype.
+      (N, *(low + S + high), C) of x's dtype.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: shapes disagree, the padding leaves nothing, or is larger than S - 1 ("reflect") or than
-            what the crop leaves ("circular").
+      TypeError: an argument is of the wrong kind.
+      ValueError: shapes disagree, the padding leaves nothing, or is larger than S - 1 ("reflect") or than
+        what the crop leaves ("circular").
 
-    >>> x = jnp.array([1, 2, 3]).reshape(1, 3, 1)
-    >>> pad(x, ((2, 1),)).ravel()
-    Array([0, 0, 1, 2, 3, 0], dtype=int32)
-    >>> pad(x, ((2, -1),), mode="reflect").ravel()
-    Array([3, 2, 1, 2], dtype=int32)
+    Example:
+      >>> x = jnp.array([1, 2, 3]).reshape(1, 3, 1)
+      >>> pad(x, ((2, 1),)).ravel()
+      Array([0, 0, 1, 2, 3, 0], dtype=int32)
+      >>> pad(x, ((2, -1),), mode="reflect").ravel()
+      Array([3, 2, 1, 2], dtype=int32)
 
     References:
-        The names are those of ``padding_mode`` in PyTorch's convolutions.
+      The names are those of `padding_mode` in PyTorch's convolutions.
     """
     x = as_number_array("x", x)
     rank = spatial_rank("x", x)
@@ -91,29 +92,30 @@ def unfold(x: jax.Array, window: Any, *, stride: Any = 1, padding: Any = "VALID"
 
         cols[n, o, t C + c] = x[n, o * stride + t * dilation, c],  x padded with zeros, t row-major
 
-    so that ``unfold(x, K) @ w.reshape(-1, F)`` is ``conv(x, w)``.
+    so that `unfold(x, K) @ w.reshape(-1, F)` is `conv(x, w)`.
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions, float or integer.
-        window: K, an int, or one int per spatial dimension (where there is one: ``(k,)``).
-        stride, padding, dilation: as for :func:`cnnjax.ops.conv`.
+      x: (N, *S, C), one to three spatial dimensions, float or integer.
+      window: K, an int, or one int per spatial dimension (where there is one: `(k,)`).
+      stride, padding, dilation: as for `conv`.
 
     Returns:
-        (N, *S', prod(K) C) of x's dtype.  (PyTorch has the channels first, then the taps: c prod(K) + t.)
+      (N, *S', prod(K) C) of x's dtype. (PyTorch has the channels first, then the taps: c prod(K) + t.)
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: shapes disagree, or the window is larger than the padded input.
+      TypeError: an argument is of the wrong kind.
+      ValueError: shapes disagree, or the window is larger than the padded input.
 
-    >>> x = jnp.arange(4).reshape(1, 4, 1)
-    >>> unfold(x, (2,))[0]
-    Array([[0, 1],
-           [1, 2],
-           [2, 3]], dtype=int32)
+    Example:
+      >>> x = jnp.arange(4).reshape(1, 4, 1)
+      >>> unfold(x, (2,))[0]
+      Array([[0, 1],
+             [1, 2],
+             [2, 3]], dtype=int32)
 
     References:
-        Chellapilla, Puri and Simard, High performance convolutional neural networks for document processing,
-        IWFHR 2006.
+      Chellapilla, Puri and Simard, High performance convolutional neural networks for document processing,
+      IWFHR 2006.
     """
     x = as_number_array("x", x)
     pooled_rank(x, window)
@@ -131,29 +133,30 @@ def fold(
     padding: Any = "VALID",
     dilation: Any = 1,
 ) -> jax.Array:
-    """The adjoint of :func:`unfold`: each column goes back to where unfold reads it, and overlaps add up.
+    """The adjoint of `unfold`: each column goes back to where unfold reads it, and overlaps add up.
 
         x[n, s, c] = sum over (o, t) with o * stride + t * dilation - low = s  of  cols[n, o, t C + c]
 
     Args:
-        cols: (N, *S', prod(K) C), float or integer.
-        spatial_shape: S, one int per spatial dimension.
-        window: K, an int, or one int per spatial dimension.
-        stride, padding, dilation: those of the unfold that it is the adjoint of.
+      cols: (N, *S', prod(K) C), float or integer.
+      spatial_shape: S, one int per spatial dimension.
+      window: K, an int, or one int per spatial dimension.
+      stride, padding, dilation: those of the unfold that it is the adjoint of.
 
     Returns:
-        (N, *S, C) of cols' dtype; sums are accumulated in float32 or better.
+      (N, *S, C) of cols' dtype; sums are accumulated in float32 or better.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: cols is not what unfold makes of that spatial_shape.
+      TypeError: an argument is of the wrong kind.
+      ValueError: cols is not what unfold makes of that spatial_shape.
 
-    >>> x = jnp.arange(4).reshape(1, 4, 1)
-    >>> fold(unfold(x, (2,)), (4,), 2).ravel()  # the inner elements are in two windows each
-    Array([0, 2, 4, 3], dtype=int32)
+    Example:
+      >>> x = jnp.arange(4).reshape(1, 4, 1)
+      >>> fold(unfold(x, (2,)), (4,), 2).ravel()  # the inner elements are in two windows each
+      Array([0, 2, 4, 3], dtype=int32)
 
     References:
-        ``torch.nn.functional.fold``, there with the channels before the taps.
+      `torch.nn.functional.fold`, there with the channels before the taps.
     """
     cols = as_number_array("cols", cols)
     windows = slide(spatial_shape, window, stride=stride, padding=padding, dilation=dilation)
@@ -197,24 +200,25 @@ def pixel_shuffle(x: jax.Array, r: Any) -> jax.Array:
         y[n, r s + i, c] = x[n, s, c r^rank + i],  i row-major over the block
 
     Args:
-        x: (N, *S, C r^rank), one to three spatial dimensions, float or integer.
-        r: the factor, an int, or one int per spatial dimension.
+      x: (N, *S, C r^rank), one to three spatial dimensions, float or integer.
+      r: the factor, an int, or one int per spatial dimension.
 
     Returns:
-        (N, *(r S), C).  The channels are split as in PyTorch (``depth_to_space`` in TensorFlow, and in ONNX
-        with mode "DCR", has the place in the block before the channel).
+      (N, *(r S), C). The channels are split as in PyTorch (`depth_to_space` in TensorFlow, and in ONNX
+      with mode "DCR", has the place in the block before the channel).
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: r^rank does not divide the channels.
+      TypeError: an argument is of the wrong kind.
+      ValueError: r^rank does not divide the channels.
 
-    >>> pixel_shuffle(jnp.arange(4).reshape(1, 1, 1, 4), 2)[0, :, :, 0]
-    Array([[0, 1],
-           [2, 3]], dtype=int32)
+    Example:
+      >>> pixel_shuffle(jnp.arange(4).reshape(1, 1, 1, 4), 2)[0, :, :, 0]
+      Array([[0, 1],
+             [2, 3]], dtype=int32)
 
     References:
-        Shi et al., Real-time single image and video super-resolution using an efficient sub-pixel
-        convolutional neural network, CVPR 2016.
+      Shi et al., Real-time single image and video super-resolution using an efficient sub-pixel
+      convolutional neural network, CVPR 2016.
     """
     x = as_number_array("x", x)
     rank = spatial_rank("x", x)
@@ -232,26 +236,27 @@ def pixel_shuffle(x: jax.Array, r: Any) -> jax.Array:
 
 @public_op
 def pixel_unshuffle(x: jax.Array, r: Any) -> jax.Array:
-    """Blocks of r pixels a side gathered into channels: the inverse of :func:`pixel_shuffle`.
+    """Blocks of r pixels a side gathered into channels: the inverse of `pixel_shuffle`.
 
         y[n, s, c r^rank + i] = x[n, r s + i, c],  i row-major over the block
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions, float or integer.
-        r: the factor, an int, or one int per spatial dimension; divides S.
+      x: (N, *S, C), one to three spatial dimensions, float or integer.
+      r: the factor, an int, or one int per spatial dimension; divides S.
 
     Returns:
-        (N, *(S / r), C r^rank).
+      (N, *(S / r), C r^rank).
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: r does not divide the spatial sizes.
+      TypeError: an argument is of the wrong kind.
+      ValueError: r does not divide the spatial sizes.
 
-    >>> pixel_unshuffle(jnp.arange(4).reshape(1, 2, 2, 1), 2)
-    Array([[[[0, 1, 2, 3]]]], dtype=int32)
+    Example:
+      >>> pixel_unshuffle(jnp.arange(4).reshape(1, 2, 2, 1), 2)
+      Array([[[[0, 1, 2, 3]]]], dtype=int32)
 
     References:
-        Shi et al., CVPR 2016, as for :func:`pixel_shuffle`.
+      Shi et al., CVPR 2016, as for `pixel_shuffle`.
     """
     x = as_number_array("x", x)
     rank = spatial_rank("x", x)
@@ -273,21 +278,22 @@ def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
         y[n, s, i groups + g] = x[n, s, g (C / groups) + i]
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions, float or integer.
-        groups: divides C.
+      x: (N, *S, C), one to three spatial dimensions, float or integer.
+      groups: divides C.
 
     Returns:
-        (N, *S, C).
+      (N, *S, C).
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: groups does not divide the channels.
+      TypeError: an argument is of the wrong kind.
+      ValueError: groups does not divide the channels.
 
-    >>> channel_shuffle(jnp.arange(6).reshape(1, 1, 6), 2).ravel()
-    Array([0, 3, 1, 4, 2, 5], dtype=int32)
+    Example:
+      >>> channel_shuffle(jnp.arange(6).reshape(1, 1, 6), 2).ravel()
+      Array([0, 3, 1, 4, 2, 5], dtype=int32)
 
     References:
-        Zhang et al., ShuffleNet, arXiv:1707.01083.
+      Zhang et al., ShuffleNet, arXiv:1707.01083.
     """
     x = as_number_array("x", x)
     spatial_rank("x", x)
@@ -302,7 +308,7 @@ def pad_spatial(
 ) -> jax.Array:
     """x (N, *S, C) with its spatial dimensions padded, and cropped where the padding is negative.
 
-    ``holes`` sets the elements of x that far apart (1: side by side) before padding, in mode "zeros" only.
+    `holes` sets the elements of x that far apart (1: side by side) before padding, in mode "zeros" only.
     """
     if mode == "zeros":
         gaps = (0,) * len(padding) if holes is None else tuple(hole - 1 for hole in holes)
@@ -356,7 +362,7 @@ def map_taps(f: Callable[[jax.Array], jax.Array], x: jax.Array, windows: Windows
 
 @partial(jax.jit, static_argnums=1)
 def columns(x: jax.Array, windows: Windows) -> jax.Array:
-    """What all taps meet of the padded x side by side, (N, *S', prod(K) C): :func:`unfold` behind its door."""
+    """What all taps meet of the padded x side by side, (N, *S', prod(K) C): `unfold` behind its door."""
     if math.prod(windows.window) <= MANY_TAPS:
         return lax.concatenate([shifted for _, shifted in taps(x, windows)], x.ndim - 1)
     rank = len(windows.window)
@@ -367,7 +373,7 @@ def columns(x: jax.Array, windows: Windows) -> jax.Array:
 
 
 def _fold_by_index(cols: jax.Array, windows: Windows) -> jax.Array:
-    """:func:`fold` one dimension after the other, so that the program is as long for many taps as for few."""
+    """`fold` one dimension after the other, so that the program is as long for many taps as for few."""
     rank = len(windows.window)
     x = cols.reshape(cols.shape[0], *windows.output, *windows.window, cols.shape[-1] // math.prod(windows.window))
     # to (N, S1', K1, S2', K2, ..., C), the inverse of what columns does
