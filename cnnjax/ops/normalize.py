@@ -18,23 +18,23 @@ from cnnjax.ops.public import public_op
 def local_response_norm(
     x: jax.Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> jax.Array:
-    """AlexNet's local response normalisation: each element over a power of the energy of its neighbour channels.
+    """Divides each element by a power of the energy of neighbouring channels, as AlexNet does.
 
         y[n, s, c] = x[n, s, c] / (k + alpha sum_j x[n, s, j]^2)^beta
 
-    with j over the channels from c - size // 2 to c + (size - 1) // 2 that there are.
+    with j from c - size // 2 to c + (size - 1) // 2, as far as there are channels.
 
     Args:
-      x: (N, *S, C), one to three spatial dimensions.
-      size: how many neighbouring channels count, the channel itself among them; with an even one the odd
+      x: `(N, *S, C)`, one to three spatial dimensions.
+      size: the number of neighbouring channels, the channel itself among them; of an even number the odd
         neighbour is the lower.
-      alpha: the factor of the sum, as the paper has it: not divided by size. PyTorch, Caffe and ONNX
-        divide theirs, so their alpha is this one times size.
-      beta: the power.
-      k: what stands beside the sum, at least 0; PyTorch's default is 1.
+      alpha: the factor of the sum, not divided by size, as in the paper. PyTorch, Caffe and ONNX divide theirs, so
+        their alpha is this one times size.
+      beta: the exponent.
+      k: the constant beside the sum, at least 0; PyTorch's default is 1.
 
     Returns:
-      (N, *S, C) of x's dtype; computed in float32, or in float64 where that is the dtype.
+      `(N, *S, C)` of x's dtype; computed in float32, or in float64 where that is the dtype.
 
     Raises:
       TypeError: an argument is of the wrong kind, or x is not of a float dtype.
@@ -63,21 +63,21 @@ def local_response_norm(
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch normalisation as in training: each channel by its own mean and variance over batch and places.
+    """Normalises each channel by its own mean and variance over batch and space, as in training.
 
         y[n, s, c] = scale[c] (x[n, s, c] - mean[c]) / sqrt(var[c] + epsilon) + bias[c]
 
-    Mean and variance come from one pass over x, var = mean of squares - square of mean, and so do the derivatives:
-    where a channel's mean is 30 times its deviation, half of float32's digits of the variance are lost, as by flax.
+    Mean and variance come from one pass over x, var = mean of squares - square of mean, and so do the derivatives.
+    Where a channel's mean is 30 times its deviation the variance loses half of float32's digits, as flax's does.
 
     Args:
-      x: (N, *S, C), any number of spatial dimensions, none too.
-      scale, bias: (C,).
-      epsilon: what is added to the variance, not negative.
+      x: `(N, *S, C)`, with any number of spatial dimensions, or none.
+      scale, bias: `(C,)`.
+      epsilon: added to the variance, at least 0.
 
     Returns:
-      y of x's shape and dtype, mean (C,) and var (C,), the variance with divisor N prod(S); both, as all sums,
-      in float32, or in float64 where that is x's dtype.
+      y of x's shape and dtype; mean and var, `(C,)`, the variance with divisor N prod(S). These two are, as all
+      sums, in float32, or in float64 where that is x's dtype.
 
     Raises:
       TypeError: an argument is of the wrong kind, or x is not of a float dtype.
@@ -115,8 +115,8 @@ def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float)
 
 @_batch_norm.defjvp
 def _batch_norm_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
-    # arranged so that neither it nor its transpose writes down x - mean, and that the cotangent is read once for both
-    # of its sums; by plain autodiff XLA takes three times as long (128x32x32x32 with a pool, forward and backward)
+    # arranged so that neither this nor its transpose writes x - mean to memory, and that the cotangent is read once for
+    # both of its sums, which XLA does not do for the derivative that autodiff finds
     x, scale, _ = primals
     dx, dscale, dbias = tangents
     y, mean, var = _batch_norm(*primals, epsilon)
@@ -129,7 +129,7 @@ def _batch_norm_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    """The mean of each channel; as a matrix XLA sums it at the speed of memory."""
+    """Returns the mean of each channel; XLA sums a matrix faster than an array of more axes."""
     return x.reshape(-1, x.shape[-1]).sum(0) / (x.size // x.shape[-1])
 
 
@@ -137,13 +137,13 @@ def _mean(x: jax.Array) -> jax.Array:
 def _normalize(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:
     channels = x.shape[-1]
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    # a pool over the channels; beyond their other end there is nothing to count
+    # a pool over the channels, whose padding need not reach beyond their other end
     low, high = min(size // 2, channels - 1), min((size - 1) // 2, channels - 1)
     windows = slide((channels,), (low + high + 1,), padding=((low, high),))
     line = jnp.square(wide).reshape(math.prod(x.shape[:-1]), channels, 1)
     energy = sum_of_windows(line, windows).reshape(x.shape)
     base = k + alpha * energy
-    if beta == 0.75:  # the published one, by roots: a power takes twice as long on the CPU
+    if beta == 0.75:  # as published: two roots are faster than a power
         root = lax.rsqrt(base)
         return (wide * root * jnp.sqrt(root)).astype(x.dtype)
     return (wide * base**-beta).astype(x.dtype)
