@@ -2,16 +2,18 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.ops.checks import as_float_array, as_number, pooled_rank
+from cnnjax.ops.dtypes import accumulator_dtype
 from cnnjax.ops.geometry import as_int, slide
 from cnnjax.ops.pool.api import sum_of_windows
 from cnnjax.ops.public import public_op
+
+Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @public_op
@@ -100,21 +102,21 @@ def batch_norm(
             f"scale and bias must be (C,) and x (N, *S, C), not empty, "
             f"got x {x.shape}, scale {scale.shape}, bias {bias.shape}"
         )
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = accumulator_dtype(x.dtype)
     y, mean, var = _batch_norm(x.astype(wide), scale.astype(wide), bias.astype(wide), epsilon)
     return y.astype(x.dtype), mean, var
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 @partial(jax.jit, static_argnums=3)
-def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Any:
+def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Triple:
     mean = _mean(x)
     var = jnp.maximum(_mean(x * x) - mean * mean, 0)
     return (x - mean) * (scale * lax.rsqrt(var + epsilon)) + bias, mean, var
 
 
 @_batch_norm.defjvp
-def _batch_norm_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
+def _batch_norm_jvp(epsilon: float, primals: Triple, tangents: Triple) -> tuple[Triple, Triple]:
     # arranged so that neither this nor its transpose writes x - mean to memory, and that the cotangent is read once for
     # both of its sums, which XLA does not do for the derivative that autodiff finds
     x, scale, _ = primals
@@ -136,7 +138,7 @@ def _mean(x: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _normalize(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:
     channels = x.shape[-1]
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(accumulator_dtype(x.dtype))
     # a pool over the channels, whose padding need not reach beyond their other end
     low, high = min(size // 2, channels - 1), min((size - 1) // 2, channels - 1)
     windows = slide((channels,), (low + high + 1,), padding=((low, high),))
