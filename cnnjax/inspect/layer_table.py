@@ -17,7 +17,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Var
 
 from cnnjax import layers
-from cnnjax.ops.geometry import Counts, conv_counts, dilated, per_dimension, resolve_padding, subsample_counts
+from cnnjax.ops.counts import Counts, conv_counts, subsample_counts
+from cnnjax.ops.geometry import dilated, per_dimension, resolve_padding
 
 Shape = tuple[int, ...]
 

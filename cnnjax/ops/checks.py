@@ -1,25 +1,27 @@
-"""The door: what every op checks about its arrays and keywords before it computes.
+"""Checks of the arrays and keywords that every op is given, with errors that say what to write instead.
 
-Sizes and windows are checked in :mod:`cnnjax.ops.geometry`.
+Sizes and windows are checked in `cnnjax.ops.geometry`.
 """
 
-import operator
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import SupportsIndex, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# None, "highest" and its like, a `jax.lax.Precision`, a `jax.lax.DotAlgorithmPreset`, or a pair of the first two kinds.
+from cnnjax.ops.geometry import Ints, as_int
+
+# None, a name as "highest", a `jax.lax.Precision`, a `jax.lax.DotAlgorithmPreset`, or a pair of names or `Precision`s.
 Precision: TypeAlias = jax.lax.PrecisionLike
 DType: TypeAlias = jax.typing.DTypeLike
+Shaped = jax.Array | jax.ShapeDtypeStruct
 
 # Names of `jax.lax.Precision` that `jax.default_matmul_precision` may hold.
 PRECISIONS = ("default", "high", "highest", "bfloat16", "bfloat16_3x", "float32", "tensorfloat32", "fastest")
 FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
-# What users of PyTorch, Keras, lax, flax and ONNX type by habit, and the cnnjax spelling.
+# What users of PyTorch, Keras, lax, flax and ONNX type by habit, to cnnjax's spelling.
 FOREIGN_KEYWORDS = {
     "strides": "stride",
     "window_strides": "stride",
@@ -58,7 +60,7 @@ FOREIGN_KEYWORDS = {
 
 
 def check_keywords(op: str, given: Iterable[str], known: list[str]) -> None:
-    """Refuse keywords that are not among the known, with the cnnjax spelling of what was meant."""
+    """Refuses keywords that are not among the known, with cnnjax's spelling of what was meant."""
     for name in given:
         if name not in known:
             raise TypeError(_unknown_keyword(op, name, known))
@@ -75,8 +77,8 @@ def _unknown_keyword(op: str, name: str, known: list[str]) -> str:
     return f"{op} takes no {name}=; its arguments are {', '.join(known)}"
 
 
-def as_array(name: str, value: Any) -> jax.Array:
-    """A JAX array of what is one already, of a NumPy array, or of a module's variable."""
+def as_array(name: str, value: object) -> jax.Array:
+    """Returns an array of JAX or NumPy, or a module's variable, as an array of JAX."""
     if not (isinstance(value, jax.Array) or hasattr(value, "__array__") or hasattr(value, "__jax_array__")):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "OSUmM":
@@ -84,48 +86,48 @@ def as_array(name: str, value: Any) -> jax.Array:
     return jnp.asarray(value)
 
 
-def as_float_array(name: str, value: Any) -> jax.Array:
-    """An array of one of the four float dtypes."""
+def as_float_array(name: str, value: object) -> jax.Array:
+    """Returns an array of one of the four float dtypes."""
     array = as_array(name, value)
-    if array.dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"{name} must be {', '.join(FLOAT_DTYPES[:-1])} or {FLOAT_DTYPES[-1]}, got {array.dtype}: "
-            f"convert it first, as by {name}.astype(jnp.float32)" + (" / 255" if array.dtype == "uint8" else "")
-        )
-    return array
-
-
-def as_number_array(name: str, value: Any) -> jax.Array:
-    """An array of one of the four float dtypes or of integers."""
-    array = as_array(name, value)
-    if jnp.issubdtype(array.dtype, jnp.integer):
+    if array.dtype in FLOAT_DTYPES:
         return array
-    return as_float_array(name, array)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        hint = f"complex is not supported; take {name}.real and {name}.imag, or jnp.abs({name})"
+    else:
+        hint = f"convert it first, as by {name}.astype(jnp.float32)" + (" / 255" if array.dtype == "uint8" else "")
+    raise TypeError(f"{name} must be {', '.join(FLOAT_DTYPES[:-1])} or {FLOAT_DTYPES[-1]}, got {array.dtype}: {hint}")
 
 
-def as_flag(name: str, value: Any) -> bool:
-    """True or False, and nothing that merely counts as such."""
-    if not isinstance(value, bool):
+def as_number_array(name: str, value: object) -> jax.Array:
+    """Returns an array of one of the four float dtypes or of integers."""
+    array = as_array(name, value)
+    return array if jnp.issubdtype(array.dtype, jnp.integer) else as_float_array(name, array)
+
+
+def as_flag(name: str, value: object) -> bool:
+    """Returns True or False; refuses what merely counts as such."""
+    if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
+    return bool(value)
 
 
-def check_key(key: Any) -> None:
-    """One random key of JAX, of the new kind or the old."""
-    is_new = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    if not is_new and not (isinstance(key, jax.Array) and key.dtype == "uint32" and key.ndim == 1):
+def check_key(key: object) -> None:
+    """Refuses all but one random key of JAX, typed or of uint32."""
+    is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+    if not is_typed and not (isinstance(key, jax.Array) and key.dtype == "uint32" and key.ndim == 1):
         raise TypeError(f"key must be one random key, as jax.random.key(0) gives, got {key!r}")
 
 
-def as_number(name: str, value: Any) -> float:
-    """A number known before compiling, as Python's float."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+def as_number(name: str, value: object) -> float:
+    """Returns a number that is known before compiling as Python's float."""
+    number = value.item() if isinstance(value, np.ndarray | np.generic) and value.ndim == 0 else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    return float(number)
 
 
 def same_dtype(**arrays: jax.Array | None) -> None:
-    """Refuse arrays that differ in dtype: JAX would promote them without a word."""
+    """Refuses arrays that differ in dtype: JAX would promote them without a word."""
     dtypes = {name: str(array.dtype) for name, array in arrays.items() if array is not None}
     if len(set(dtypes.values())) > 1:
         listed = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
@@ -133,7 +135,7 @@ def same_dtype(**arrays: jax.Array | None) -> None:
 
 
 def spatial_rank(name: str, x: jax.Array) -> int:
-    """The number of spatial dimensions of an array (N, *S, C)."""
+    """Returns the number of spatial dimensions of an array `(N, *S, C)`."""
     rank = x.ndim - 2
     if not 1 <= rank <= 3:
         raise ValueError(
@@ -145,8 +147,11 @@ def spatial_rank(name: str, x: jax.Array) -> int:
     return rank
 
 
-def pooled_rank(x: jax.Array, window: Any, name: str = "window") -> int:
-    """The number of spatial dimensions of a pool's x, which is (N, *S, C)."""
+def pooled_rank(x: jax.Array, window: Ints, name: str = "window") -> int:
+    """Returns the number of spatial dimensions of a pool's x, `(N, *S, C)`.
+
+    Where there is one, the window must be a sequence: an int would take one image, `(H, W, C)`, for a batch.
+    """
     rank = spatial_rank("x", x)
     if rank == 1 and not hasattr(window, "__len__"):
         raise ValueError(
@@ -156,16 +161,31 @@ def pooled_rank(x: jax.Array, window: Any, name: str = "window") -> int:
     return rank
 
 
-def _as_groups(groups: Any) -> int:
-    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
+def _as_groups(groups: SupportsIndex) -> int:
+    if isinstance(groups, bool | np.bool_) or not hasattr(groups, "__index__"):
         raise TypeError(f"groups must be an int, got {groups!r}")
-    if operator.index(groups) < 1:
+    groups = as_int("groups", groups)
+    if groups < 1:
         raise ValueError(f"groups must be at least 1, got {groups}")
-    return operator.index(groups)
+    return groups
 
 
-def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> int:
-    """x (N, *S, C), w (*K, C // groups, F), b (F,): check ranks and channels, know foreign layouts."""
+def check_conv_arrays(x: Shaped, w: Shaped, b: jax.Array | None, groups: SupportsIndex) -> int:
+    """Checks ranks and channels of a convolution's arrays, and recognises the layouts of other frameworks.
+
+    Args:
+      x: `(N, *S, C)`.
+      w: `(*K, C // groups, F)`.
+      b: `(F,)`, or None.
+      groups: an int of any kind.
+
+    Returns:
+      The groups as Python's int.
+
+    Raises:
+      TypeError: groups is not an int.
+      ValueError: shapes disagree.
+    """
     groups = _as_groups(groups)
     shapes = f"got x {x.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
     if w.ndim not in (3, 4, 5):
@@ -187,8 +207,22 @@ def check_conv_arrays(x: Any, w: Any, b: jax.Array | None, groups: Any) -> int:
     return groups
 
 
-def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, groups: Any) -> int:
-    """y (N, *S', F), w (*K, C // groups, F), b (C,): check ranks and channels, know foreign layouts."""
+def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, groups: SupportsIndex) -> int:
+    """Checks ranks and channels of a transposed convolution's arrays, and recognises other layouts.
+
+    Args:
+      y: `(N, *S', F)`.
+      w: `(*K, C // groups, F)`.
+      b: `(C,)`, or None.
+      groups: an int of any kind.
+
+    Returns:
+      The groups as Python's int.
+
+    Raises:
+      TypeError: groups is not an int.
+      ValueError: shapes disagree.
+    """
     groups = _as_groups(groups)
     shapes = f"got y {y.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
     if w.ndim not in (3, 4, 5):
@@ -216,8 +250,8 @@ def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, gro
     return groups
 
 
-def _layout_hint(x: jax.Array, w: jax.Array, groups: int) -> str:
-    """What to do where the channels disagree as they stand but agree in another framework's layout."""
+def _layout_hint(x: Shaped, w: Shaped, groups: int) -> str:
+    """Says what to do where channels that disagree would agree in another framework's layout."""
     turn_x = "x looks channels-first: cnnjax wants (N, *S, C), jnp.moveaxis(x, 1, -1)"
     if x.shape[1] == w.shape[-2] * groups:
         return f"; {turn_x}"
@@ -228,12 +262,12 @@ def _layout_hint(x: jax.Array, w: jax.Array, groups: int) -> str:
     return ""
 
 
-def _turn_w(w: jax.Array) -> str:
+def _turn_w(w: Shaped) -> str:
     axes = ", ".join(map(str, (*range(2, w.ndim), 1, 0)))
     return f"w looks like PyTorch's (F, C // groups, *K): cnnjax wants (*K, C // groups, F), w.transpose({axes})"
 
 
-def as_precision(precision: Any) -> Precision:
+def as_precision(precision: Precision) -> Precision:
     """Returns the precision of products, hashable; for None that of `jax.default_matmul_precision`, if there is one."""
     if precision is None:
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -251,8 +285,13 @@ def as_precision(precision: Any) -> Precision:
     return tuple(precision) if isinstance(precision, list) else precision
 
 
-def check_output_dtype(preferred_element_type: Any) -> None:
-    """preferred_element_type must be None or a float dtype that is switched on."""
+def wide_dtype(*dtypes: DType) -> np.dtype:
+    """Returns the dtype to multiply and add in: float64 where one of the dtypes is that, else float32."""
+    return np.dtype("float64" if any(jnp.dtype(dtype) == "float64" for dtype in dtypes) else "float32")
+
+
+def check_output_dtype(preferred_element_type: DType | None) -> None:
+    """Refuses a preferred_element_type that is neither None nor a float dtype that is switched on."""
     if preferred_element_type is None:
         return
     try:
@@ -267,13 +306,13 @@ def check_output_dtype(preferred_element_type: Any) -> None:
         raise ValueError("preferred_element_type=float64 needs jax_enable_x64, which is off")
 
 
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is none of the names allowed."""
-    if value not in allowed:
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuses a value that is none of the names allowed."""
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def is_local(*arrays: jax.Array) -> bool:
-    """Whether the types know of no mesh but an automatic one; under shard_map lax's own rules carry theirs."""
+    """True outside shard_map: every mesh axis is Auto. Inside, lax's own primitives know what to do."""
     meshes = (jax.typeof(a).sharding.mesh for a in arrays)
     return all(kind == jax.sharding.AxisType.Auto for mesh in meshes for kind in mesh.axis_types)

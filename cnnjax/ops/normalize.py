@@ -2,50 +2,53 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.ops.checks import as_float_array, as_number, pooled_rank
+from cnnjax.ops.dtypes import accumulator_dtype
 from cnnjax.ops.geometry import as_int, slide
 from cnnjax.ops.pool.api import sum_of_windows
 from cnnjax.ops.public import public_op
+
+Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @public_op
 def local_response_norm(
     x: jax.Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> jax.Array:
-    """AlexNet's local response normalisation: each element over a power of the energy of its neighbour channels.
+    """Divides each element by a power of the energy of neighbouring channels, as AlexNet does.
 
         y[n, s, c] = x[n, s, c] / (k + alpha sum_j x[n, s, j]^2)^beta
 
-    with j over the channels from c - size // 2 to c + (size - 1) // 2 that there are.
+    with j from c - size // 2 to c + (size - 1) // 2, as far as there are channels.
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions.
-        size: how many neighbouring channels count, the channel itself among them; with an even one the odd
-            neighbour is the lower.
-        alpha: the factor of the sum, as the paper has it: not divided by size.  PyTorch, Caffe and ONNX
-            divide theirs, so their alpha is this one times size.
-        beta: the power.
-        k: what stands beside the sum, at least 0; PyTorch's default is 1.
+      x: `(N, *S, C)`, one to three spatial dimensions.
+      size: the number of neighbouring channels, the channel itself among them; of an even number the odd
+        neighbour is the lower.
+      alpha: the factor of the sum, not divided by size, as in the paper. PyTorch, Caffe and ONNX divide theirs, so
+        their alpha is this one times size.
+      beta: the exponent.
+      k: the constant beside the sum, at least 0; PyTorch's default is 1.
 
     Returns:
-        (N, *S, C) of x's dtype; computed in float32, or in float64 where that is the dtype.
+      `(N, *S, C)` of x's dtype; computed in float32, or in float64 where that is the dtype.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or x is not of a float dtype.
-        ValueError: size is below 1, k is negative, or x has not one to three spatial dimensions.
+      TypeError: an argument is of the wrong kind, or x is not of a float dtype.
+      ValueError: size is below 1, k is negative, or x has not one to three spatial dimensions.
 
-    >>> local_response_norm(jnp.ones((1, 1, 4)), size=3, alpha=1.0, beta=1.0, k=2.0).ravel()
-    Array([0.25, 0.2 , 0.2 , 0.25], dtype=float32)
+    Example:
+      >>> local_response_norm(jnp.ones((1, 1, 4)), size=3, alpha=1.0, beta=1.0, k=2.0).ravel()
+      Array([0.25, 0.2 , 0.2 , 0.25], dtype=float32)
 
     References:
-        Krizhevsky, Sutskever and Hinton, ImageNet classification with deep convolutional neural networks,
-        NIPS 2012, section 3.3.
+      Krizhevsky, Sutskever and Hinton, ImageNet classification with deep convolutional neural networks,
+      NIPS 2012, section 3.3.
     """
     x = as_float_array("x", x)
     pooled_rank(x, ())
@@ -62,32 +65,33 @@ def local_response_norm(
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch normalisation as in training: each channel by its own mean and variance over batch and places.
+    """Normalises each channel by its own mean and variance over batch and space, as in training.
 
         y[n, s, c] = scale[c] (x[n, s, c] - mean[c]) / sqrt(var[c] + epsilon) + bias[c]
 
-    Mean and variance come from one pass over x, var = mean of squares - square of mean, and so do the derivatives:
-    where a channel's mean is 30 times its deviation, half of float32's digits of the variance are lost, as by flax.
+    Mean and variance come from one pass over x, var = mean of squares - square of mean, and so do the derivatives.
+    Where a channel's mean is 30 times its deviation the variance loses half of float32's digits, as flax's does.
 
     Args:
-        x: (N, *S, C), any number of spatial dimensions, none too.
-        scale, bias: (C,).
-        epsilon: what is added to the variance, not negative.
+      x: `(N, *S, C)`, with any number of spatial dimensions, or none.
+      scale, bias: `(C,)`.
+      epsilon: added to the variance, at least 0.
 
     Returns:
-        y of x's shape and dtype, mean (C,) and var (C,), the variance with divisor N prod(S); both, as all sums,
-        in float32, or in float64 where that is x's dtype.
+      y of x's shape and dtype; mean and var, `(C,)`, the variance with divisor N prod(S). These two are, as all
+      sums, in float32, or in float64 where that is x's dtype.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or x is not of a float dtype.
-        ValueError: shapes disagree, x is empty, or epsilon is negative.
+      TypeError: an argument is of the wrong kind, or x is not of a float dtype.
+      ValueError: shapes disagree, x is empty, or epsilon is negative.
 
-    >>> y, mean, var = batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), epsilon=0.0)
-    >>> y.ravel(), mean, var
-    (Array([-1.,  1.], dtype=float32), Array([2.], dtype=float32), Array([1.], dtype=float32))
+    Example:
+      >>> y, mean, var = batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), epsilon=0.0)
+      >>> y.ravel(), mean, var
+      (Array([-1.,  1.], dtype=float32), Array([2.], dtype=float32), Array([1.], dtype=float32))
 
     References:
-        Ioffe and Szegedy, Batch normalization, ICML 2015, arXiv:1502.03167, algorithm 1.
+      Ioffe and Szegedy, Batch normalization, ICML 2015, arXiv:1502.03167, algorithm 1.
     """
     x, scale, bias = (as_float_array(*pair) for pair in (("x", x), ("scale", scale), ("bias", bias)))
     epsilon = as_number("epsilon", epsilon)
@@ -98,23 +102,23 @@ def batch_norm(
             f"scale and bias must be (C,) and x (N, *S, C), not empty, "
             f"got x {x.shape}, scale {scale.shape}, bias {bias.shape}"
         )
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = accumulator_dtype(x.dtype)
     y, mean, var = _batch_norm(x.astype(wide), scale.astype(wide), bias.astype(wide), epsilon)
     return y.astype(x.dtype), mean, var
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 @partial(jax.jit, static_argnums=3)
-def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Any:
+def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Triple:
     mean = _mean(x)
     var = jnp.maximum(_mean(x * x) - mean * mean, 0)
     return (x - mean) * (scale * lax.rsqrt(var + epsilon)) + bias, mean, var
 
 
 @_batch_norm.defjvp
-def _batch_norm_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
-    # arranged so that neither it nor its transpose writes down x - mean, and that the cotangent is read once for both
-    # of its sums; by plain autodiff XLA takes three times as long (128x32x32x32 with a pool, forward and backward)
+def _batch_norm_jvp(epsilon: float, primals: Triple, tangents: Triple) -> tuple[Triple, Triple]:
+    # arranged so that neither this nor its transpose writes x - mean to memory, and that the cotangent is read once for
+    # both of its sums, which XLA does not do for the derivative that autodiff finds
     x, scale, _ = primals
     dx, dscale, dbias = tangents
     y, mean, var = _batch_norm(*primals, epsilon)
@@ -127,21 +131,21 @@ def _batch_norm_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    """The mean of each channel; as a matrix XLA sums it at the speed of memory."""
+    """Returns the mean of each channel; XLA sums a matrix faster than an array of more axes."""
     return x.reshape(-1, x.shape[-1]).sum(0) / (x.size // x.shape[-1])
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _normalize(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:
     channels = x.shape[-1]
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    # a pool over the channels; beyond their other end there is nothing to count
+    wide = x.astype(accumulator_dtype(x.dtype))
+    # a pool over the channels, whose padding need not reach beyond their other end
     low, high = min(size // 2, channels - 1), min((size - 1) // 2, channels - 1)
     windows = slide((channels,), (low + high + 1,), padding=((low, high),))
     line = jnp.square(wide).reshape(math.prod(x.shape[:-1]), channels, 1)
     energy = sum_of_windows(line, windows).reshape(x.shape)
     base = k + alpha * energy
-    if beta == 0.75:  # the published one, by roots: a power takes twice as long on the CPU
+    if beta == 0.75:  # as published: two roots are faster than a power
         root = lax.rsqrt(base)
         return (wide * root * jnp.sqrt(root)).astype(x.dtype)
     return (wide * base**-beta).astype(x.dtype)

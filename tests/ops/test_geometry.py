@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cnnjax.ops import output_shape, receptive_field
-from cnnjax.ops.geometry import Counts, conv_counts, real_taps, resolve_padding, slide, subsample_counts
+from cnnjax.ops.counts import Counts, conv_counts, subsample_counts
+from cnnjax.ops.geometry import real_taps, resolve_padding, slide
 from tests.ops.tables import in_one_case
 
 

@@ -1,6 +1,7 @@
 """Convolution as neural networks use it, in one to three dimensions, and its adjoint."""
 
 import operator
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from cnnjax.ops.checks import (
     check_transposed_arrays,
     one_of,
     same_dtype,
+    wide_dtype,
 )
 from cnnjax.ops.conv import primitive
 from cnnjax.ops.conv.choose import ALGORITHM_NAMES, ALGORITHMS, check_algorithm
@@ -114,7 +116,7 @@ def conv(
     x, windows = _pad(x, w.shape[:-2], stride, padding, padding_mode, dilation, input_dilation)
 
     out_dtype = jnp.dtype(x.dtype if preferred_element_type is None else preferred_element_type)
-    wide = jnp.promote_types(jnp.promote_types(x.dtype, out_dtype), jnp.float32)
+    wide = wide_dtype(x.dtype, out_dtype)
     if algorithm in ALGORITHMS:
         check_algorithm(algorithm, windows, x.shape[-1], w.shape[-1], wide.itemsize)
     if 0 in x.shape:  # an empty batch; not every platform's convolution takes one
@@ -136,7 +138,7 @@ def conv_transpose(
     stride: Ints = 1,
     padding: Padding = "VALID",
     output_padding: Ints = 0,
-    output_shape: Ints | None = None,
+    output_shape: Sequence[int] | None = None,
     dilation: Ints = 1,
     groups: int = 1,
     precision: Precision = None,
@@ -190,7 +192,7 @@ def conv_transpose(
     windows = _windows_onto(y.shape[1:-1], w.shape[:-2], stride, padding, dilation, output_padding, output_shape)
     if 0 in y.shape:
         return jnp.zeros((0, *windows.sizes, w.shape[-2] * groups), y.dtype)
-    dtype = y.dtype if b is None else jnp.promote_types(y.dtype, jnp.float32)
+    dtype = y.dtype if b is None else wide_dtype(y.dtype)
     x = primitive.conv_input_grad(y, w, windows, groups, precision, dtype=dtype, narrow=b is not None)
     return _add_bias(x, b, y.dtype)
 
@@ -261,7 +263,7 @@ def _windows_onto(
     padding: Padding,
     dilation: Ints,
     output_padding: Ints,
-    output_shape: Ints | None,
+    output_shape: Sequence[int] | None,
 ) -> Windows:
     """Places the windows of the convolution that gives `output`, and whose input is what conv_transpose gives."""
     rank = len(window)

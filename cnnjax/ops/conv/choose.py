@@ -60,6 +60,7 @@ class Problem(NamedTuple):
 
     @property
     def taps(self) -> int:
+        """The taps of the window."""
         return math.prod(self.windows.window)
 
     @property
@@ -79,41 +80,49 @@ class Problem(NamedTuple):
 
 
 def always(p: Problem) -> bool:
+    """Holds where no row before it does."""
     return True
 
 
 def single_window(p: Problem) -> bool:
+    """True where one window is the whole of x."""
     return math.prod(p.windows.output) == 1 and set(p.windows.dilation) == {1}
 
 
 def pointwise(p: Problem) -> bool:
+    """True for windows of one."""
     return p.taps == 1
 
 
 def strided_pointwise(p: Problem) -> bool:
+    """True for windows of one with strides, which skip pixels."""
     return pointwise(p) and max(p.windows.stride) > 1
 
 
 def depthwise_of_few_taps(p: Problem) -> bool:
+    """True for groups of one channel whose taps are few enough to be written out one by one."""
     return p.channels == 1 and p.groups > 1 and p.taps <= MANY_TAPS
 
 
 def depthwise(p: Problem) -> bool:
+    """True for groups of one channel."""
     return p.channels == 1 and p.groups > 1
 
 
 def on_onednn(p: Problem) -> bool:
+    """True where oneDNN may compute it."""
     return p.onednn
 
 
 def wide_3x3(p: Problem) -> bool:
+    """True for 3x3 with so many channels that F(2x2, 3x3) is faster than oneDNN, and more exact."""
     wide = p.channels * p.features >= WIDE_FORWARD * (p.channels + p.features)
     fits = forward.winograd_image_bytes(p.windows, p.channels, p.features) <= forward.WINOGRAD_FORWARD_BYTES
     return p.onednn and p.windows.window == (3, 3) and p.groups == 1 and p.unit and wide and fits
 
 
 def few_channels(p: Problem, channels: int, features: int) -> bool:
-    """True where blocks of neighbours fill the registers, and the patches of one image are not too many."""
+    """True where blocks of neighbours fill the registers, and the patches of one image are not too large."""
     few = p.groups == 1 and p.unit and p.taps <= MANY_TAPS and p.channels <= channels and p.features <= features
     return few and _patches_fit(p)
 
@@ -124,19 +133,23 @@ def _patches_fit(p: Problem) -> bool:
 
 
 def few_channels_forward(p: Problem) -> bool:
+    """True where a convolution has few channels, and is not too small to be worth it."""
     products = p.batch * math.prod(p.windows.output) * p.taps * p.channels * p.features
     return products >= SMALL_PRODUCT and few_channels(p, FEW_CHANNELS, FEW_FEATURES)
 
 
 def few_channels_back(p: Problem) -> bool:
+    """True where an input gradient has few channels; oneDNN is slow with very few only."""
     return few_channels(p, VERY_FEW_CHANNELS if p.onednn else FEW_CHANNELS, FEW_CHANNELS)
 
 
 def unit_stride(p: Problem) -> bool:
+    """True without strides."""
     return max(p.windows.stride) == 1
 
 
 def phases(p: Problem) -> bool:
+    """True where an input gradient falls apart into one for each phase of the strides."""
     w = p.windows
     return max(w.stride) > 1 and all(1 in pair for pair in zip(w.stride, w.dilation, strict=True))
 
@@ -149,15 +162,18 @@ def even_phases(p: Problem) -> bool:
 
 
 def depthwise_phases(p: Problem) -> bool:
+    """True for `even_phases` of groups of one channel."""
     taps_of_phase = math.prod(-(-k // s) for k, s in zip(p.windows.window, p.windows.stride, strict=True))
     return even_phases(p) and p.features == 1 and p.groups > 1 and taps_of_phase <= MANY_TAPS
 
 
 def depthwise_on_onednn(p: Problem) -> bool:
+    """True for images of one channel to a group, without strides."""
     return depthwise(p) and p.onednn and p.features == 1 and max(p.windows.stride) == 1 and len(p.windows.window) == 2
 
 
 def not_images(p: Problem) -> bool:
+    """True for volumes, and for more groups than can be computed one by one."""
     return len(p.windows.window) != 2 or p.groups > MOST_GROUPS
 
 
@@ -175,6 +191,7 @@ def wide_kernel(p: Problem) -> bool:
 
 
 def wide_phases(p: Problem) -> bool:
+    """True where the phases of a strided convolution, as channels, make a wide kernel."""
     stride, dilation = p.windows.stride, p.windows.dilation
     if not p.onednn or p.precision is not None or max(dilation) > 1 or max(stride) == 1:
         return False
@@ -182,11 +199,13 @@ def wide_phases(p: Problem) -> bool:
 
 
 def narrow_patches(p: Problem) -> bool:
+    """True where a patch has so few elements that blocks of neighbours fill the registers better."""
     in_a_row = p.windows.dilation[-1] == p.windows.stride[-1] == 1
     return p.taps > 1 and p.channels <= FEW_CHANNELS_OF_PATCHES and in_a_row
 
 
 def large_batch(p: Problem) -> bool:
+    """True where oneDNN's blocks of images are full."""
     enough = p.batch >= LEAST_IMAGES and p.features >= LEAST_FEATURES and p.taps * p.channels >= LEAST_PRODUCTS
     return p.onednn and p.taps > 1 and enough
 

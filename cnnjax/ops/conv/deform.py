@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
+from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype, wide_dtype
 from cnnjax.ops.geometry import Ints, Padding, Windows, as_int, slide
 from cnnjax.ops.patches import pad_spatial
 from cnnjax.ops.public import public_op
@@ -105,7 +105,7 @@ def _deform_conv(
     groups: int,
     offset_groups: int,
 ) -> jax.Array:
-    out_dtype, sum_dtype = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    out_dtype, sum_dtype = x.dtype, wide_dtype(x.dtype)
     x, w, offset, mask, b = jax.tree.map(lambda array: array.astype(sum_dtype), (x, w, offset, mask, b))
     n, channels = x.shape[0], x.shape[-1]
     rank, taps = len(windows.window), math.prod(windows.window)
@@ -121,7 +121,7 @@ def _deform_conv(
 
 
 def _sampled(x: jax.Array, offset: jax.Array, windows: Windows) -> jax.Array:
-    """x (N, *S, C) under the displaced taps, by offset (N, *S', T, G, rank): (N, *S', T, G, C // G).
+    """X (N, *S, C) under the displaced taps, by offset (N, *S', T, G, rank): (N, *S', T, G, C // G).
 
     x[p] = sum over the corners i of p's cell of  x[i] prod over axes of (1 - |p - i|)
     """

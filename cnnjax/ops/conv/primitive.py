@@ -21,7 +21,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.ops.checks import Precision, is_local
+from cnnjax.ops.checks import Precision, is_local, wide_dtype
 from cnnjax.ops.conv import choose, onednn
 from cnnjax.ops.conv.choose import FORWARD, INPUT_GRAD, KERNEL_GRAD
 from cnnjax.ops.conv.chunks import map_over_images, sum_over_images
@@ -212,16 +212,16 @@ def _compute(
 ) -> jax.Array:
     """Computes one derivative on one platform: in which dtype, and by the form that is chosen for it."""
     if platform == "cpu":  # its halves are sums of halves
-        wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.promote_types(dtype, jnp.float32))
+        wide = wide_dtype(a.dtype, b.dtype, dtype)
     elif narrow:
         wide = a.dtype  # x or w: only a cotangent may be wider
     else:
-        wide = jnp.promote_types(a.dtype, b.dtype)
+        wide = a.dtype if a.dtype == b.dtype else wide_dtype(a.dtype, b.dtype)
     a, b = a.astype(wide), b.astype(wide)
     if platform == "cpu" and not plain:
         return _on_cpu(derivative, a, b, windows, groups, precision).astype(dtype)
     form = choose.PLAIN[derivative].form
-    if derivative == FORWARD and not narrow and dtype != wide:
+    if derivative == FORWARD and not narrow and dtype.itemsize > wide.itemsize:
         return form(a, b, windows, groups, precision, preferred_element_type=dtype)
     return form(a, b, windows, groups, precision).astype(dtype)
 
