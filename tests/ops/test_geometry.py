@@ -5,7 +5,7 @@ import pytest
 
 from cnnjax.ops import output_shape, receptive_field
 from cnnjax.ops.geometry import Counts, conv_counts, real_taps, resolve_padding, slide, subsample_counts
-from tests.ops.tables import in_one_case
+from tests.tables import in_one_case
 
 
 @in_one_case(

@@ -7,8 +7,8 @@ import pytest
 
 from cnnjax.ops import local_response_norm
 from tests import oracles
-from tests.ops.tables import in_one_case
-from tests.ops.test_pool import value_and_gradient
+from tests.tables import in_one_case
+from tests.ops.pool.test_pool import value_and_gradient
 
 CASES = [
     ((4,), 7, {}),

@@ -10,7 +10,7 @@ import pytest
 from cnnjax.ops import channel_shuffle, conv, conv_kernel_grad, fold, pad, pixel_shuffle, pixel_unshuffle, unfold
 from cnnjax.ops.geometry import slide
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
+from tests.tables import draws, in_one_case
 
 
 def line(*values, dtype="float32"):

@@ -11,7 +11,7 @@ from cnnjax.ops import conv
 from cnnjax.ops.conv.forward import ALGORITHMS, im2col, lax_conv
 from cnnjax.ops.geometry import resolve_padding, slide
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
+from tests.tables import draws, in_one_case
 from tests.ops.test_precision import correlate
 
 

@@ -14,8 +14,8 @@ from cnnjax.ops import (
     stochastic_pool,
 )
 from tests import oracles
-from tests.ops.tables import in_one_case
-from tests.ops.test_pool import value_and_gradient
+from tests.tables import in_one_case
+from tests.ops.pool.test_pool import value_and_gradient
 
 INF, NAN = float("inf"), float("nan")
 

@@ -10,7 +10,7 @@ import pytest
 from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 from cnnjax.ops.geometry import require_real_taps, slide
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
+from tests.tables import draws, in_one_case
 
 INF, NAN = float("inf"), float("nan")
 

@@ -10,8 +10,8 @@ import pytest
 from cnnjax.ops import conv, conv_transpose, depthwise_conv, separable_conv, true_conv
 from cnnjax.ops.geometry import slide
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
-from tests.ops.test_conv import random_arrays, value_and_gradients
+from tests.tables import draws, in_one_case
+from tests.ops.conv.test_conv import random_arrays, value_and_gradients
 
 
 def line(*values):
