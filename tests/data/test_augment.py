@@ -1,9 +1,6 @@
 """Augmentation against nested loops, and by hand."""
 
 import math
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnjax.data import augment, augment_for, centre_crop, channel_stats, colour_axes, standardize
+from tests import processes
 
 # Jitted as in training; op by op each would be compiled for itself, which takes seconds.
 random_affine = jax.jit(augment.random_affine, static_argnames=("batch", "degrees", "scale", "shift"))
@@ -253,8 +251,4 @@ for change in (affine, crop_flip, lambda key, x: pca_jitter(key, crop_flip(key, 
 
 
 def test_the_number_of_devices_does_not_matter():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True)
+    processes.program(SHARDED, devices=4)

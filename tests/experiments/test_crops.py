@@ -11,7 +11,6 @@ from PIL import Image
 
 from cnnjax import data, experiment
 from tests import processes
-from tests.experiments.test_lenet5 import sentence
 
 
 def test_alexnet_trains_on_crops_and_classifies_images_of_any_size(tmp_path: Path) -> None:
@@ -53,7 +52,7 @@ def test_vgg_trains_on_whole_images(tmp_path: Path) -> None:
     ],
 )
 def test_bad_flags(script: str, flag: str, message: str, tmp_path: Path) -> None:
-    assert message in sentence(processes.run(script, flag, "--dataset=digits", f"--workdir={tmp_path / 'new'}"))
+    assert message in processes.refusal(script, flag, "--dataset=digits", f"--workdir={tmp_path / 'new'}")
 
 
 def test_what_the_net_sees_of_an_image() -> None:

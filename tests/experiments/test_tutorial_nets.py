@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests import processes
-from tests.experiments.test_lenet5 import sentence
 
 
 @pytest.mark.slow
@@ -40,7 +39,7 @@ def test_the_cifar_net_with_batch_norm(tmp_path: Path) -> None:
     ],
 )
 def test_bad_flags(script: str, flags: list[str], message: str, tmp_path: Path) -> None:
-    assert message in sentence(processes.run(script, *flags, f"--workdir={tmp_path / 'new'}"))
+    assert message in processes.refusal(script, *flags, f"--workdir={tmp_path / 'new'}")
 
 
 def test_overfitting_is_said() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,32 +16,9 @@ from cnnjax import train
 from cnnjax.errors import UserError
 from cnnjax.train import checkpoint, loop, metrics, optimizer, state, step
 from tests.train import tiny
+from tests.train.tiny import OPTIONS, arrays, interrupt_at, same_bits
 
-OPTIONS = train.Options(epochs=4, batch_size=16, learning_rate=0.05, checkpoint_every=5, log_every=1)
 UPDATES = 4 * 6
-
-
-def arrays(folder: Path) -> dict[str, np.ndarray]:
-    found = checkpoint.read_newest(folder)
-    assert found is not None
-    return found.arrays
-
-
-def same_bits(one: Path, other: Path) -> bool:
-    a, b = arrays(one), arrays(other)
-    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
-
-
-def interrupt_at(number: int, what: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a signal when update `number` is recorded."""
-    record = loop.Run.record
-
-    def recording(self: loop.Run, n: int, loss: float, accuracy: float) -> None:
-        record(self, n, loss, accuracy)
-        if n == number:
-            os.kill(os.getpid(), what)
-
-    monkeypatch.setattr(loop.Run, "record", recording)
 
 
 def test_learns_and_leaves_its_records(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from flax import nnx
 
 from cnnjax import layers
 from cnnjax.data import rng
-from cnnjax.train import checkpoint, loop, optimizer, state, step
+from cnnjax.train import checkpoint, optimizer, state, step
 from tests.train import tiny
-from tests.train.test_loop import OPTIONS, arrays, same_bits
+from tests.train.tiny import OPTIONS, arrays, interrupt_at, same_bits
 
 
 class Masked(nnx.Module):
@@ -71,15 +70,8 @@ def test_a_run_with_dropout_that_was_cut_ends_with_the_same_bits(
 ) -> None:
     options = replace(OPTIONS, epochs=3, updates_per_call=4)  # of 6 updates an epoch: groups of 4 and 2
     whole = tiny.fit(tmp_path / "whole", options, Dropping())
-    record = loop.Run.record
-
-    def recording(self: loop.Run, n: int, loss: float, accuracy: float) -> None:
-        record(self, n, loss, accuracy)
-        if n == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "record", recording)
+        interrupt_at(8, signal.SIGTERM, patch)
         cut = tiny.fit(tmp_path / "cut", options, Dropping())
     assert 8 <= cut.updates < whole.updates
     tiny.fit(tmp_path / "cut", options, Dropping())

@@ -14,14 +14,8 @@ from cnnjax.ops import (
     stochastic_pool,
 )
 from tests import oracles
-from tests.ops.tables import in_one_case
-from tests.ops.test_pool import value_and_gradient
-
-INF, NAN = float("inf"), float("nan")
-
-
-def line(*values, dtype="float32"):
-    return jnp.array(values, dtype).reshape(1, -1, 1)
+from tests.cases import INF, NAN, line, value_and_gradients
+from tests.tables import in_one_case
 
 
 def channels_first(array):
@@ -61,11 +55,11 @@ def test_adaptive_pools_against_the_oracle(sizes, output_size):
     x = np.random.default_rng(0).integers(0, 5, (2, *sizes, 3)).astype(float)
     x[x == 0] = -INF
     with jax.enable_x64(True):
-        ct, (y, dx, index) = value_and_gradient(
+        ct, (y, dx, index) = value_and_gradients(
             lambda x: adaptive_max_pool(x, output_size, return_indices=True), x, has_aux=True
         )
         finite = np.maximum(x, 0)
-        _, (mean, mean_dx) = value_and_gradient(lambda x: adaptive_avg_pool(x, output_size), finite)
+        _, (mean, mean_dx) = value_and_gradients(lambda x: adaptive_avg_pool(x, output_size), finite)
     expected, expected_index, expected_dx = oracles.adaptive_pool(x, ct, output_size=output_size, kind="max")
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(index, expected_index)
@@ -81,10 +75,10 @@ def test_adaptive_pools_against_pytorch(sizes, output_size):
     x = np.random.default_rng(1).normal(size=(2, *sizes, 3)).round(1)
     t = torch.tensor(channels_first(x), requires_grad=True)
     with jax.enable_x64(True):
-        ct, (y, dx, index) = value_and_gradient(
+        ct, (y, dx, index) = value_and_gradients(
             lambda x: adaptive_max_pool(x, output_size, return_indices=True), x, has_aux=True
         )
-        _, (mean, mean_dx) = value_and_gradient(lambda x: adaptive_avg_pool(x, output_size), x)
+        _, (mean, mean_dx) = value_and_gradients(lambda x: adaptive_avg_pool(x, output_size), x)
     for kind, ours, gradient in (("max", y, dx), ("avg", mean, mean_dx)):
         keywords = {"return_indices": True} if kind == "max" else {}
         op = getattr(torch.nn.functional, f"adaptive_{kind}_pool{len(sizes)}d")
@@ -127,7 +121,7 @@ FRACTIONAL = [
 
 def fractional(x, samples, window, output_size):
     with jax.enable_x64(True):
-        return value_and_gradient(
+        return value_and_gradients(
             lambda x: fractional_max_pool(x, window, output_size=output_size, samples=samples, return_indices=True),
             x,
             has_aux=True,
@@ -213,7 +207,7 @@ def test_mean_by_value_against_its_formula(sizes):
         return oracles.pool(x, lambda a: np.sum(np.square(a)) / np.sum(a), **full, **rest)
 
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: stochastic_pool(x, **full, key=None, deterministic=True), x)
+        ct, (y, dx) = value_and_gradients(lambda x: stochastic_pool(x, **full, key=None, deterministic=True), x)
     np.testing.assert_allclose(y, expected(x), rtol=1e-12)
     v = np.random.default_rng(1).normal(size=x.shape)
     slope = ((expected(x + 1e-6 * v) - expected(x - 1e-6 * v)) / 2e-6 * ct).sum()
@@ -231,7 +225,7 @@ def test_max_unpool_against_the_oracle_and_pytorch(sizes, window, stride):
     # other values than the maxima, so that repeated indices carry different ones
     y = np.random.default_rng(1).normal(size=y.shape)
     with jax.enable_x64(True):
-        ct, (back, dy) = value_and_gradient(lambda y: max_unpool(y, indices, sizes), y)
+        ct, (back, dy) = value_and_gradients(lambda y: max_unpool(y, indices, sizes), y)
     expected, expected_dy = oracles.max_unpool(y, np.asarray(indices), sizes, ct)
     np.testing.assert_array_equal(back, expected)
     np.testing.assert_array_equal(dy, expected_dy)

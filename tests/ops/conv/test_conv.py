@@ -11,8 +11,9 @@ from cnnjax.ops import conv
 from cnnjax.ops.conv.forward import ALGORITHMS, im2col, lax_conv
 from cnnjax.ops.geometry import resolve_padding, slide
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
-from tests.ops.test_precision import correlate
+from tests.cases import UNIVERSAL, random_arrays, value_and_gradients
+from tests.oracles import correlate
+from tests.tables import draws, in_one_case
 
 
 def test_hand_computed():
@@ -61,8 +62,6 @@ def test_groups_by_hand():
 
 # ---- the oracle ----
 
-# what serves all arguments; the rest is in test_conv_algorithms.py
-UNIVERSAL = ["lax", "direct", "im2col", "fft", "toeplitz"]
 PADDINGS = ["VALID", "SAME", "SAME_LOWER", "FULL", "int", "pairs", "crop", "reflect", "replicate", "circular"]
 
 
@@ -103,23 +102,6 @@ def random_case(seed):
         full = {"stride": stride, "dilation": dilation, "padding": pads, "mode": mode, "holes": holes}
         keywords |= {"padding_mode": mode, "input_dilation": holes, "groups": groups}
         return x_shape, (*window, per_group, out), keywords, full | {"groups": groups}
-
-
-def value_and_gradients(f, *args):
-    """f's value and, for a fixed random cotangent, its gradients, in one compilation."""
-    out = jax.eval_shape(f, *args)
-    ct = np.random.default_rng(0).normal(size=out.shape).astype(out.dtype)
-
-    def both(*args):
-        y, pull = jax.vjp(f, *args)
-        return y, *pull(jnp.asarray(ct))
-
-    return ct, jax.jit(both)(*args)
-
-
-def random_arrays(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return [rng.normal(size=shape) for shape in shapes]
 
 
 @pytest.mark.parametrize("seed", draws(22, 42))

@@ -10,13 +10,8 @@ import pytest
 from cnnjax.ops import conv, conv_transpose, depthwise_conv, separable_conv, true_conv
 from cnnjax.ops.geometry import slide
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
-from tests.ops.test_conv import random_arrays, value_and_gradients
-
-
-def line(*values):
-    return jnp.array(values, "float32").reshape(1, -1, 1)
-
+from tests.cases import line, random_arrays, transposed_case, value_and_gradients
+from tests.tables import draws, in_one_case
 
 # ---- conv_transpose ----
 
@@ -41,29 +36,6 @@ def test_conv_transpose_by_hand():
     assert x(padding="CAUSAL") == [120, 200]
     assert conv_transpose(line(1, 2, 3), w, padding="FULL").ravel().tolist() == [123]
     assert conv_transpose(y, w, jnp.array([1000.0])).ravel().tolist() == [1001, 1012, 1120, 1200]
-
-
-def transposed_case(seed):
-    """One geometry of a conv: x's shape, w's shape, the keywords, and those with the padding in full."""
-    draw = random.Random(seed)
-    rank = 1 + seed % 3
-    while True:
-        sizes = tuple(draw.randint(1, {1: 9, 2: 6, 3: 4}[rank]) for _ in range(rank))
-        window = [draw.randint(1, 3) for _ in range(rank)]
-        stride, dilation = ([draw.choice([1, 2, 3]) for _ in range(rank)] for _ in range(2))
-        groups = draw.choice([1, 1, 2, 3])
-        padding = tuple((draw.randint(-1, 2), draw.randint(-1, 2)) for _ in range(rank))
-        if draw.random() < 0.4:
-            padding = draw.choice(["VALID", "SAME", "SAME_LOWER", "FULL"])
-        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-        try:
-            windows = slide(sizes, window, **geometry)
-        except ValueError:
-            continue
-        per_group, out = draw.randint(1, 2), draw.randint(1, 2) * groups
-        shapes = (draw.randint(1, 2), *sizes, per_group * groups), (*window, per_group, out)
-        full = {"stride": stride, "padding": windows.padding, "dilation": dilation, "groups": groups}
-        return *shapes, geometry | {"groups": groups}, full, windows.output
 
 
 @pytest.mark.parametrize("seed", draws(12, 45))

@@ -8,7 +8,7 @@ import pytest
 from cnnjax.ops import conv, deform_conv
 from cnnjax.ops.geometry import slide
 from tests import oracles
-from tests.ops.test_conv import random_arrays
+from tests.cases import random_arrays
 
 
 def test_one_dimension_by_hand():

@@ -8,8 +8,8 @@ import pytest
 from cnnjax.ops import connected_conv, conv, local_conv
 from cnnjax.ops.geometry import slide
 from tests import oracles
-from tests.ops.tables import in_one_case
-from tests.ops.test_conv import random_arrays, value_and_gradients
+from tests.cases import random_arrays, value_and_gradients
+from tests.tables import in_one_case
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

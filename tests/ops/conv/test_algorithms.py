@@ -10,9 +10,8 @@ import pytest
 from cnnjax.ops import conv, conv_transpose, toeplitz_matrix
 from cnnjax.ops.conv.winograd import winograd_matrices
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
-from tests.ops.test_conv import random_arrays, value_and_gradients
-from tests.ops.test_conv_kinds import transposed_case
+from tests.cases import random_arrays, transposed_case, value_and_gradients
+from tests.tables import draws, in_one_case
 
 
 def test_winograd_matrices_are_those_of_the_paper():

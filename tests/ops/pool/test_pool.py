@@ -10,13 +10,8 @@ import pytest
 from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 from cnnjax.ops.geometry import require_real_taps, slide
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
-
-INF, NAN = float("inf"), float("nan")
-
-
-def line(*values, dtype="float32"):
-    return jnp.array(values, dtype).reshape(1, -1, 1)
+from tests.cases import INF, NAN, REDUCERS, line, softmax_pool, value_and_gradients
+from tests.tables import draws, in_one_case
 
 
 def test_hand_computed():
@@ -131,18 +126,6 @@ def random_case(seed):
         )
 
 
-def value_and_gradient(f, x, has_aux=False):
-    """f's value, its gradient for a fixed random cotangent, and any second result, in one compilation."""
-    out = jax.eval_shape(f, x)
-    ct = np.random.default_rng(0).normal(size=(out[0] if has_aux else out).shape)
-
-    def both(x):
-        y, pull, *aux = jax.vjp(f, x, has_aux=has_aux)
-        return y, *pull(jnp.asarray(ct)), *aux
-
-    return ct, jax.jit(both)(x)
-
-
 @pytest.mark.parametrize("seed", draws(14, 48))
 def test_max_pool_against_the_oracle(seed):
     shape, keywords, full = random_case(seed)
@@ -151,7 +134,7 @@ def test_max_pool_against_the_oracle(seed):
     x[x == 0] = -INF
     with jax.enable_x64(True):
         for pool, sign in ((max_pool, 1), (min_pool, -1)) if seed % 4 == 0 else ((max_pool, 1),):
-            ct, (y, dx, index) = value_and_gradient(
+            ct, (y, dx, index) = value_and_gradients(
                 lambda x, pool=pool: pool(x, **keywords, return_indices=True), x, has_aux=True
             )
             expected, expected_index, expected_dx = oracles.max_pool(sign * x, ct, **full)
@@ -166,7 +149,7 @@ def test_avg_pool_against_the_oracle(seed):
     counting = {"count_include_pad": seed % 2 == 0, "divisor_override": 5 if seed % 5 == 0 else None}
     x = np.random.default_rng(seed).normal(size=shape)
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: avg_pool(x, **keywords, **counting), x)
+        ct, (y, dx) = value_and_gradients(lambda x: avg_pool(x, **keywords, **counting), x)
     expected, expected_dx = oracles.avg_pool(x, ct, **full, **counting)
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-12, atol=1e-12)
@@ -178,8 +161,8 @@ def test_large_windows(window, stride):
     full = {"window": window, "stride": (stride,) * 2, "dilation": (1, 1), "padding": ((1, 0),) * 2}
     keywords = full | {"ceil_mode": False}
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: max_pool(x, **keywords), x)
-        _, (mean, mean_dx) = value_and_gradient(lambda x: avg_pool(x, **keywords), x)
+        ct, (y, dx) = value_and_gradients(lambda x: max_pool(x, **keywords), x)
+        _, (mean, mean_dx) = value_and_gradients(lambda x: avg_pool(x, **keywords), x)
     expected, _, expected_dx = oracles.max_pool(x, ct, **keywords)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-11, atol=1e-11)
@@ -213,13 +196,13 @@ def test_against_pytorch(seed):
         return None if index is None else np.moveaxis(index.numpy(), 1, -1)
 
     with jax.enable_x64(True):
-        ct, (y, dx, index) = value_and_gradient(
+        ct, (y, dx, index) = value_and_gradients(
             lambda x: max_pool(x, window, **common, return_indices=True), x, has_aux=True
         )
         expected = check(y, dx, getattr(functional, f"max_pool{rank}d"), return_indices=True)
         np.testing.assert_array_equal(index, expected)
         for include in (True, False):
-            _, (y, dx) = value_and_gradient(
+            _, (y, dx) = value_and_gradients(
                 lambda x, include=include: avg_pool(x, window, **common, count_include_pad=include), x
             )
             check(y, dx, getattr(functional, f"avg_pool{rank}d"), count_include_pad=include)
@@ -235,7 +218,7 @@ def test_lp_pool_against_the_oracle(seed):
     # whole numbers, so that there are zeros, and windows of nothing else
     x = np.random.default_rng(seed).integers(-2, 3, shape).astype(float)
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: lp_pool(x, **keywords, p=p), x)
+        ct, (y, dx) = value_and_gradients(lambda x: lp_pool(x, **keywords, p=p), x)
     expected, expected_dx = oracles.lp_pool(x, ct, **full, p=p)
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-12, atol=1e-12)
@@ -281,7 +264,7 @@ def test_lp_pool_against_pytorch(seed):
     theirs = (window, stride) if rank > 1 else (2, 1)
     t = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: lp_pool(x, window, p=p, stride=stride), x)
+        ct, (y, dx) = value_and_gradients(lambda x: lp_pool(x, window, p=p, stride=stride), x)
     expected = getattr(torch.nn.functional, f"lp_pool{rank}d")(t, p, *theirs)
     expected.backward(torch.tensor(np.moveaxis(ct, -1, 1)))
     np.testing.assert_allclose(y, np.moveaxis(expected.detach().numpy(), 1, -1), rtol=1e-12)
@@ -289,19 +272,6 @@ def test_lp_pool_against_pytorch(seed):
 
 
 # ---- a reducer of one's own ----
-
-
-def softmax_pool(windows, axis):
-    return (windows * jax.nn.softmax(windows, axis)).sum(axis)
-
-
-#: Each as JAX has it, and as NumPy says it of a list.
-REDUCERS = {
-    "prod": (jnp.prod, np.prod),
-    "logsumexp": (jax.nn.logsumexp, lambda met: np.log(np.sum(np.exp(met)))),
-    "median": (jnp.median, np.median),
-    "softmax": (softmax_pool, lambda met: np.sum(met * np.exp(met)) / np.sum(np.exp(met))),
-}
 
 
 @pytest.mark.parametrize("seed", draws(10, 16))
@@ -315,7 +285,7 @@ def test_pool_against_the_oracle(seed):
         def op(x):
             return pool(x, **keywords, reduce=ours, pad_value=pad_value)
 
-        ct, (y, gradient) = value_and_gradient(op, x)
+        ct, (y, gradient) = value_and_gradients(op, x)
         tangent = np.asarray(jax.jit(lambda: jax.jvp(op, (x,), (dx,))[1])())
     np.testing.assert_allclose(y, oracles.pool(x, theirs, **full, pad_value=pad_value), rtol=1e-12, atol=1e-12)
     up, down = (oracles.pool(x + h * dx, theirs, **full, pad_value=pad_value) for h in (1e-6, -1e-6))
@@ -357,8 +327,8 @@ def test_global_pools_against_the_oracles(sizes):
     full = {"window": sizes, "stride": (1,) * rank, "padding": ((0, 0),) * rank, "dilation": (1,) * rank}
     full["ceil_mode"] = False
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(global_max_pool, x)
-        _, (mean, mean_dx) = value_and_gradient(global_avg_pool, x)
+        ct, (y, dx) = value_and_gradients(global_max_pool, x)
+        _, (mean, mean_dx) = value_and_gradients(global_avg_pool, x)
     ct = ct.reshape(2, *(1,) * rank, 3)
     expected, _, expected_dx = oracles.max_pool(x, ct, **full)
     np.testing.assert_array_equal(y, expected.reshape(2, 3))

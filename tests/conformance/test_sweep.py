@@ -16,8 +16,8 @@ import pytest
 from cnnjax import ops
 from cnnjax.ops.geometry import require_real_taps, slide
 from tests import oracles
-from tests.ops.test_conv import UNIVERSAL, value_and_gradients
-from tests.ops.test_pool import REDUCERS, value_and_gradient
+from tests.ops.conv.test_conv import UNIVERSAL, value_and_gradients
+from tests.ops.pool.test_pool import REDUCERS, value_and_gradient
 
 pytestmark = pytest.mark.slow
 

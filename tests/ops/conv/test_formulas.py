@@ -7,9 +7,8 @@ import pytest
 
 from cnnjax.ops import conv, conv_input_grad, conv_kernel_grad
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
-from tests.ops.test_conv import random_arrays, value_and_gradients
-from tests.ops.test_conv_kinds import transposed_case
+from tests.cases import random_arrays, transposed_case, value_and_gradients
+from tests.tables import draws, in_one_case
 
 
 @pytest.mark.parametrize("seed", draws(12, 30, start=100))
