@@ -126,7 +126,7 @@ def conv(
     # A bias is added before the result is cast; accelerators may cast halves before as well.
     dtype, narrow = (out_dtype, False) if b is None else (wide, out_dtype == x.dtype)
     y = primitive.conv(x, w, windows, groups, precision, dtype=dtype, narrow=narrow, plain=algorithm == "lax")
-    return _add_bias(y, b, out_dtype)
+    return add_bias(y, b, out_dtype)
 
 
 @public_op
@@ -194,12 +194,13 @@ def conv_transpose(
         return jnp.zeros((0, *windows.sizes, w.shape[-2] * groups), y.dtype)
     dtype = y.dtype if b is None else wide_dtype(y.dtype)
     x = primitive.conv_input_grad(y, w, windows, groups, precision, dtype=dtype, narrow=b is not None)
-    return _add_bias(x, b, y.dtype)
+    return add_bias(x, b, y.dtype)
 
 
-def _add_bias(y: jax.Array, b: jax.Array | None, dtype: Any) -> jax.Array:
+def add_bias(y: jax.Array, b: jax.Array | None, dtype: Any) -> jax.Array:
+    """Adds b (F,), or (*S', F), or nothing, to y (N, *S', F) in the dtype of y, and casts."""
     if b is not None:
-        y += b.astype(y.dtype).reshape((1,) * (y.ndim - 1) + b.shape)
+        y += b.astype(y.dtype).reshape((1,) * (y.ndim - b.ndim) + b.shape)
     return y.astype(dtype)
 
 
@@ -216,7 +217,7 @@ def _by_name(
     dtype: Any,
 ) -> jax.Array:
     y = ALGORITHMS[algorithm](x.astype(wide), w.astype(wide), windows, groups, precision)
-    return _add_bias(y, b, dtype)
+    return add_bias(y, b, dtype)
 
 
 def _pad(

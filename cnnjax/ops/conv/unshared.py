@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax.ops.checks import as_array, as_float_array, same_dtype, spatial_rank, wide_dtype
-from cnnjax.ops.conv.api import conv
+from cnnjax.ops.conv.api import add_bias, conv
 from cnnjax.ops.geometry import Ints, Padding, Sizes, Windows, per_dimension, slide
 from cnnjax.ops.patches import unfold
 from cnnjax.ops.public import public_op
@@ -69,7 +69,7 @@ def local_conv(
     geometry: dict[str, Any] = {"stride": windows.stride, "padding": windows.padding, "dilation": windows.dilation}
     cols = unfold(x.astype(sum_dtype), windows.window, **geometry)  # so that its gradient is summed in it too
     y = jnp.einsum("n...p,...pf->n...f", cols, w.astype(sum_dtype))
-    return (y if b is None else y + b.astype(sum_dtype)).astype(x.dtype)
+    return add_bias(y, b, x.dtype)
 
 
 def _local_windows(

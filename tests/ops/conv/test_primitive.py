@@ -1,4 +1,4 @@
-"""The primitive behind conv, with oneDNN's door open and closed: XLA's own convolution gives the same in every mode."""
+"""The primitive behind conv, with oneDNN and without: XLA's own convolution gives the same in every mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cnnjax import ops
-from cnnjax.ops.conv import kernel_grad, onednn, primitive
+from cnnjax.ops.conv import forward, onednn
 from cnnjax.ops.geometry import slide
 
 #: images (N, H, W, C), kernel, keywords
@@ -33,13 +33,13 @@ CASES = {
 }
 
 
-@pytest.fixture(params=["open", "closed"])
-def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """oneDNN's door as it is on this machine, or closed."""
-    if request.param == "closed":
+@pytest.fixture(params=["onednn", "xla"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Runs with oneDNN as it is on this machine, or with XLA alone."""
+    if request.param == "xla":
         monkeypatch.setattr(onednn, "is_available", lambda: False)
     elif not onednn.is_available():
-        pytest.skip("this jaxlib has no door to oneDNN that was tested")
+        pytest.skip("this jaxlib has no oneDNN that was tested")
     jax.clear_caches()
     yield request.param
     jax.clear_caches()
@@ -78,12 +78,12 @@ def in_every_mode(conv, x: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
     return program(x, w)
 
 
-SEEN = [pytest.param("open", case, marks=[pytest.mark.slow] if case == "very wide" else []) for case in CASES]
-SHUT = [pytest.param("closed", case, marks=[] if case == "groups" else pytest.mark.slow) for case in CASES]
+WITH = [pytest.param("onednn", case, marks=[pytest.mark.slow] if case == "very wide" else []) for case in CASES]
+WITHOUT = [pytest.param("xla", case, marks=[] if case == "groups" else pytest.mark.slow) for case in CASES]
 
 
-@pytest.mark.parametrize(("door", "case"), [*SEEN, *SHUT], indirect=["door"])
-def test_as_xla_in_every_mode(door: str, case: str) -> None:
+@pytest.mark.parametrize(("backend", "case"), [*WITH, *WITHOUT], indirect=["backend"])
+def test_as_xla_in_every_mode(backend: str, case: str) -> None:
     x_shape, w_shape, keywords = CASES[case]
     rng = np.random.default_rng(0)
     x, w = (jnp.asarray(rng.normal(size=shape), "float32") for shape in (x_shape, w_shape))
@@ -96,93 +96,13 @@ def test_as_xla_in_every_mode(door: str, case: str) -> None:
             np.testing.assert_allclose(g, e, rtol=0, atol=1e-5 * float(abs(e).max()), err_msg=f"{case}: {mode}")
 
 
-needs_door = pytest.mark.skipif(not onednn.is_available(), reason="this jaxlib has no door to oneDNN that was tested")
+needs_onednn = pytest.mark.skipif(not onednn.is_available(), reason="this jaxlib has no oneDNN that was tested")
 
 
-def check_kernel_gradient(form, images, sizes, kernel, channels, features, keywords) -> None:
-    """A form of the kernel's gradient against a sum over taps in float64."""
-    windows = slide(sizes, kernel, **keywords)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(images, *sizes, channels)).astype("float32")
-    y = rng.normal(size=(images, *windows.output, features)).astype("float32")
-    got = jax.jit(lambda x, y: form(x, y, windows))(x, y)
-    (top, bottom), (left, right) = windows.padding
-    padded = np.pad(x, [(0, 0), (max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)), (0, 0)]).astype(float)
-    padded = padded[:, max(-top, 0) :, max(-left, 0) :]
-    (height, width), (down, along), (far, wide) = windows.output, windows.stride, windows.dilation
-    expected = np.zeros((*kernel, channels, features))
-    for i, j in np.ndindex(*kernel):
-        seen = padded[:, i * far : i * far + height * down : down, j * wide : j * wide + width * along : along]
-        expected[i, j] = np.einsum("nhwc,nhwf->cf", seen[:, :height, :width], y)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * abs(expected).max())
-
-
-@pytest.mark.parametrize("tile_bytes", [1, 9 * 20 * 7 * 4 * 3, 9 * 20 * 7 * 4 * 14])  # a row, three rows, two images
-def test_kernel_gradient_by_tiles(monkeypatch: pytest.MonkeyPatch, tile_bytes: int) -> None:
-    monkeypatch.setattr(kernel_grad, "TILE_BYTES", tile_bytes)
-    check_kernel_gradient(kernel_grad.by_tiles, 4, (7, 7), (3, 3), 20, 18, {"padding": 1})
-
-
-@needs_door
-@pytest.mark.parametrize(
-    ("size", "kernel", "keywords"),
-    [
-        pytest.param((8, 8), (3, 3), {"padding": 1}, id="one tile"),
-        pytest.param((56, 8), (3, 3), {"padding": 1}, id="tiles of rows"),
-        pytest.param((337, 2), (2, 3), {"padding": ((1, 0), (0, 2))}, id="tiles of a row, uneven padding"),
-        pytest.param((33, 16), (5, 4), {"stride": (2, 3), "padding": 1}, id="strides that leave a rest"),
-        pytest.param((20, 19), (3, 3), {"dilation": (2, 3), "stride": 2, "padding": 2}, id="dilated"),
-        pytest.param((16, 9), (3, 3), {"padding": ((-1, 1), (2, -2))}, id="cropped"),
-        pytest.param((1, 40), (1, 5), {"padding": ((0, 0), (2, 2))}, id="images of one row"),
-    ],
-)
-def test_kernel_gradient_by_images(size, kernel, keywords) -> None:
-    check_kernel_gradient(kernel_grad.by_images, 17, size, kernel, 19, 18, keywords)
-
-
-@needs_door
-@pytest.mark.parametrize("places_bytes", [1, 10**9])  # a row of tiles at a time, all at once
-@pytest.mark.parametrize(
-    ("size", "kernel", "padding"),
-    [
-        pytest.param((8, 16), (3, 3), 1, id="whole tiles"),
-        pytest.param((13, 6), (3, 3), ((0, 2), (1, 0)), id="tiles that go beyond"),
-        pytest.param((12, 11), (5, 3), 2, id="two sizes"),
-        pytest.param((9, 10), (5, 5), ((-1, 1), (2, -2)), id="cropped"),
-    ],
-)
-def test_kernel_gradient_by_winograd(monkeypatch, places_bytes, size, kernel, padding) -> None:
-    monkeypatch.setattr(kernel_grad, "PLACES_BYTES", places_bytes)
-    monkeypatch.setattr(kernel_grad, "MOST_PRODUCTS", 7 * 10 - 1)  # so the features come in halves
-    check_kernel_gradient(kernel_grad.by_winograd, 3, size, kernel, 7, 10, {"padding": padding})
-
-
-@needs_door
-@pytest.mark.parametrize("size", [(23, 19), (26, 40)])
-def test_kernel_gradient_by_phases(size) -> None:
-    keywords = {"stride": (4, 2), "padding": ((1, 2), (0, 3))}
-    check_kernel_gradient(kernel_grad.by_phases, 3, size, (11, 5), 3, 8, keywords)
-
-
-@pytest.mark.parametrize("tile_bytes", [1, 10**9])  # an image at a time, all at once
-@pytest.mark.parametrize(
-    ("kernel", "features"),
-    [
-        pytest.param((3, 5), 6, id="blocks of four"),
-        pytest.param((3, 5), 18, id="two stacks of taps"),
-        pytest.param((6, 11), 18, id="many taps"),
-    ],
-)
-def test_kernel_gradient_by_blocks(monkeypatch, tile_bytes, kernel, features) -> None:
-    monkeypatch.setattr(kernel_grad, "TILE_BYTES", tile_bytes)
-    keywords = {"padding": ((1, 2), (2, 0)), "stride": (2, 1), "dilation": (2, 1)}
-    check_kernel_gradient(kernel_grad.by_blocks, 3, (13, 11), kernel, 2, features, keywords)
-
-
-@needs_door
+@needs_onednn
 @pytest.mark.parametrize("forward_bytes", [4 * 16 * 3 * 3 * 700, 10**9])  # an image at a time, all at once
 def test_very_wide_convolutions_are_exact_and_keep_nan_where_it_is(monkeypatch, forward_bytes) -> None:
-    monkeypatch.setattr(primitive, "FORWARD_BYTES", forward_bytes)
+    monkeypatch.setattr(forward, "WINOGRAD_FORWARD_BYTES", forward_bytes)
     x, w = (np.random.default_rng(0).normal(size=s).astype("float32") for s in ((2, 7, 5, 300), (3, 3, 300, 400)))
     text = jax.jit(ops.conv).lower(x, w).as_text()
     assert text.count("@__onednn$matmul") == 1 and text.count("@__onednn$convolution") == 1
@@ -196,7 +116,7 @@ def test_very_wide_convolutions_are_exact_and_keep_nan_where_it_is(monkeypatch, 
         assert finite[0].all() and np.argwhere(~finite[1]).tolist() == [[0, 0], [1, 0], [2, 0]]
 
 
-@needs_door
+@needs_onednn
 def test_a_precision_keeps_minimal_filtering_away() -> None:
     def gradient(x, w, precision):
         return jax.grad(lambda w: (ops.conv(x, w, precision=precision) ** 2).sum())(w)
@@ -204,19 +124,6 @@ def test_a_precision_keeps_minimal_filtering_away() -> None:
     arrays = jnp.ones((2, 10, 10, 40)), jnp.ones((3, 3, 40, 40))
     texts = [jax.jit(partial(gradient, precision=p)).lower(*arrays).as_text() for p in (None, "highest")]
     assert ["36x" in text for text in texts] == [True, False]
-
-
-def test_accelerators_get_xlas_convolutions() -> None:
-    def gradients(x, w):
-        return jax.grad(lambda x, w: (ops.conv(x, w, padding=1) ** 2).sum(), (0, 1))(x, w)
-
-    arrays = jnp.ones((2, 8, 8, 20)), jnp.ones((3, 3, 20, 24))
-    for platform in ("cuda", "tpu"):
-        text = jax.jit(gradients).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
-        assert text.count("stablehlo.convolution(") == 3 and "onednn" not in text and "while" not in text
-    if onednn.is_available():
-        text = jax.jit(gradients).trace(*arrays).lower(lowering_platforms=("cpu",)).as_text()
-        assert text.count("@__onednn$convolution") == 2 and "stablehlo.convolution" not in text
 
 
 def test_what_would_end_the_process_is_refused() -> None:
