@@ -50,7 +50,7 @@ def lenet5(model: LeNet5) -> Naming:
 
 
 def resnet18(model: ResNet18) -> Naming:
-    """torchvision's ``resnet18``; its first convolution is 7x7, that of the form for CIFAR 3x3."""
+    """Torchvision's ``resnet18``; its first convolution is 7x7, that of the form for CIFAR 3x3."""
     blocks = {
         f"blocks/{2 * stage + block}/{ours}": f"layer{stage + 1}.{block}.{theirs}"
         for stage in range(4)
@@ -61,7 +61,7 @@ def resnet18(model: ResNet18) -> Naming:
 
 
 def alexnet(model: AlexNet) -> Naming:
-    """torchvision's ``alexnet``, which is the form "one-tower"; of the others the same layers."""
+    """Torchvision's ``alexnet``, which is the form "one-tower"; of the others the same layers."""
     convs = {f"conv{n}": f"features.{place}" for n, place in enumerate((0, 3, 6, 8, 10), 1)}
     dense = {"dense1": "classifier.1", "dense2": "classifier.4", "dense3": "classifier.6"}
     side = places(model.size)
@@ -69,7 +69,7 @@ def alexnet(model: AlexNet) -> Naming:
 
 
 def vgg(model: VGG) -> Naming:
-    """torchvision's ``vgg11`` to ``vgg19_bn``: a place for each convolution, norm, ReLU and pooling."""
+    """Torchvision's ``vgg11`` to ``vgg19_bn``: a place for each convolution, norm, ReLU and pooling."""
     layers, place, number = {}, 0, 0
     for count in STAGES[model.depth]:
         for _ in range(count):

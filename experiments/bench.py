@@ -702,7 +702,7 @@ def flax_step(case: Step, params: dict[str, np.ndarray], x: np.ndarray, labels: 
 
 
 def flax_step_with_options(case: Step, params: dict[str, np.ndarray], x: np.ndarray, labels: np.ndarray) -> Run:
-    """flax's net in our training step, with its compiler options and donation."""
+    """Flax's net in our training step, with its compiler options and donation."""
     from cnnjax.train import optimizer, state, step
 
     rule = optimizer.optimizer("momentum", RATE)

@@ -31,13 +31,13 @@ from cnnjax import experiment
 from cnnjax import flags as shared
 from cnnjax.errors import UserError
 from cnnjax.models.cifar import CONVS
-from cnnjax.ops.conv.forward import ALGORITHMS
+from cnnjax.ops.conv.choose import ALGORITHM_NAMES
 
 FLAGS = flags.FLAGS
 shared.define_training_flags(dataset="cifar10")
 flags.DEFINE_enum("model", "cnn", ["cnn", "resnet18"], "the tutorial's net, or a ResNet-18")
 flags.DEFINE_enum("conv", "own", CONVS, "cnn: whose convolution layers")
-flags.DEFINE_enum("algorithm", "auto", ["auto", *ALGORITHMS], "cnn: how the own convolutions are computed")
+flags.DEFINE_enum("algorithm", "auto", ALGORITHM_NAMES, "cnn: how the own convolutions are computed")
 flags.DEFINE_integer("blocks", 3, "cnn: how many blocks, each halves the image", lower_bound=1, upper_bound=5)
 flags.DEFINE_integer("width", 32, "cnn: the maps of the first block", lower_bound=1)
 flags.DEFINE_bool("batch_norm", False, "cnn: batch norm behind each convolution")

@@ -12,9 +12,11 @@ Meshes: ops run under `jax.jit` on automatic meshes, inside `jax.shard_map`, and
 
 from cnnjax.ops import activations
 from cnnjax.ops.activations import *  # noqa: F403
-from cnnjax.ops.conv.api import conv, conv_transpose, depthwise_conv, separable_conv, toeplitz_matrix, true_conv
+from cnnjax.ops.conv.api import conv, conv_transpose
 from cnnjax.ops.conv.deform import deform_conv
 from cnnjax.ops.conv.formulas import conv_input_grad, conv_kernel_grad
+from cnnjax.ops.conv.kinds import depthwise_conv, separable_conv, true_conv
+from cnnjax.ops.conv.toeplitz import toeplitz_matrix
 from cnnjax.ops.conv.unshared import connected_conv, local_conv
 from cnnjax.ops.geometry import output_shape, receptive_field
 from cnnjax.ops.normalize import batch_norm, local_response_norm

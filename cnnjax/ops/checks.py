@@ -17,6 +17,8 @@ Precision: TypeAlias = jax.lax.PrecisionLike
 DType: TypeAlias = jax.typing.DTypeLike
 Shaped = jax.Array | jax.ShapeDtypeStruct
 
+# Names of `jax.lax.Precision` that `jax.default_matmul_precision` may hold.
+PRECISIONS = ("default", "high", "highest", "bfloat16", "bfloat16_3x", "float32", "tensorfloat32", "fastest")
 FLOAT_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 # What users of PyTorch, Keras, lax, flax and ONNX type by habit, to cnnjax's spelling.
@@ -263,6 +265,29 @@ def _layout_hint(x: Shaped, w: Shaped, groups: int) -> str:
 def _turn_w(w: Shaped) -> str:
     axes = ", ".join(map(str, (*range(2, w.ndim), 1, 0)))
     return f"w looks like PyTorch's (F, C // groups, *K): cnnjax wants (*K, C // groups, F), w.transpose({axes})"
+
+
+def as_precision(precision: Precision) -> Precision:
+    """Returns the precision of products, hashable; for None that of `jax.default_matmul_precision`, if there is one."""
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        if precision not in PRECISIONS:  # None, or the name of an algorithm for products of matrices
+            return None
+    for part in precision if isinstance(precision, tuple | list) else (precision,):
+        if part is None or isinstance(part, jax.lax.DotAlgorithmPreset):
+            continue
+        try:
+            jax.lax.Precision(part)
+        except ValueError:
+            raise ValueError(
+                f"precision must be None, a jax.lax.Precision or its name, or two of them, got {precision!r}"
+            ) from None
+    return tuple(precision) if isinstance(precision, list) else precision
+
+
+def wide_dtype(*dtypes: DType) -> np.dtype:
+    """Returns the dtype to multiply and add in: float64 where one of the dtypes is that, else float32."""
+    return np.dtype("float64" if any(jnp.dtype(dtype) == "float64" for dtype in dtypes) else "float32")
 
 
 def check_output_dtype(preferred_element_type: DType | None) -> None:

@@ -37,8 +37,8 @@ CASES = {
 def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """oneDNN's door as it is on this machine, or closed."""
     if request.param == "closed":
-        monkeypatch.setattr(onednn, "is_open", lambda: False)
-    elif not onednn.is_open():
+        monkeypatch.setattr(onednn, "is_available", lambda: False)
+    elif not onednn.is_available():
         pytest.skip("this jaxlib has no door to oneDNN that was tested")
     jax.clear_caches()
     yield request.param
@@ -96,7 +96,7 @@ def test_as_xla_in_every_mode(door: str, case: str) -> None:
             np.testing.assert_allclose(g, e, rtol=0, atol=1e-5 * float(abs(e).max()), err_msg=f"{case}: {mode}")
 
 
-needs_door = pytest.mark.skipif(not onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
+needs_door = pytest.mark.skipif(not onednn.is_available(), reason="this jaxlib has no door to oneDNN that was tested")
 
 
 def check_kernel_gradient(form, images, sizes, kernel, channels, features, keywords) -> None:
@@ -214,7 +214,7 @@ def test_accelerators_get_xlas_convolutions() -> None:
     for platform in ("cuda", "tpu"):
         text = jax.jit(gradients).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
         assert text.count("stablehlo.convolution(") == 3 and "onednn" not in text and "while" not in text
-    if onednn.is_open():
+    if onednn.is_available():
         text = jax.jit(gradients).trace(*arrays).lower(lowering_platforms=("cpu",)).as_text()
         assert text.count("@__onednn$convolution") == 2 and "stablehlo.convolution" not in text
 
@@ -227,5 +227,5 @@ def test_what_would_end_the_process_is_refused() -> None:
         wrong = slide((8, 8), (3, 3))._replace(output=(5, 6))
         onednn.conv(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)), wrong, 1)
     x = jnp.ones((1, 8, 8, 4))
-    assert not onednn.serves(x.astype("float16"), x)
-    assert not onednn.serves(x[:0], x)
+    assert not onednn.supports(x.astype("float16"), x)
+    assert not onednn.supports(x[:0], x)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
-from cnnjax.ops.geometry import Windows, as_int, slide
+from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype, wide_dtype
+from cnnjax.ops.geometry import Ints, Padding, Windows, as_int, slide
 from cnnjax.ops.patches import pad_spatial
 from cnnjax.ops.public import public_op
 
@@ -23,13 +23,13 @@ def deform_conv(
     mask: jax.Array | None = None,
     b: jax.Array | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = "VALID",
-    dilation: Any = 1,
+    stride: Ints = 1,
+    padding: Padding = "VALID",
+    dilation: Ints = 1,
     groups: int = 1,
     offset_groups: int = 1,
 ) -> jax.Array:
-    """A convolution whose taps are displaced, by an amount of their own at each place ("deformable").
+    """Convolves with taps that are displaced, by an amount of their own at each pixel ("deformable").
 
         y[n, o, f] = b[f] + sum_t sum_c mask[n, o, t] x[n, o * stride + t * dilation + offset[n, o, t], c] w[t, c, f]
 
@@ -37,33 +37,34 @@ def deform_conv(
     position between -1 and 0 still sees pixel 0.
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions.
-        w: (*K, C // groups, F), of the same dtype and number of axes.
-        offset: (N, *S', offset_groups prod(K) rank), of the same dtype: per offset group and tap, row-major,
-            the displacements in pixels in axis order (row, column).
-        mask: (N, *S', offset_groups prod(K)), of the same dtype: per offset group and tap a factor; or None.
-        b: (F,) or None.
-        stride, padding, dilation, groups: as for :func:`cnnjax.ops.conv`.
-        offset_groups: divides C; the channels of a group are read at the same positions.
+      x: (N, *S, C), one to three spatial dimensions.
+      w: (*K, C // groups, F), of the same dtype and number of axes.
+      offset: (N, *S', offset_groups prod(K) rank), of the same dtype: per offset group and tap, row-major,
+        the displacements in pixels in axis order (row, column).
+      mask: (N, *S', offset_groups prod(K)), of the same dtype: per offset group and tap a factor; or None.
+      b: (F,) or None.
+      stride, padding, dilation, groups: as for `conv`.
+      offset_groups: divides C; the channels of a group are read at the same positions.
 
     Returns:
-        (N, *S', F).  Positions are computed and sums accumulated in float32 or better.  At whole positions,
-        where x has a kink, the derivative in offset is that towards larger positions.  A NaN in offset makes
-        NaN of the outputs that it displaces; one in x reaches those too that read beside it by a whole offset.
+      (N, *S', F). Positions are computed and sums accumulated in float32 or better. At whole positions,
+      where x has a kink, the derivative in offset is that towards larger positions. A NaN in offset makes
+      NaN of the outputs that it displaces; one in x reaches those too that read beside it by a whole offset.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or the arrays differ in dtype.
-        ValueError: shapes disagree, or the window is larger than the padded input.
+      TypeError: an argument is of the wrong kind, or the arrays differ in dtype.
+      ValueError: shapes disagree, or the window is larger than the padded input.
 
-    >>> x = jnp.array([1.0, 2.0, 4.0]).reshape(1, 3, 1)
-    >>> offset = jnp.array([0.0, 0.5, 0.75]).reshape(1, 3, 1)
-    >>> deform_conv(x, jnp.ones((1, 1, 1)), offset).ravel()  # the last: a quarter of 4, the rest is outside
-    Array([1., 3., 1.], dtype=float32)
+    Example:
+      >>> x = jnp.array([1.0, 2.0, 4.0]).reshape(1, 3, 1)
+      >>> offset = jnp.array([0.0, 0.5, 0.75]).reshape(1, 3, 1)
+      >>> deform_conv(x, jnp.ones((1, 1, 1)), offset).ravel() # the last: a quarter of 4, the rest is outside
+      Array([1., 3., 1.], dtype=float32)
 
     References:
-        Dai et al., Deformable convolutional networks, ICCV 2017, arXiv:1703.06211.
-        Zhu et al., Deformable ConvNets v2, CVPR 2019, arXiv:1811.11168 (the mask).
-        ``torchvision.ops.deform_conv2d``, there with the channels first, in the same order.
+      Dai et al., Deformable convolutional networks, ICCV 2017, arXiv:1703.06211.
+      Zhu et al., Deformable ConvNets v2, CVPR 2019, arXiv:1811.11168 (the mask).
+      `torchvision.ops.deform_conv2d`, there with the channels first, in the same order.
     """
     x, w, offset = as_float_array("x", x), as_float_array("w", w), as_float_array("offset", offset)
     mask = None if mask is None else as_float_array("mask", mask)
@@ -104,7 +105,7 @@ def _deform_conv(
     groups: int,
     offset_groups: int,
 ) -> jax.Array:
-    out_dtype, sum_dtype = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    out_dtype, sum_dtype = x.dtype, wide_dtype(x.dtype)
     x, w, offset, mask, b = jax.tree.map(lambda array: array.astype(sum_dtype), (x, w, offset, mask, b))
     n, channels = x.shape[0], x.shape[-1]
     rank, taps = len(windows.window), math.prod(windows.window)
@@ -120,7 +121,7 @@ def _deform_conv(
 
 
 def _sampled(x: jax.Array, offset: jax.Array, windows: Windows) -> jax.Array:
-    """x (N, *S, C) under the displaced taps, by offset (N, *S', T, G, rank): (N, *S', T, G, C // G).
+    """X (N, *S, C) under the displaced taps, by offset (N, *S', T, G, rank): (N, *S', T, G, C // G).
 
     x[p] = sum over the corners i of p's cell of  x[i] prod over axes of (1 - |p - i|)
     """

@@ -1,238 +1,298 @@
-"""The gradient of the kernel on one CPU, in the form that was measured to be the fastest for a shape.
+"""The ways to compute the gradient of a convolution in its kernel, one function each.
 
-    dw[t, c, f] = sum_n sum_o x[n, o * stride + t * dilation, c] y[n, o, f]
+    dw[t, c, f] = sum_n sum_o x[n, o * stride + t * dilation, c] dy[n, o, f]
 
-with y the cotangent of the output.  All take two-dimensional images; :mod:`cnnjax.ops.conv.primitive` is the door.
+Each takes x (N, *S, C) and dy (N, *S', F) of one float dtype and the `Windows` of the convolution, and returns
+(*K, C // groups, F) in that dtype. `cnnjax.ops.conv.choose` says which one is taken. Most sum over tiles of
+two-dimensional images, so that what they write down stays small: the patches of all images would take K times the
+memory of x.
 """
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from cnnjax.ops.checks import Precision
 from cnnjax.ops.conv import onednn
-from cnnjax.ops.conv.forward import band, direct, in_blocks, lax_conv
-from cnnjax.ops.conv.winograd import kernel_of_places, of_tiles, pad_to_tiles, winograd_matrices
+from cnnjax.ops.conv.blocked import banded_kernel, width_blocked
+from cnnjax.ops.conv.forward import direct, lax_conv, sampled
+from cnnjax.ops.conv.winograd import (
+    WORD_BYTES,
+    inverse_transform_kernel,
+    pad_to_tiles,
+    transform_tiles,
+    winograd_matrices,
+)
 from cnnjax.ops.geometry import Windows, largest_divisor, slide
 from cnnjax.ops.patches import MANY_TAPS, columns, map_taps, pad_spatial, taps
 
-TILES = {3: 4, 5: 3}  # outputs per dimension of Winograd's form, by taps: more lose digits, fewer save less
-MOST_PRODUCTS = 2**17  # of channels and features at a time there: 36 sums of this size are 19 MB
-PLACES_BYTES = 14_000_000  # of x and y in its places (measured: 3 MB cost a fifth more, 30 MB save nothing)
-TILE_BYTES = 9_500_000  # of patches at a time (measured: 2 MB cost a fifth more, 18 MB up to twice as much)
+# Winograd's outputs per dimension of a tile, by taps: more lose digits, fewer save less.
+WINOGRAD_OUTPUTS = {3: 4, 5: 3}
+# Largest channels x features per Winograd tile (36 accumulators of float32, 19 MB).
+MOST_WINOGRAD_WEIGHTS = 2**17
+# Winograd's tiles of x and dy at a time, in bytes: with smaller ones the loop shows, larger ones save nothing.
+WINOGRAD_TILE_BYTES = 14_000_000
+# Patches at a time, in bytes: with smaller ones the loop shows, larger ones leave the cache.
+PATCHES_TILE_BYTES = 9_500_000
+# Stacks of taps at a time: XLA writes up to 8 arrays in one pass, but copies each of 9 first.
+TAPS_IN_A_STACK = 8
+# Output pixels times images of one convolution in `batch_as_channels`.
+BATCH_AS_CHANNELS_PIXELS = 5_600
+# Images of one convolution in `batch_as_channels`, which are its channels.
+BATCH_AS_CHANNELS_IMAGES = 32
+
+# Computes the gradient of one group: (x, dy, windows) -> dw.
+KernelGrad = Callable[..., jax.Array]
 
 
-def kernel_gradient(x: jax.Array, y: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    """The gradient (*K, C // groups, F) of the kernel, of x (N, *S, C) and y (N, *S', F).
+def lax_kernel_grad(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes the transpose of XLA's convolution, on any platform.
 
-    XLA's own computes the whole product between all groups and drops what lies between different ones.
+    Between groups it computes the whole product and drops what lies between different ones.
     """
-    channels, features = x.shape[-1] // groups, y.shape[-1]
-    of_direct = channels == 1 and groups > 1 and math.prod(windows.window) <= MANY_TAPS
-    if of_direct and groups == features and max(windows.stride) == 1 and x.ndim == 4 and onednn.serves(x, y):
-        return _depthwise(x, y, windows)
-    if of_direct or groups > MANY_TAPS or x.ndim != 4:
-        conv = direct if of_direct else lax_conv
-        like = jax.ShapeDtypeStruct((*windows.window, channels, features), x.dtype)
-        return jax.linear_transpose(lambda w: conv(x, w, windows, groups, precision), like)(y)[0]
-    run = _chosen(x, y, windows, groups, precision)
-    pairs = zip(jnp.split(x, groups, -1), jnp.split(y, groups, -1), strict=True)
-    return jnp.concatenate([run(*pair, windows) for pair in pairs], -1)
+    return _transposed(lax_conv, x, dy, windows, groups, precision)
 
 
-def _chosen(x: jax.Array, y: jax.Array, windows: Windows, groups: int, precision: Any) -> Any:
-    """The form for two dimensions that was measured to be the faster, by shape.
+def direct_kernel_grad(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes the transpose of `direct`: a sum for each tap, for depthwise kernels of few taps."""
+    return _transposed(direct, x, dy, windows, groups, precision)
 
-    ms by tiles / by images / by this one / PyTorch 2.13, on 2 cores: Winograd 128x16x16x64 -> 128 33 / 31 / 18 / 17,
-    8x56x56x128 -> 128 56 / - / 21 / 25, 32x14x14x512 -> 512 - / 127 / 92 / 98, 5x5 of 32x27x27x96 -> 256
-    - / 141 / 65 / 83; phases of 32x227x227x3 -> 96 65 / - / 43 / 29; blocks of 128x32x32x1 -> 6 3.8 / - / 1.1 / 0.8.
-    Largest error over the largest weight: Winograd 5e-6, 5x5 2e-5; images 3e-6; else 1e-6.
+
+def _transposed(
+    conv: Callable[..., jax.Array], x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision
+) -> jax.Array:
+    w = jax.ShapeDtypeStruct((*windows.window, x.shape[-1] // groups, dy.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda w: conv(x, w, windows, groups, precision), w)(dy)[0]
+
+
+def one_product(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes one matrix product where there is a single window, which is the whole of x."""
+    x = pad_spatial(x, windows.exact_padding)
+    x = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
+    dy = dy.reshape(len(dy), groups, -1)
+    dw = jnp.einsum("ntgc,ngf->tcgf", x, dy, precision=precision)
+    return dw.reshape(*windows.window, x.shape[-1], -1)
+
+
+def pointwise(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes the gradient for windows of one: strides only drop pixels of x."""
+    x = sampled(x, windows)
+    return by_group(patches, x, dy, slide(windows.output, windows.window), groups, precision)
+
+
+def by_group(
+    form: KernelGrad,
+    x: jax.Array,
+    dy: jax.Array,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    **parameters: int,
+) -> jax.Array:
+    """Computes the gradient of each group by itself."""
+    del precision  # the products are those of the operands' dtype, in full
+    pairs = zip(jnp.split(x, groups, -1), jnp.split(dy, groups, -1), strict=True)
+    return jnp.concatenate([form(*pair, windows, **parameters) for pair in pairs], -1)
+
+
+def batch_as_depth(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes a depthwise convolution over volumes whose depth is the batch, dy being the kernel as deep as x.
+
+    dw[t, c] = sum_n sum_o x[n, o + t * dilation, c] dy[n, o, c]
     """
-    channels, features = x.shape[-1] // groups, y.shape[-1] // groups
-    window, stride, dilation, served = windows.window, windows.stride, windows.dilation, onednn.serves(x, y)
-    if served and precision is None and max(dilation) == 1:
-        if max(stride) == 1 and _worth_winograd(windows, channels, features):
-            return by_winograd
-        if max(stride) > 1 and _worth_winograd(_phases(windows), channels * math.prod(stride), features):
-            return by_phases
-    count = math.prod(window)
-    if count > 1 and channels <= 4 and dilation[1] == stride[1] == 1:
-        return by_blocks
-    if served and count > 1 and x.shape[0] >= 16 and features >= 16 and count * channels >= 128:
-        return by_images
-    return by_tiles
+    del groups, precision
+    x = pad_spatial(x, tuple((min(low, 0), min(high, 0)) for low, high in windows.exact_padding))
+    padding = ((0, 0), *((max(low, 0), max(high, 0)) for low, high in windows.exact_padding))
+    volume = slide(x.shape[:3], dy.shape[:3], stride=(1, *windows.dilation), padding=padding)
+    return onednn.conv(x[None], dy[:, :, :, None], volume, dy.shape[-1])[0, 0][:, :, None]
 
 
-def _worth_winograd(windows: Windows, channels: int, features: int) -> bool:
-    """Whether the products saved are worth the passes over x and y in the places of tiles."""
-    if not set(windows.window) <= set(TILES):
-        return False
-    counts, places = _tiles(windows)
-    saved = math.prod(windows.window) * math.prod(windows.output) / (places * math.prod(counts))
-    return saved >= 2.5 and channels * features >= 16 * (channels + features)
+def tap_by_tap(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes the gradient of one tap after the other, for depthwise kernels of many taps."""
+    x = lax.optimization_barrier(pad_spatial(x, windows.exact_padding))
+    grouped = dy.reshape(*dy.shape[:-1], groups, -1)
+
+    def at_one_tap(shifted: jax.Array) -> jax.Array:
+        return jnp.einsum("n...c,n...cm->cm", shifted, grouped, precision=precision)
+
+    return map_taps(at_one_tap, x, windows).reshape(*windows.window, 1, dy.shape[-1])
 
 
-def _tiles(windows: Windows) -> tuple[tuple[int, ...], int]:
-    """Winograd's tiles per dimension, and the places in one."""
-    outputs = [TILES[r] for r in windows.window]
+def winograd_windows(windows: Windows) -> tuple[tuple[int, ...], int]:
+    """Returns Winograd's tiles per dimension, and the elements of one."""
+    outputs = [WINOGRAD_OUTPUTS[r] for r in windows.window]
     counts = tuple(-(-count // m) for count, m in zip(windows.output, outputs, strict=True))
     return counts, math.prod(m + r - 1 for m, r in zip(outputs, windows.window, strict=True))
 
 
-def _depthwise(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """A depthwise convolution over volumes whose depth are the images, y the kernel as deep as x.
+def winograd(x: jax.Array, dy: jax.Array, windows: Windows) -> jax.Array:
+    """Computes the gradient of minimal filtering: for 3x3 a quarter of the products; see `cnnjax.ops.conv.winograd`."""
+    outputs = tuple(WINOGRAD_OUTPUTS[r] for r in windows.window)
+    of_input, of_kernel, of_output = zip(*map(winograd_matrices, outputs, windows.window), strict=True)
+    (down, along), elements = winograd_windows(windows)
+    channels, features = x.shape[-1], dy.shape[-1]
+    if channels * features > MOST_WINOGRAD_WEIGHTS and features % 2 == 0:
+        halves = [winograd(x, half, windows) for half in jnp.split(dy, 2, -1)]
+        return jnp.concatenate(halves, -1)
 
-    dw[t, c] = sum_n sum_o x[n, o + t * dilation, c] y[n, o, c]
-    """
-    x = pad_spatial(x, tuple((min(low, 0), min(high, 0)) for low, high in windows.exact_padding))
-    padding = ((0, 0), *((max(low, 0), max(high, 0)) for low, high in windows.exact_padding))
-    volume = slide(x.shape[:3], y.shape[:3], stride=(1, *windows.dilation), padding=padding)
-    return onednn.conv(x[None], y[:, :, :, None], volume, y.shape[-1])[0, 0][:, :, None]
+    tile_bytes = WORD_BYTES * elements
+    room = max(WINOGRAD_TILE_BYTES, tile_bytes * channels * features) // (tile_bytes * (channels + features) * along)
+    rows = largest_divisor(down, room)
+    images = largest_divisor(x.shape[0], room // down) if rows == down else 1
+    x = pad_to_tiles(x, windows, outputs)
+    grow = ((0, down * outputs[0] - dy.shape[1]), (0, along * outputs[1] - dy.shape[2]))
+    x, dy = lax.optimization_barrier((x, pad_spatial(dy, grow)))
+
+    def part(x: jax.Array, dy: jax.Array) -> jax.Array:
+        counts = dy.shape[1] // outputs[0], along
+        xs = transform_tiles(x, of_input, outputs, counts)
+        dys = transform_tiles(dy, [matrix.T for matrix in of_output], outputs, counts)
+        flat = xs.reshape(elements, -1, channels), dys.reshape(elements, -1, features)
+        return onednn.matmul(*flat, transpose_a=True).reshape(*xs.shape[:2], channels, features)
+
+    return inverse_transform_kernel(_sum_over_tiles(part, x, dy, windows, images, rows * outputs[0]), of_kernel)
 
 
-def _phases(windows: Windows) -> Windows:
-    """Windows of stride 1 over the phases of the padded input, side by side in its channels; see below."""
+def phase_windows(windows: Windows) -> Windows:
+    """Returns windows of stride 1 over the phases of the padded input, which stand side by side in its channels."""
     window = tuple(-(-k // s) for k, s in zip(windows.window, windows.stride, strict=True))
     return slide(tuple(count + k - 1 for count, k in zip(windows.output, window, strict=True)), window)
 
 
-def by_phases(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """The gradient of a convolution of stride 1 over (N, *S / stride, stride * stride C): t = j stride + r."""
-    phases, (down, along), channels = _phases(windows), windows.stride, x.shape[-1]
+def winograd_of_phases(x: jax.Array, dy: jax.Array, windows: Windows) -> jax.Array:
+    """Computes `winograd` of a convolution of stride 1 over (N, *S / stride, stride * stride C): t = j stride + r."""
+    phases, (down, along), channels = phase_windows(windows), windows.stride, x.shape[-1]
     (height, width), (rows, cols) = phases.sizes, phases.window
     (top, _), (left, _) = windows.padding
     grow = ((top, height * down - x.shape[1] - top), (left, width * along - x.shape[2] - left))
     x = pad_spatial(x, grow).reshape(-1, height, down, width, along, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, down * along * channels)
-    dw = by_winograd(x, y, phases)
+    dw = winograd(x, dy, phases)
     dw = dw.reshape(rows, cols, down, along, channels, -1).transpose(0, 2, 1, 3, 4, 5)
     return dw.reshape(rows * down, cols * along, channels, -1)[: windows.window[0], : windows.window[1]]
 
 
-def by_winograd(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """The gradient of minimal filtering: for 3x3 a quarter of the products; see :mod:`cnnjax.ops.conv.winograd`."""
-    outputs = tuple(TILES[r] for r in windows.window)
-    of_input, of_kernel, of_output = zip(*map(winograd_matrices, outputs, windows.window), strict=True)
-    (down, along), places = _tiles(windows)
-    channels, features = x.shape[-1], y.shape[-1]
-    if channels * features > MOST_PRODUCTS and features % 2 == 0:
-        halves = [by_winograd(x, half, windows) for half in jnp.split(y, 2, -1)]
-        return jnp.concatenate(halves, -1)
-    room = max(PLACES_BYTES, 4 * places * channels * features) // (4 * places * (channels + features) * along)
-    rows = largest_divisor(down, room)
-    images = largest_divisor(x.shape[0], room // down) if rows == down else 1
-    x = pad_to_tiles(x, windows, outputs)
-    grow = ((0, down * outputs[0] - y.shape[1]), (0, along * outputs[1] - y.shape[2]))
-    x, y = lax.optimization_barrier((x, pad_spatial(y, grow)))
+def width_blocked_patches(x: jax.Array, dy: jax.Array, windows: Windows, block: int) -> jax.Array:
+    """Computes the product of `patches` over blocks of neighbours in a row, for few channels.
 
-    def part(x: jax.Array, y: jax.Array) -> jax.Array:
-        counts = y.shape[1] // outputs[0], along
-        xs = of_tiles(x, of_input, outputs, counts)
-        ys = of_tiles(y, [matrix.T for matrix in of_output], outputs, counts)
-        sums = _matmul(xs.reshape(places, -1, channels), ys.reshape(places, -1, features), transpose_a=True)
-        return sums.reshape(*xs.shape[:2], channels, features)
-
-    return kernel_of_places(_sum_over_tiles(part, x, y, windows, images, rows * outputs[0]), of_kernel)
-
-
-def by_blocks(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """With few channels: the product of :func:`by_tiles` over blocks of neighbours in a row.
-
-    It has fewer and wider rows.  The patches are made as columns, whose runs are as long as a row of blocks.
+    It has fewer and wider rows. The patches are made as columns, whose runs are as long as a row of blocks.
     """
-    channels, features = x.shape[-1], y.shape[-1]
-    # Alone, blocks of 2 save a fifth of the time with 32 features too.  But XLA fuses what makes y with its reshape
-    # to blocks, barrier or not, and then takes eight times as long for it (12 ms of a step on 128x32x32x3).
-    block = 4 if features <= 16 else 1
-    x, blocked = in_blocks(x, windows, block)
+    channels, features = x.shape[-1], dy.shape[-1]
+    x, blocked = width_blocked(x, windows, block)
     rows, wide = blocked.output
-    y = pad_spatial(y, ((0, 0), (0, wide * block - y.shape[2]))).reshape(-1, rows, wide, block * features)
+    dy = pad_spatial(dy, ((0, 0), (0, wide * block - dy.shape[2]))).reshape(-1, rows, wide, block * features)
 
-    def part(x: jax.Array, y: jax.Array) -> jax.Array:
+    def part(x: jax.Array, dy: jax.Array) -> jax.Array:
         x = lax.optimization_barrier(jnp.moveaxis(x, -1, 0).reshape(-1, *x.shape[1:-1], 1))
-        y = y.reshape(-1, y.shape[-1])
+        dy = dy.reshape(-1, dy.shape[-1])
         if math.prod(blocked.window) > MANY_TAPS:
-            return _matmul(map_taps(lambda met: met, x, blocked).reshape(-1, len(y)), y)
-        met = [shifted for _, shifted in taps(x, blocked)]
-        # XLA writes a stack of up to 8 arrays in one pass, but copies each of 9 first: 1.0 and 2.9 ms, of 1.6 MB each
-        count = -(-len(met) // 8)
-        at_once = -(-len(met) // count)
-        stacks = [jnp.stack(met[i : i + at_once]).reshape(-1, len(y)) for i in range(0, len(met), at_once)]
-        return jnp.concatenate([_matmul(stack, y) for stack in stacks])
+            return _matmul(map_taps(lambda shifted: shifted, x, blocked).reshape(-1, len(dy)), dy)
+        all_taps = [shifted for _, shifted in taps(x, blocked)]
+        count = -(-len(all_taps) // TAPS_IN_A_STACK)
+        size = -(-len(all_taps) // count)
+        stacks = [jnp.stack(all_taps[i : i + size]).reshape(-1, len(dy)) for i in range(0, len(all_taps), size)]
+        return jnp.concatenate([_matmul(stack, dy) for stack in stacks])
 
-    row_bytes = x.dtype.itemsize * math.prod(blocked.window) * x.shape[-1] * rows * wide
-    images = largest_divisor(x.shape[0], 2 * TILE_BYTES // row_bytes)
-    total = _sum_over_tiles(part, x, y, blocked, images, rows)
+    row_bytes = x.dtype.itemsize * math.prod(blocked.window) * x.shape[-1] * wide
+    images, tile_rows = _tile(dy.shape, row_bytes, 2 * PATCHES_TILE_BYTES)
+    total = _sum_over_tiles(part, x, dy, blocked, images, tile_rows)
     total = total.reshape(*blocked.window, -1, block * features)
-    like = jax.ShapeDtypeStruct((*windows.window, channels, features), x.dtype)
-    return jax.linear_transpose(lambda w: band(w, windows, block), like)(total)[0]
+    w = jax.ShapeDtypeStruct((*windows.window, channels, features), x.dtype)
+    return jax.linear_transpose(lambda w: banded_kernel(w, windows, block), w)(total)[0]
 
 
-def by_images(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """The sum over tiles of convolutions in which y is the kernel, images are channels and channels places.
+def batch_as_channels(x: jax.Array, dy: jax.Array, windows: Windows) -> jax.Array:
+    """Sums over tiles convolutions in which dy is the kernel, images are channels and channels a spatial dimension.
 
-    dw[t, c, f] = sum_o sum_n x[o * stride + t * dilation, c, n] y[o, n, f]
+    dw[t, c, f] = sum_o sum_n x[o * stride + t * dilation, c, n] dy[o, n, f]
 
     So oneDNN multiplies blocks of (channels, images) (images, features), and no patches are written down.
     """
 
-    def part(x: jax.Array, y: jax.Array) -> jax.Array:
+    def part(x: jax.Array, dy: jax.Array) -> jax.Array:
         x = jnp.transpose(x, (1, 2, 3, 0))[None]  # (1, H, W, C, N)
-        y = jnp.transpose(y, (1, 2, 0, 3))[:, :, None]  # (H', W', 1, N, F)
-        tile = Windows(x.shape[1:4], y.shape[:3], (*windows.dilation, 1), (*windows.stride, 1), ((0, 0),) * 3,
+        dy = jnp.transpose(dy, (1, 2, 0, 3))[:, :, None]  # (H', W', 1, N, F)
+        tile = Windows(x.shape[1:4], dy.shape[:3], (*windows.dilation, 1), (*windows.stride, 1), ((0, 0),) * 3,
                        (*windows.window, x.shape[3]))  # fmt: skip
-        return onednn.conv(x, y, tile, 1)[0]
+        return onednn.conv(x, dy, tile, 1)[0]
 
-    images = largest_divisor(x.shape[0], 32)
-    rows = largest_divisor(windows.output[0], 5_600 // (windows.output[1] * images))
-    return _sum_over_tiles(part, pad_spatial(x, windows.exact_padding), y, windows, images, rows)
-
-
-def by_tiles(x: jax.Array, y: jax.Array, windows: Windows) -> jax.Array:
-    """The sum of (patches of x)^T y over tiles, each of whole images or of rows of one."""
-    batch, rows, width, features = y.shape
-    row_bytes = width * math.prod(windows.window) * x.shape[-1] * x.dtype.itemsize
-    tile_rows = largest_divisor(rows, TILE_BYTES // row_bytes)
-    images = largest_divisor(batch, TILE_BYTES // (row_bytes * rows)) if tile_rows == rows else 1
-
-    def part(x: jax.Array, y: jax.Array) -> jax.Array:
-        places = math.prod(y.shape[:-1])
-        cols = columns(x, windows._replace(output=y.shape[1:-1])).reshape(places, -1)
-        return _matmul(cols, y.reshape(places, features), transpose_a=True)
-
-    total = _sum_over_tiles(part, pad_spatial(x, windows.exact_padding), y, windows, images, tile_rows)
-    return total.reshape(*windows.window, x.shape[-1], features)
+    images = largest_divisor(x.shape[0], BATCH_AS_CHANNELS_IMAGES)
+    rows = largest_divisor(windows.output[0], BATCH_AS_CHANNELS_PIXELS // (windows.output[1] * images))
+    return _sum_over_tiles(part, pad_spatial(x, windows.exact_padding), dy, windows, images, rows)
 
 
-def _sum_over_tiles(part: Any, x: jax.Array, y: jax.Array, windows: Windows, images: int, rows: int) -> jax.Array:
-    """The sum of part(x', y') over tiles of y of so many images and rows; x', of the padded x, is what they see."""
-    if (images, rows) == y.shape[:2]:  # one tile: no loop
-        return part(x, y)
-    x, y = lax.optimization_barrier((x, y))
-    step, seen = windows.stride[0] * rows, (rows - 1) * windows.stride[0] + windows.extents[0]
-    zero = np.int32(0)
+def patches(x: jax.Array, dy: jax.Array, windows: Windows) -> jax.Array:
+    """Sums (patches of x)^T dy over tiles, each of whole images or of rows of one."""
+    if x.shape[1] == 1 and windows.window[0] == 1:  # a sequence: its tiles are of columns, so let them be rows
+        upright = Windows(*(pair[::-1] for pair in windows))  # type: ignore[arg-type]
+        return patches(x.swapaxes(1, 2), dy.swapaxes(1, 2), upright).swapaxes(0, 1)
+    row_bytes = dy.shape[2] * math.prod(windows.window) * x.shape[-1] * x.dtype.itemsize
+    images, rows = _tile(dy.shape, row_bytes, PATCHES_TILE_BYTES)
 
-    def of_tile(place: jax.Array) -> jax.Array:
-        image, row = place * images % y.shape[0], place * images // y.shape[0]
-        xs = lax.dynamic_slice(x, (image, row * step, zero, zero), (images, seen, *x.shape[2:]))
-        return part(xs, lax.dynamic_slice(y, (image, row * rows, zero, zero), (images, rows, *y.shape[2:])))
+    def part(x: jax.Array, dy: jax.Array) -> jax.Array:
+        pixels = math.prod(dy.shape[:-1])
+        cols = columns(x, windows._replace(output=dy.shape[1:-1])).reshape(pixels, -1)
+        return _matmul(cols, dy.reshape(pixels, dy.shape[-1]), transpose_a=True)
 
-    count = y.shape[0] // images * (y.shape[1] // rows)
-    first = jax.eval_shape(of_tile, zero)
-    total, _ = lax.scan(
-        lambda total, place: (total + of_tile(place), None),
-        jnp.zeros(first.shape, first.dtype),
-        jnp.arange(count, dtype=np.int32),
-    )
-    return total
+    total = _sum_over_tiles(part, pad_spatial(x, windows.exact_padding), dy, windows, images, rows)
+    return total.reshape(*windows.window, x.shape[-1], dy.shape[-1])
+
+
+def _tile(shape: tuple[int, ...], row_bytes: int, most_bytes: int) -> tuple[int, int]:
+    """Returns how many images, and rows of one, of dy (N, H', W', F) make a tile of at most so many bytes."""
+    batch, height = shape[:2]
+    if height * row_bytes <= most_bytes:
+        return largest_divisor(batch, most_bytes // (row_bytes * height)), height
+    return 1, max(most_bytes // row_bytes, 1)
+
+
+def _sum_over_tiles(
+    part: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    dy: jax.Array,
+    windows: Windows,
+    images: int,
+    rows: int,
+) -> jax.Array:
+    """Sums part(x', dy') over tiles of dy of so many images and rows; x', of the padded x, is what they read.
+
+    The rows that are left over, where `rows` does not divide their number, make a smaller tile of each image.
+    """
+    if (images, rows) == dy.shape[:2]:  # one tile: no loop
+        return part(x, dy)
+    x, dy = lax.optimization_barrier((x, dy))
+    whole = dy.shape[1] // rows
+
+    def of_tile(image: jax.Array, row: jax.Array, height: int) -> jax.Array:
+        step, read = windows.stride[0], (height - 1) * windows.stride[0] + windows.extents[0]
+        zero = jnp.int32(0)
+        xs = lax.dynamic_slice(x, (image, row * jnp.int32(step), zero, zero), (images, read, *x.shape[2:]))
+        return part(xs, lax.dynamic_slice(dy, (image, row, zero, zero), (images, height, *dy.shape[2:])))
+
+    def step(i: jax.Array, total: jax.Array) -> jax.Array:
+        image, row = i // jnp.int32(whole) * jnp.int32(images), i % jnp.int32(whole) * jnp.int32(rows)
+        return total + of_tile(image, row, rows)
+
+    first = jax.eval_shape(functools.partial(of_tile, height=rows), jnp.int32(0), jnp.int32(0))
+    total = jnp.zeros(first.shape, first.dtype)
+    total = lax.fori_loop(jnp.int32(0), jnp.int32(len(dy) // images * whole), step, total)
+    left = dy.shape[1] % rows
+    if not left:
+        return total
+
+    def last(i: jax.Array, total: jax.Array) -> jax.Array:
+        return total + of_tile(i * jnp.int32(images), jnp.int32(whole * rows), left)
+
+    return lax.fori_loop(jnp.int32(0), jnp.int32(len(dy) // images), last, total)
 
 
 def _matmul(a: jax.Array, b: jax.Array, transpose_a: bool = False) -> jax.Array:
-    """a b or a^T b, of matrices or of as many of them."""
-    if onednn.is_open() and a.dtype == "float32":
+    """Multiplies matrices, a b or a^T b, or as many pairs of them."""
+    if onednn.is_available() and a.dtype == "float32":
         return onednn.matmul(a, b, transpose_a)
     batch = tuple(range(a.ndim - 2))
     return lax.dot_general(a, b, (((a.ndim - 1 - transpose_a,), (b.ndim - 2,)), (batch, batch)))

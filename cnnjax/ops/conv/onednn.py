@@ -1,17 +1,22 @@
-"""A door to oneDNN, the library under PyTorch's convolutions, which the jaxlib wheels for Linux on x86-64 carry.
+"""Calls of oneDNN, the library under PyTorch's convolutions, which the jaxlib wheels for Linux on x86-64 carry.
 
-XLA's run time executes two custom calls that nothing in JAX makes: ``__onednn$convolution`` and ``__onednn$matmul``.
-Both are undocumented, and end the process where they are asked for what they cannot do.  So they are used on those
-jaxlib versions alone on which the tests of the ops have passed, and every caller asks :func:`serves` first.
-``CNNJAX_ONEDNN=0`` in the environment closes the door; pure lax then serves, with the same numbers to rounding.
+XLA's run time executes two custom calls that nothing in JAX makes: `__onednn$convolution` and `__onednn$matmul`. Both
+are undocumented, and end the process where they are asked for what they cannot do. So they are made only with those
+jaxlib versions with which the tests of the ops have passed, and every caller asks `supports` first. `CNNJAX_ONEDNN=0`
+in the environment switches them off; XLA's own forms then give the same numbers to rounding.
 
-Neither has a derivative or a batching rule: :mod:`cnnjax.ops.conv.primitive` gives them both.
+An executable with such a call cannot be serialised: XLA writes a garbage length for it, and raises MemoryError.
+Exported programs therefore never hold one, and JAX's persistent compilation cache is kept from trying
+(`_keep_out_of_cache`). Whoever serialises executables (`jax.experimental.serialize_executable`) must switch oneDNN
+off.
 """
 
 import functools
 import json
+import math
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,25 +24,42 @@ import jaxlib
 
 from cnnjax.ops.geometry import Windows, slide
 
-TESTED = ("0.10.2", "0.12.0")
-calls = 0  # put into programs so far; the scripts' frame asks, as JAX cannot keep an executable that holds one
+# The releases of jaxlib with which the tests have passed: the calls' format belongs to the release.
+TESTED_JAXLIBS = ("0.10.2", "0.12.0")
+# JAX times the lowering of a program, and compiles it next.
+LOWERED_EVENT = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+# The shortest compilation, in seconds, whose result JAX keeps.
+SHORTEST_KEPT = "jax_persistent_cache_min_compile_time_secs"
 
 
 @functools.cache
-def is_open() -> bool:
-    """Whether this jaxlib has the door, and the user leaves it open.  Asked once in a process."""
+def is_available() -> bool:
+    """Returns whether this jaxlib has the calls, and the user lets them be made. Asked once in a process."""
     here = (platform.system(), platform.machine()) == ("Linux", "x86_64")
     version = ".".join(jaxlib.__version__.split(".")[:3])
-    return here and version in TESTED and os.environ.get("CNNJAX_ONEDNN", "1") != "0"
+    return here and version in TESTED_JAXLIBS and os.environ.get("CNNJAX_ONEDNN", "1") != "0"
 
 
-def serves(*arrays: Any) -> bool:
-    """Whether convolutions of these arrays may be computed here: float32, sequences or images, none empty."""
-    return is_open() and all(a.dtype == "float32" and a.ndim in (3, 4) and a.size for a in arrays)
+def supports(*arrays: Any) -> bool:
+    """Returns whether convolutions of these arrays may be computed here: float32, sequences or images, none empty."""
+    return is_available() and all(a.dtype == "float32" and a.ndim in (3, 4) and a.size for a in arrays)
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Returns whether the processor has AVX-512, for which oneDNN has kernels of its own."""
+    try:
+        return "avx512f" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array:
-    """The convolution of x (N, *S, C) with w (*K, C // groups, F): (N, *S', F).  Its padding is not negative."""
+    """Computes the convolution of x (N, *S, C) with w (*K, C // groups, F): (N, *S', F).
+
+    Raises:
+      ValueError: the padding is negative, or the output is not what such windows give.
+    """
     sizes, window, stride, dilation, padding, output = windows
     expected = slide(sizes, window, stride=stride, dilation=dilation, padding=padding).output
     if min(map(min, padding)) < 0 or output != expected:  # it would end the process
@@ -59,15 +81,18 @@ def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array
 
 
 def matmul(a: jax.Array, b: jax.Array, transpose_a: bool) -> jax.Array:
-    """a b, or a^T b, of float32 matrices (..., M, P), or (..., P, M), and (..., P, N)."""
+    """Multiplies float32 matrices, a b or a^T b: (..., M, P), or (..., P, M), and (..., P, N)."""
+    if transpose_a and a.ndim > 2 and not has_avx512():
+        # oneDNN writes beyond its memory where it transposes several matrices by its AVX2 kernels.
+        batch = tuple(range(a.ndim - 2))
+        return jax.lax.dot_general(a, b, (((a.ndim - 2,), (b.ndim - 2,)), (batch, batch)))
     config = {"transpose_a": transpose_a, "transpose_b": False}
     shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-1])
     return _call("__onednn$matmul", {"onednn_matmul_config": config}, shape, a, b)
 
 
 def _call(name: str, config: dict[str, Any], shape: tuple[int, ...], a: jax.Array, b: jax.Array) -> jax.Array:
-    global calls
-    calls += 1
+    _keep_out_of_cache()
     call = jax.ffi.ffi_call(
         name,
         jax.ShapeDtypeStruct(shape, a.dtype),
@@ -75,3 +100,35 @@ def _call(name: str, config: dict[str, Any], shape: tuple[int, ...], a: jax.Arra
         legacy_backend_config=json.dumps(config),
     )
     return call(a, b)
+
+
+class _CacheGuard:
+    """Keeps the program that is being lowered out of JAX's persistent compilation cache.
+
+    JAX would try to serialise it, fail, and warn at each compilation; the failed request for memory also moves the
+    thread to a small heap of glibc. So after the lowering of a program with a call of oneDNN no compilation is long
+    enough to be kept, until the next program is lowered.
+    """
+
+    def __init__(self) -> None:
+        self.calls, self.users_setting = 0, getattr(jax.config, SHORTEST_KEPT)
+        jax.monitoring.register_event_duration_secs_listener(self)
+
+    def __call__(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event != LOWERED_EVENT:
+            return
+        setting = getattr(jax.config, SHORTEST_KEPT)
+        if setting != math.inf:
+            self.users_setting = setting
+        jax.config.update(SHORTEST_KEPT, math.inf if self.calls else self.users_setting)
+        self.calls = 0
+
+
+@functools.cache
+def _cache_guard() -> _CacheGuard:
+    return _CacheGuard()
+
+
+def _keep_out_of_cache() -> None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
+        _cache_guard().calls += 1

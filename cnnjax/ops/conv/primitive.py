@@ -1,19 +1,17 @@
-"""Convolution and its two gradients as one primitive, so that each can be computed in the way that is fastest for it.
+"""Convolution and its two gradients as one primitive of JAX, lowered for each platform in its own way.
 
-The form T(x, w, y) = <conv(x, w), y> is linear in x, in w and in y.  Its derivative in one of the three is a function
-of the other two: in y the convolution itself, in x the gradient of the input, in w the gradient of the kernel.  They
-are each other's transposes:
+The form T(x, w, y) = <conv(x, w), y> is linear in x, in w and in y. Its derivative in one of the three is a function of
+the other two, and the three derivatives are each other's transposes:
 
-    d T / d y  (x, w)  =  conv(x, w)                        (N, *S', F)
-    d T / d x  (w, y)  =  conv_transpose(y, w)              (N, *S, C)
-    d T / d w  (x, y)  =  conv_kernel_grad(x, y)            (*K, C // groups, F)
+    forward       d T / d y  (x, w)   =  conv(x, w)               (N, *S', F)
+    input_grad    d T / d x  (w, dy)  =  conv_input_grad          (N, *S, C)
+    kernel_grad   d T / d w  (x, dy)  =  conv_kernel_grad         (*K, C // groups, F)
 
-so that derivatives of all orders, forward and reverse, come back to these three.  Off the CPU, and on several
-devices, each is what XLA makes of ``lax.conv_general_dilated``.  On the CPU XLA takes 2 to 7 times longer than
-oneDNN, and inside loops 4 to 12 times longer still; there each has a form of its own below.
+so that derivatives of all orders, forward and reverse, come back to these three. Which form computes one of them is
+chosen when the program is lowered, as only then the platform is known: see `cnnjax.ops.conv.choose`.
 """
 
-import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,191 +21,259 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.ops.checks import is_local
-from cnnjax.ops.conv import onednn
-from cnnjax.ops.conv.forward import direct, im2col, lax_conv, transposed
-from cnnjax.ops.conv.kernel_grad import kernel_gradient
-from cnnjax.ops.conv.winograd import conv_of_places, places_of_kernel
-from cnnjax.ops.geometry import Windows, largest_divisor, slide
-from cnnjax.ops.patches import MANY_TAPS, pad_spatial, taps
-from cnnjax.ops.primitives import aval_like
+from cnnjax.ops.checks import Precision, is_local, wide_dtype
+from cnnjax.ops.conv import choose, onednn
+from cnnjax.ops.conv.choose import FORWARD, INPUT_GRAD, KERNEL_GRAD
+from cnnjax.ops.conv.chunks import map_over_images, sum_over_images
+from cnnjax.ops.geometry import Windows
+from cnnjax.ops.patches import pad_spatial
+from cnnjax.ops.primitives import aval_like, define_eager_call, define_nan_check, define_taylor_rule
 
-OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
-FORWARD_BYTES = 40_000_000  # of x and y in Winograd's places at a time
-
-
-def conv_by_platform(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    """The convolution; see :mod:`cnnjax.ops.conv.forward` for the arguments."""
-    if not is_local(x, w):
-        return lax_conv(x, w, windows, groups, precision)
-    if x.ndim == 3:
-        return conv_by_platform(x[:, None], w[None], _as_images(windows), groups, precision)[:, 0]
-    if math.prod(windows.window) == 1 and max(windows.stride) > 1:  # what no window meets need not be multiplied
-        ((_, x),) = taps(pad_spatial(x, windows.exact_padding), windows)
-        windows = slide(windows.output, windows.window)
-    return derivative_p.bind(x, w, of="y", windows=windows, groups=groups, precision=precision)
+# What each derivative is computed from, and what it is the derivative in.
+OPERANDS = {FORWARD: ("x", "w"), INPUT_GRAD: ("w", "y"), KERNEL_GRAD: ("x", "y")}
+DERIVATIVE_IN = {"y": FORWARD, "x": INPUT_GRAD, "w": KERNEL_GRAD}
+STATIC = ("derivative", "windows", "groups", "precision", "dtype", "narrow", "plain")
 
 
-def transposed_by_platform(y: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    """The adjoint of the convolution in x."""
-    if not is_local(y, w):
-        return transposed(y, w, windows, groups, precision)
-    if y.ndim == 3:
-        return transposed_by_platform(y[:, None], w[None], _as_images(windows), groups, precision)[:, 0]
-    # a convolution of these sizes may have more outputs than y; of x without what no window of y meets it has not
-    beyond = tuple((0, max(-high, 0)) for _, high in windows.exact_padding)
-    met = windows._replace(
-        sizes=tuple(size - more for size, (_, more) in zip(windows.sizes, beyond, strict=True)),
+def conv(
+    x: jax.Array,
+    w: jax.Array,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    *,
+    dtype: Any,
+    narrow: bool = False,
+    plain: bool = False,
+) -> jax.Array:
+    """Computes the convolution of x (N, *S, C) with w (*K, C // groups, F), whose padding is not negative.
+
+    Args:
+      x: of the dtype of w.
+      w: the kernel.
+      windows: of w over x.
+      groups: divides C and F.
+      precision: as for `jax.lax.conv_general_dilated`.
+      dtype: of the result. Sums are of float32 or better.
+      narrow: accelerators, which sum halves in float32 by themselves, may round to the dtype of x before.
+      plain: take XLA's own convolution on every platform.
+    """
+    parameters = _parameters(FORWARD, windows, groups, precision, dtype, narrow, plain)
+    return _bind(x, w, **parameters)
+
+
+def conv_input_grad(
+    dy: jax.Array,
+    w: jax.Array,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    *,
+    dtype: Any,
+    narrow: bool = False,
+) -> jax.Array:
+    """Computes the adjoint of `conv` in x, (N, *S, C), of dy (N, *S', F) and w; its parameters are those of `conv`."""
+    # A convolution of these sizes may have more outputs than dy. Without the pixels that no window of dy reads it has
+    # not.
+    unread = tuple((0, max(-high, 0)) for _, high in windows.exact_padding)
+    read = windows._replace(
+        sizes=tuple(size - more for size, (_, more) in zip(windows.sizes, unread, strict=True)),
         padding=tuple((low, max(high, 0)) for low, high in windows.exact_padding),
     )
-    x = derivative_p.bind(w, y, of="x", windows=met, groups=groups, precision=precision)
-    return pad_spatial(x, beyond)
+    parameters = _parameters(INPUT_GRAD, read, groups, precision, dtype, narrow, False)
+    return pad_spatial(_bind(w, dy, **parameters), unread)
 
 
-def _as_images(windows: Windows) -> Windows:
-    """Windows over sequences as those over images of one row."""
-    return Windows((1, *windows.sizes), (1, *windows.window), (1, *windows.stride), (1, *windows.dilation),
-                   ((0, 0), *windows.padding), (1, *windows.output))  # fmt: skip
+def _parameters(
+    derivative: str, windows: Windows, groups: int, precision: Precision, dtype: Any, narrow: bool, plain: bool
+) -> dict[str, Any]:
+    dtype = jnp.dtype(dtype)
+    return dict(zip(STATIC, (derivative, windows, groups, precision, dtype, narrow, plain), strict=True))
 
 
-# ---- the primitive: shapes, derivatives, batching ----
+def _bind(a: jax.Array, b: jax.Array, **parameters: Any) -> jax.Array:
+    if is_local(a, b):
+        return conv_p.bind(a, b, **parameters)
+    # Inside shard_map types say over which axes values vary. lax's own operations carry that, a primitive of ours
+    # does not.
+    parameters["plain"] = True
+    on_cpu, elsewhere = (partial(_compute, platform=platform, **parameters) for platform in ("cpu", "default"))
+    return lax.platform_dependent(a, b, cpu=on_cpu, default=elsewhere)
 
-derivative_p = Primitive("cnnjax_conv_derivative")
+
+conv_p = Primitive("cnnjax_conv")
 
 
-def _bind(of: str, arrays: dict[str, jax.Array], **static: Any) -> jax.Array:
-    return derivative_p.bind(*(arrays[name] for name in OPERANDS[of]), of=of, **static)
+# ---- shapes, derivatives, batching ----
 
 
-@derivative_p.def_abstract_eval
-def _shape(a: Any, b: Any, *, of: str, windows: Windows, groups: int, precision: Any) -> Any:
-    arrays = dict(zip(OPERANDS[of], (a.shape, b.shape), strict=True))
-    if of == "y":
+@conv_p.def_abstract_eval
+def _abstract_result(a: Any, b: Any, *, derivative: str, windows: Windows, groups: int, dtype: Any, **_: Any) -> Any:
+    arrays = dict(zip(OPERANDS[derivative], (a.shape, b.shape), strict=True))
+    if derivative == FORWARD:
         shape = (arrays["x"][0], *windows.output, arrays["w"][-1])
-    elif of == "x":
+    elif derivative == INPUT_GRAD:
         shape = (arrays["y"][0], *windows.sizes, arrays["w"][-2] * groups)
     else:
         shape = (*windows.window, arrays["x"][-1] // groups, arrays["y"][-1])
-    return aval_like(a if isinstance(a, jax.core.AbstractValue) else jax.typeof(a), shape)
+    return aval_like(a, shape, dtype)
 
 
-def _transpose_rule(position: int) -> Any:
-    """The cotangent of one operand: the derivative in that operand, of the cotangent and the other one."""
+def _transpose_rule(position: int) -> Callable[..., jax.Array]:
+    """Returns the rule for the cotangent of one operand: the derivative in it, of that and the other operand."""
 
-    def rule(cotangent: jax.Array, a: Any, b: Any, *, of: str, **static: Any) -> jax.Array:
-        wanted, other = OPERANDS[of][position], OPERANDS[of][1 - position]
-        return _bind(wanted, {of: cotangent, other: (a, b)[1 - position]}, **static)
+    def rule(cotangent: jax.Array, a: Any, b: Any, *, derivative: str, dtype: Any, **common: Any) -> jax.Array:
+        operands = OPERANDS[derivative]
+        wanted, given = operands[position], operands[1 - position]
+        result = DERIVATIVE_IN[wanted]
+        (of,) = set("xwy") - set(operands)
+        arrays = {of: cotangent, given: (a, b)[1 - position]}
+        linear = (a, b)[position]  # known by its type alone
+        wanted_dtype = linear.aval.dtype
+        return conv_p.bind(
+            *(arrays[name] for name in OPERANDS[result]), derivative=result, dtype=wanted_dtype, **common
+        )
 
     return rule
 
 
-ad.defbilinear(derivative_p, _transpose_rule(0), _transpose_rule(1))
+ad.defbilinear(conv_p, _transpose_rule(0), _transpose_rule(1))
 
 
-def _batch_rule(arguments: Any, axes: Any, *, of: str, **static: Any) -> tuple[jax.Array, int]:
-    mapped = dict(zip(OPERANDS[of], axes, strict=True))
-    if of != "w" and mapped["w"] is None:  # one kernel for all: the mapped axis joins the batch
-        arrays = dict(zip(OPERANDS[of], arguments, strict=True))
-        (name,) = set(OPERANDS[of]) - {"w"}
-        many = jnp.moveaxis(arrays[name], mapped[name], 0)
-        result = _bind(of, {"w": arrays["w"], name: many.reshape(-1, *many.shape[2:])}, **static)
-        return result.reshape(*many.shape[:2], *result.shape[1:]), 0
-    return jax.vmap(partial(_plain, of=of, **static), axes)(*arguments), 0
+def _batching_rule(arguments: Any, axes: Any, *, derivative: str, groups: int, **common: Any) -> tuple[jax.Array, int]:
+    operands = OPERANDS[derivative]
+    size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
+    arrays = dict(zip(operands, arguments, strict=True))
+    mapped = {name: axis for name, axis in zip(operands, axes, strict=True) if axis is not None}
+    parameters = {"derivative": derivative, **common}
+
+    if "w" not in mapped and derivative != KERNEL_GRAD:  # one kernel for all: the mapped axis joins the batch
+        ((name, axis),) = mapped.items()
+        many = jnp.moveaxis(arrays[name], axis, 0)
+        arrays[name] = many.reshape(-1, *many.shape[2:])
+        y = conv_p.bind(*(arrays[name] for name in operands), groups=groups, **parameters)
+        return y.reshape(*many.shape[:2], *y.shape[1:]), 0
+
+    # Else it joins the channels, as groups beside the groups; or the features, where x is one for all.
+    shared = groups == 1 and "x" in operands and "x" not in mapped
+    for name in operands:
+        if name in mapped:
+            arrays[name] = _merge_into_channels(jnp.moveaxis(arrays[name], mapped[name], -2))
+        elif not shared:
+            arrays[name] = _merge_into_channels(jnp.repeat(arrays[name][..., None, :], size, axis=-2))
+    y = conv_p.bind(*(arrays[name] for name in operands), groups=groups if shared else groups * size, **parameters)
+    return y.reshape(*y.shape[:-1], size, -1), y.ndim - 1
 
 
-batching.primitive_batchers[derivative_p] = _batch_rule
+def _merge_into_channels(array: jax.Array) -> jax.Array:
+    return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
 
 
-derivative_p.def_impl(jax.jit(derivative_p.bind, static_argnames=("of", "windows", "groups", "precision")))
+batching.primitive_batchers[conv_p] = _batching_rule
+define_eager_call(conv_p, STATIC)
+define_nan_check(conv_p)
+define_taylor_rule(conv_p, linear_in=(0, 1))
 
 
-# ---- XLA's own ----
+# ---- lowering ----
 
 
-def _plain(a: jax.Array, b: jax.Array, *, of: str, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    if of == "y":
-        return lax_conv(a, b, windows, groups, precision)
-    shape = _shape(a, b, of=of, windows=windows, groups=groups, precision=precision)
-    like = jax.ShapeDtypeStruct(shape.shape, shape.dtype)
-    if of == "x":
-        (w, y), run = (a, b), lambda x: lax_conv(x, w, windows, groups, precision)
+def _lowering(platform: str) -> Callable[..., Any]:
+    """Returns the rule that lowers the primitive for a platform."""
+
+    def rule(ctx: Any, a: Any, b: Any, **parameters: Any) -> Any:
+        module = ctx.module_context
+        # XLA can neither share out a loop over the batch or a custom call, nor serialise the latter; and the forms of
+        # one device work with sizes that are numbers, where an exported program may have symbols.
+        one_device = getattr(module.axis_context, "num_devices", None) == 1
+        plain = parameters.pop("plain") or not one_device or module.lowering_parameters.for_export
+        run = partial(_compute, platform=platform, plain=plain, **parameters)
+        return mlir.lower_fun(run, multiple_results=False)(ctx, a, b)
+
+    return rule
+
+
+for _platform in ("default", "cpu"):
+    mlir.register_lowering(conv_p, _lowering(_platform), platform=None if _platform == "default" else _platform)
+
+
+def _compute(
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    platform: str,
+    derivative: str,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    dtype: Any,
+    narrow: bool,
+    plain: bool,
+) -> jax.Array:
+    """Computes one derivative on one platform: in which dtype, and by the form that is chosen for it."""
+    if platform == "cpu":  # its halves are sums of halves
+        wide = wide_dtype(a.dtype, b.dtype, dtype)
+    elif narrow:
+        wide = a.dtype  # x or w: only a cotangent may be wider
     else:
-        (x, y), run = (a, b), lambda w: lax_conv(x, w, windows, groups, precision)
-    return jax.linear_transpose(run, like)(y)[0]
+        wide = a.dtype if a.dtype == b.dtype else wide_dtype(a.dtype, b.dtype)
+    a, b = a.astype(wide), b.astype(wide)
+    if platform == "cpu" and not plain:
+        return _on_cpu(derivative, a, b, windows, groups, precision).astype(dtype)
+    form = choose.PLAIN[derivative].form
+    if derivative == FORWARD and not narrow and dtype.itemsize > wide.itemsize:
+        return form(a, b, windows, groups, precision, preferred_element_type=dtype)
+    return form(a, b, windows, groups, precision).astype(dtype)
 
 
-mlir.register_lowering(derivative_p, mlir.lower_fun(_plain, multiple_results=False))
+def _on_cpu(
+    derivative: str, a: jax.Array, b: jax.Array, windows: Windows, groups: int, precision: Precision
+) -> jax.Array:
+    if a.ndim == 3:  # sequences are images of one row
+        a, b = (
+            jnp.expand_dims(array, _row_axis(name)) for name, array in zip(OPERANDS[derivative], (a, b), strict=True)
+        )
+        (result,) = set("xwy") - set(OPERANDS[derivative])
+        return _on_cpu(derivative, a, b, _as_images(windows), groups, precision).squeeze(_row_axis(result))
+
+    p = _problem(derivative, a, b, windows, groups, precision)
+    rule = choose.rule_on_cpu(derivative, p)
+    parameters: dict[str, Any] = {"block": rule.block(p)} if rule.block else {}
+    if rule.correlates:
+        parameters["conv"] = partial(_on_cpu, FORWARD)
+
+    def run(a: jax.Array, b: jax.Array) -> jax.Array:
+        return rule.form(a, b, windows, groups, precision, **parameters)
+
+    if not rule.copies:
+        return run(a, b)
+    images = choose.COPIED_BYTES // p.image_bytes
+    if derivative == KERNEL_GRAD:
+        return sum_over_images(run, a, b, images)
+    if derivative == FORWARD:
+        return map_over_images(lambda x: run(x, b), a, images)
+    return map_over_images(lambda dy: run(a, dy), b, images)
 
 
-# ---- on one CPU ----
+def _row_axis(name: str) -> int:
+    return 0 if name == "w" else 1
 
 
-def _on_cpu(a: jax.Array, b: jax.Array, *, of: str, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    if of == "y":
-        return _forward(a, b, windows, groups, precision)
-    if of == "x":
-        return _input_gradient(a, b, windows, groups, precision)
-    return kernel_gradient(a, b, windows, groups, precision)
+def _as_images(windows: Windows) -> Windows:
+    """Returns windows over images of one row, in place of those over sequences."""
+    return Windows((1, *windows.sizes), (1, *windows.window), (1, *windows.stride), (1, *windows.dilation),
+                   ((0, 0), *windows.padding), (1, *windows.output))  # fmt: skip
 
 
-def _lower_on_cpu(ctx: Any, a: Any, b: Any, **static: Any) -> Any:
-    devices = getattr(ctx.module_context.axis_context, "num_devices", None)
-    run = _on_cpu if devices == 1 else _plain  # XLA cannot share out a custom call or a loop over the batch
-    return mlir.lower_fun(run, multiple_results=False)(ctx, a, b, **static)
-
-
-mlir.register_lowering(derivative_p, _lower_on_cpu, platform="cpu")
-
-
-def _forward(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    if onednn.serves(x, w):
-        images = _images_by_winograd(x, w, windows, groups)
-        if not images:
-            return onednn.conv(x, w, windows, groups)
-        # one that is not finite would reach outputs that do not see it
-        by_winograd = partial(_forward_by_winograd, windows=windows, images=images)
-        plain = partial(onednn.conv, windows=windows, groups=1)
-        return lax.cond(jnp.isfinite(x).all(), by_winograd, plain, x, w)
-    if w.shape[-2] == 1 and groups > 1 and math.prod(windows.window) <= MANY_TAPS:
-        return direct(x, w, windows, groups, precision)
-    return lax_conv(x, w, windows, groups, precision)
-
-
-def _images_by_winograd(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> int:
-    """How many images at a time F(2 x 2, 3 x 3) should take; 0 where oneDNN's own way is as fast.
-
-    Measured over that: 512 channels 0.51 (64x4x4), 0.77 (32x14x14), 256 to 512 0.80 (64x8x8), 256 to 384 0.91
-    (32x13x13), 256 0.87 to 1.17.  It is the more exact too: 8e-7 of the largest output with 512 channels, and 2.9e-6.
-    """
-    *window, channels, features = w.shape
-    if window != [3, 3] or groups > 1 or not set(windows.stride) == set(windows.dilation) == {1}:
-        return 0
-    if channels * features < 150 * (channels + features):
-        return 0
-    image_bytes = 4 * 16 * math.prod(-(-count // 2) for count in windows.output) * (channels + features)
-    return largest_divisor(len(x), FORWARD_BYTES // image_bytes) if image_bytes <= FORWARD_BYTES else 0
-
-
-def _forward_by_winograd(x: jax.Array, w: jax.Array, windows: Windows, images: int) -> jax.Array:
-    w = places_of_kernel(w, 2)
-    product = partial(onednn.matmul, transpose_a=False)
-    run = partial(conv_of_places, w=w, windows=windows, outputs=2, product=product)
-    if images == len(x):
-        return run(x)
-    y = lax.map(run, x.reshape(-1, images, *x.shape[1:]))
-    return y.reshape(-1, *y.shape[2:])
-
-
-def _input_gradient(w: jax.Array, y: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    if _in_blocks(w, y, windows, groups):
-        block = 4 if w.shape[-2] <= 2 else 2
-        like = jax.ShapeDtypeStruct((y.shape[0], *windows.sizes, w.shape[-2]), y.dtype)
-        return jax.linear_transpose(lambda x: im2col(x, w, windows, groups, precision, block), like)(y)[0]
-    return transposed(y, w, windows, groups, precision, _forward)
-
-
-def _in_blocks(w: jax.Array, y: jax.Array, windows: Windows, groups: int) -> bool:
-    """Whether channels are too few for whole registers: blocks of neighbours then fill them."""
-    *_, channels, features = w.shape
-    few = channels <= (2 if onednn.serves(w, y) else 16) and features <= 16
-    return few and groups == 1 and set(windows.stride) == set(windows.dilation) == {1}
+def _problem(
+    derivative: str, a: jax.Array, b: jax.Array, windows: Windows, groups: int, precision: Precision
+) -> choose.Problem:
+    arrays = dict(zip(OPERANDS[derivative], (a, b), strict=True))
+    images = arrays["y" if derivative == INPUT_GRAD else "x"]
+    if derivative == KERNEL_GRAD:
+        channels, features = arrays["x"].shape[-1] // groups, arrays["y"].shape[-1] // groups
+    else:
+        channels, features = arrays["w"].shape[-2], arrays["w"].shape[-1] // groups
+    return choose.Problem(
+        len(images), windows, channels, features, groups, a.dtype.itemsize, precision, onednn.supports(a, b)
+    )

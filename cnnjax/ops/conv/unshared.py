@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax.ops.checks import as_array, as_float_array, same_dtype, spatial_rank
+from cnnjax.ops.checks import as_array, as_float_array, same_dtype, spatial_rank, wide_dtype
 from cnnjax.ops.conv.api import conv
-from cnnjax.ops.geometry import Sizes, Windows, per_dimension, slide
+from cnnjax.ops.geometry import Ints, Padding, Sizes, Windows, per_dimension, slide
 from cnnjax.ops.patches import unfold
 from cnnjax.ops.public import public_op
 
@@ -20,38 +20,39 @@ def local_conv(
     w: jax.Array,
     b: jax.Array | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = "VALID",
-    dilation: Any = 1,
-    window: Any = None,
+    stride: Ints = 1,
+    padding: Padding = "VALID",
+    dilation: Ints = 1,
+    window: Ints | None = None,
 ) -> jax.Array:
-    """A locally connected layer: a convolution with a kernel of its own at each place.
+    """Convolves with a kernel of its own at each pixel: a locally connected layer.
 
         y[n, o, f] = b[f] + sum_t sum_c x[n, o * stride + t * dilation, c] w[o, t C + c, f]
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions.
-        w: (*S', prod(K) C, F), of the same dtype; each place's kernel as :func:`cnnjax.ops.unfold` orders it.
-        b: (F,), or (*S', F) for one bias at each place, or None.
-        stride, padding, dilation: as for :func:`cnnjax.ops.conv`.
-        window: K, an int or one int per spatial dimension.  It may be left out where only one K has that
-            many taps and gives S'.
+      x: (N, *S, C), one to three spatial dimensions.
+      w: (*S', prod(K) C, F), of the same dtype; each place's kernel as `unfold` orders it.
+      b: (F,), or (*S', F) for one bias at each place, or None.
+      stride, padding, dilation: as for `conv`.
+      window: K, an int or one int per spatial dimension. It may be left out where only one K has that
+        many taps and gives S'.
 
     Returns:
-        (N, *S', F).  Sums are accumulated in float32 or better.
+      (N, *S', F). Sums are accumulated in float32 or better.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or x, w and b differ in dtype.
-        ValueError: shapes disagree, or window is left out and several would do.
+      TypeError: an argument is of the wrong kind, or x, w and b differ in dtype.
+      ValueError: shapes disagree, or window is left out and several would do.
 
-    >>> x = jnp.array([1.0, 2.0, 3.0]).reshape(1, 3, 1)
-    >>> w = jnp.array([[1.0, 1.0], [10.0, 0.0]]).reshape(2, 2, 1)
-    >>> local_conv(x, w).ravel()
-    Array([ 3., 20.], dtype=float32)
+    Example:
+      >>> x = jnp.array([1.0, 2.0, 3.0]).reshape(1, 3, 1)
+      >>> w = jnp.array([[1.0, 1.0], [10.0, 0.0]]).reshape(2, 2, 1)
+      >>> local_conv(x, w).ravel()
+      Array([ 3., 20.], dtype=float32)
 
     References:
-        LeCun, Generalization and network design strategies, 1989.
-        Taigman et al., DeepFace, CVPR 2014.
+      LeCun, Generalization and network design strategies, 1989.
+      Taigman et al., DeepFace, CVPR 2014.
     """
     x, w = as_float_array("x", x), as_float_array("w", w)
     b = None if b is None else as_float_array("b", b)
@@ -64,15 +65,17 @@ def local_conv(
     windows = _local_windows(x, w, window, stride, padding, dilation)
     if b is not None and b.shape not in ((w.shape[-1],), (*windows.output, w.shape[-1])):
         raise ValueError(f"b must have shape ({w.shape[-1]},) or {(*windows.output, w.shape[-1])}, got {b.shape}")
-    sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    sum_dtype = wide_dtype(x.dtype)
     geometry: dict[str, Any] = {"stride": windows.stride, "padding": windows.padding, "dilation": windows.dilation}
     cols = unfold(x.astype(sum_dtype), windows.window, **geometry)  # so that its gradient is summed in it too
     y = jnp.einsum("n...p,...pf->n...f", cols, w.astype(sum_dtype))
     return (y if b is None else y + b.astype(sum_dtype)).astype(x.dtype)
 
 
-def _local_windows(x: jax.Array, w: jax.Array, window: Any, stride: Any, padding: Any, dilation: Any) -> Windows:
-    """The windows of local_conv: of the window given, or of the only one that w's shape leaves."""
+def _local_windows(
+    x: jax.Array, w: jax.Array, window: Ints | None, stride: Ints, padding: Padding, dilation: Ints
+) -> Windows:
+    """Places the windows of local_conv: of the window given, or of the only one that w's shape leaves."""
     sizes, output, count = x.shape[1:-1], w.shape[:-2], w.shape[-2] // x.shape[-1]
     geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     if window is not None:
@@ -103,7 +106,7 @@ def _local_windows(x: jax.Array, w: jax.Array, window: Any, stride: Any, padding
 
 
 def _factors(count: int, rank: int) -> list[Sizes]:
-    """All windows of that many taps."""
+    """Returns all windows of that many taps."""
     divisors = [k for k in range(1, count + 1) if count % k == 0]
     return [sizes for sizes in itertools.product(divisors, repeat=rank) if math.prod(sizes) == count]
 
@@ -115,33 +118,34 @@ def connected_conv(
     table: jax.Array,
     b: jax.Array | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = "VALID",
+    stride: Ints = 1,
+    padding: Padding = "VALID",
 ) -> jax.Array:
-    """A convolution in which a table says which input channels each output channel sees: LeNet-5's C3.
+    """Convolves by a table that says which input channels each output channel reads: LeNet-5's C3.
 
         y[n, o, f] = b[f] + sum over c with table[c, f]  of  sum_t x[n, o * stride + t, c] w[t, c, f]
 
     Args:
-        x: (N, *S, C), one to three spatial dimensions.
-        w: (*K, C, F), of the same dtype.  Weights without a link are not read: their gradient is 0.
-        table: (C, F) bool.
-        b: (F,) or None.
-        stride, padding: as for :func:`cnnjax.ops.conv`.
+      x: (N, *S, C), one to three spatial dimensions.
+      w: (*K, C, F), of the same dtype. Weights without a link are not read: their gradient is 0.
+      table: (C, F) bool.
+      b: (F,) or None.
+      stride, padding: as for `conv`.
 
     Returns:
-        (N, *S', F).  NaN and infinities of x reach the outputs that are not linked to them too, as NaN.
+      (N, *S', F). NaN and infinities of x reach the outputs that are not linked to them too, as NaN.
 
     Raises:
-        TypeError, ValueError: as for :func:`cnnjax.ops.conv`, or table is not bool or not (C, F).
+      TypeError, ValueError: as for `conv`, or table is not bool or not (C, F).
 
-    >>> x = jnp.array([[[1.0, 2.0]]])
-    >>> connected_conv(x, jnp.ones((1, 2, 3)), jnp.array([[True, False, True], [False, True, True]]))
-    Array([[[1., 2., 3.]]], dtype=float32)
+    Example:
+      >>> x = jnp.array([[[1.0, 2.0]]])
+      >>> connected_conv(x, jnp.ones((1, 2, 3)), jnp.array([[True, False, True], [False, True, True]]))
+      Array([[[1., 2., 3.]]], dtype=float32)
 
     References:
-        LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition,
-        Proc. IEEE 1998, table I.
+      LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition,
+      Proc. IEEE 1998, table I.
     """
     w, table = as_float_array("w", w), as_array("table", table)
     if table.dtype != bool:

@@ -2,62 +2,69 @@
 
     y = A^T [ (G w) * (B^T x) ]   on each tile of m + r - 1 inputs, per dimension
 
-With channels the product of each place in a tile is a matrix product.  The form is trilinear, so that the gradient
-of the kernel takes the same three matrices, transposed:
+With channels, the product of one tile element over all tiles is a matrix product. The form is trilinear, so the
+gradient of the kernel takes the same three matrices, transposed:
 
     dw = G^T [ sum over tiles of (B^T x)^T (A dy) ]
 
 References:
-    Winograd, Arithmetic complexity of computations, SIAM 1980.
-    Lavin and Gray, Fast algorithms for convolutional neural networks, arXiv:1509.09308.
+  Winograd, Arithmetic complexity of computations, SIAM 1980.
+  Lavin and Gray, Fast algorithms for convolutional neural networks, arXiv:1509.09308.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.ops.checks import Precision
 from cnnjax.ops.geometry import Windows
 from cnnjax.ops.patches import pad_spatial
 
+# Bytes of a float32, in which minimal filtering is worth its passes over memory.
+WORD_BYTES = 4
 
-def winograd(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any, outputs: int = 2) -> jax.Array:
-    """The convolution by tiles of ``outputs`` per dimension; see :mod:`cnnjax.ops.conv.forward` for the arguments.
 
-    It needs stride and dilation 1.  F(4, r) multiplies less than F(2, r) and loses more digits.
+def winograd(
+    x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Precision, outputs: int = 2
+) -> jax.Array:
+    """Computes the convolution by tiles of `outputs` per dimension, in plain JAX.
+
+    Needs stride and dilation 1. F(4, r) multiplies less than F(2, r) and loses more digits.
     """
-    w = places_of_kernel(w, outputs)
+    w = transform_kernel(w, outputs)
     if groups == 1:  # an einsum over the one group would copy its operands
-        return conv_of_places(x, w, windows, outputs, partial(jnp.matmul, precision=precision))
+        return conv_of_tiles(x, w, windows, outputs, partial(jnp.matmul, precision=precision))
 
     def product(x: jax.Array, w: jax.Array) -> jax.Array:
         x, w = x.reshape(*x.shape[:-1], groups, -1), w.reshape(*w.shape[:-1], groups, -1)
         return jnp.einsum("pngc,pcgf->pngf", x, w, precision=precision).reshape(*x.shape[:2], -1)
 
-    return conv_of_places(x, w, windows, outputs, product)
+    return conv_of_tiles(x, w, windows, outputs, product)
 
 
-def winograd4(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Any) -> jax.Array:
-    """:func:`winograd` with four outputs to a tile."""
+def winograd4(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes `winograd` with four outputs to a tile."""
     return winograd(x, w, windows, groups, precision, outputs=4)
 
 
-def conv_of_places(x: jax.Array, w: jax.Array, windows: Windows, outputs: int, product: Any) -> jax.Array:
-    """The convolution of x (N, *S, C) with :func:`places_of_kernel`, by a matrix product (P, M, C) (P, C, F)."""
+def conv_of_tiles(
+    x: jax.Array, w: jax.Array, windows: Windows, outputs: int, product: Callable[[jax.Array, jax.Array], jax.Array]
+) -> jax.Array:
+    """Convolves x (N, *S, C) with a kernel of `transform_kernel`, by a matrix product (P, M, C) (P, C, F)."""
     rank = len(windows.window)
     of_input, _, of_output = zip(*(winograd_matrices(outputs, r) for r in windows.window), strict=True)
     counts = tuple(-(-count // outputs) for count in windows.output)
     x = lax.optimization_barrier(pad_to_tiles(x, windows, (outputs,) * rank))
-    x = of_tiles(x, of_input, (outputs,) * rank, counts)
-    places, (channels, features) = x.shape[:rank], w.shape[-2:]
-    y = product(x.reshape(math.prod(places), -1, x.shape[-1]), w.reshape(-1, channels, features))
+    x = transform_tiles(x, of_input, (outputs,) * rank, counts)
+    elements, (channels, features) = x.shape[:rank], w.shape[-2:]
+    y = product(x.reshape(math.prod(elements), -1, x.shape[-1]), w.reshape(-1, channels, features))
     y = y.reshape(*x.shape[:-1], features)
     for axis, matrix in enumerate(of_output):  # to (N, *(tiles, m), F)
         y = _along(matrix, y, rank - axis - 1, to=rank + axis + 1)
@@ -65,16 +72,24 @@ def conv_of_places(x: jax.Array, w: jax.Array, windows: Windows, outputs: int, p
     return lax.slice(y, (0,) * y.ndim, (y.shape[0], *windows.output, y.shape[-1]))
 
 
-def places_of_kernel(w: jax.Array, outputs: int) -> jax.Array:
-    """The kernel (*K, C, F) as (*P, C, F), the places of the last dimension first."""
+def transform_kernel(w: jax.Array, outputs: int) -> jax.Array:
+    """Transforms the kernel (*K, C, F) to tile elements (*P, C, F), those of the last dimension first."""
     for axis, r in enumerate(w.shape[:-2]):
         _, of_kernel, _ = winograd_matrices(outputs, r)
         w = _along(of_kernel, w, axis, to=0)
     return w
 
 
+def inverse_transform_kernel(products: jax.Array, matrices: Sequence[np.ndarray]) -> jax.Array:
+    """Transforms sums over tiles (*P, C, F) to the gradient of the kernel (*K, C, F), by the G of each dimension."""
+    rank = len(matrices)
+    for axis, matrix in enumerate(matrices):
+        products = _along(matrix.T, products, rank - axis - 1, to=rank - 1)
+    return products
+
+
 def pad_to_tiles(x: jax.Array, windows: Windows, outputs: Sequence[int]) -> jax.Array:
-    """x (N, *S, C) padded, and grown to whole tiles of so many outputs per dimension."""
+    """Pads x (N, *S, C), also up to whole tiles of so many outputs per dimension."""
     grow = [
         (low, -(-count // m) * m + r - 1 - size - low)
         for size, (low, _), count, m, r in zip(
@@ -84,43 +99,37 @@ def pad_to_tiles(x: jax.Array, windows: Windows, outputs: Sequence[int]) -> jax.
     return pad_spatial(x, tuple(grow))
 
 
-def of_tiles(x: jax.Array, matrices: Sequence[np.ndarray], steps: Sequence[int], counts: Sequence[int]) -> jax.Array:
-    """x (N, *S, C) to (*P, N, *tiles, C): a matrix along each dimension of tiles that begin ``steps`` apart.
+def transform_tiles(
+    x: jax.Array, matrices: Sequence[np.ndarray], steps: Sequence[int], counts: Sequence[int]
+) -> jax.Array:
+    """Transforms x (N, *S, C) to (*P, N, *tiles, C): a matrix along each dimension of tiles that begin `steps` apart.
 
-    P are the places in a tile, those of the last dimension first.
+    P are the elements of a tile, those of the last dimension first.
     """
     for axis, (matrix, step, count) in enumerate(zip(matrices, steps, counts, strict=True)):
-        at = 2 * axis + 1  # the places of the dimensions before it stand in front
+        at = 2 * axis + 1  # the tile elements of the dimensions before it stand in front
         last = (count - 1) * step + 1
         shifted = [lax.slice_in_dim(x, i, i + last, step, at) for i in range(matrix.shape[1])]
         x = _combinations(matrix, shifted, 0)
     return x
 
 
-def kernel_of_places(products: jax.Array, matrices: Sequence[np.ndarray]) -> jax.Array:
-    """(*P, C, F), sums over all tiles, to the gradient of the kernel (*K, C, F), given the G of each dimension."""
-    rank = len(matrices)
-    for axis, matrix in enumerate(matrices):
-        products = _along(matrix.T, products, rank - axis - 1, to=rank - 1)
-    return products
-
-
 def _along(matrix: np.ndarray, x: jax.Array, axis: int, to: int) -> jax.Array:
-    """The matrix times x along an axis, which then stands at ``to``."""
+    """Multiplies the matrix with x along an axis, which then stands at `to`."""
     return _combinations(matrix, [lax.index_in_dim(x, i, axis, False) for i in range(x.shape[axis])], to)
 
 
 def _combinations(matrix: np.ndarray, arrays: Sequence[jax.Array], axis: int) -> jax.Array:
-    """Per row of the matrix the sum of its entries times the arrays, stacked along an axis."""
+    """Stacks, for each row of the matrix, the sum of its entries times the arrays."""
     rows = [[(c, a) for c, a in zip(row.tolist(), arrays, strict=True) if c] for row in matrix]
     sums = [functools.reduce(jnp.add, (a if c == 1 else c * a for c, a in row)) for row in rows]
-    # the barrier keeps XLA from computing these again for each combination of the next dimension
+    # The barrier keeps XLA from computing these again for each combination of the next dimension.
     return lax.optimization_barrier(jnp.stack(sums, axis))
 
 
 @functools.cache
 def winograd_matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """B^T, G and A^T of F(m, r), by Cook and Toom.
+    """Returns B^T, G and A^T of F(m, r), by Cook and Toom.
 
     The product of polynomials of degree m - 1 and r - 1 is known by its values at m + r - 2 points and its
     leading coefficient.  V_k evaluates k coefficients there: the product is V_n^-1 [V_r g * V_m h], n = m + r - 1,

@@ -382,7 +382,7 @@ def _counts(windows: Windows, *, padded: bool) -> np.ndarray:
 
 
 def _padded(x: jax.Array, windows: Windows, value: Any = 0) -> jax.Array:
-    """x padded to where the last window ends."""
+    """X padded to where the last window ends."""
     # cropped first: a last window of ceil_mode must not reach what a crop has taken away
     crop = tuple((0, min(high, 0)) for _, high in windows.padding)
     rest = tuple((low, high - cropped) for (low, high), (_, cropped) in zip(windows.exact_padding, crop, strict=True))
@@ -400,7 +400,7 @@ def elements(x: jax.Array, windows: Windows, pad_value: Any = 0) -> jax.Array:
 
 
 def sum_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
-    """x (N, *S, C) summed over each window; padding counts as zero."""
+    """X (N, *S, C) summed over each window; padding counts as zero."""
     tiling = windows.stride == windows.window and max(windows.dilation) == 1 and min(map(min, windows.padding)) >= 0
     return summed_p.bind(x, of="y", windows=windows) if tiling and is_local(x) else _sum_of_windows(x, windows)
 
@@ -442,7 +442,7 @@ def _summed(a: jax.Array, *, of: str, windows: Windows) -> jax.Array:
 
 
 def _repeated(y: jax.Array, windows: Windows) -> jax.Array:
-    """y (N, *S', C), each element over the whole of its window: (N, *S, C)."""
+    """Y (N, *S', C), each element over the whole of its window: (N, *S, C)."""
     sizes = [count * k for count, k in zip(windows.output, windows.window, strict=True)]
     inner = tuple(range(2, 2 + 2 * len(sizes), 2))
     split = np.ravel(list(zip(windows.output, windows.window, strict=True)))
@@ -481,7 +481,7 @@ def _norm(x: jax.Array, p: float) -> jax.Array:
 
 @partial(jax.jit, static_argnums=1)
 def _power(x: jax.Array, p: float) -> jax.Array:
-    """x ** p, x >= 0, with a gradient of 0 at 0 whatever p is."""
+    """X ** p, x >= 0, with a gradient of 0 at 0 whatever p is."""
     zero = x == 0
     return jnp.where(zero, 0, jnp.where(zero, 1, x) ** p)
 
@@ -715,7 +715,7 @@ def _flat_index(place: jax.Array, windows: Windows) -> jax.Array:
 
 @jax.custom_jvp
 def _max_over_plane(x: jax.Array) -> jax.Array:
-    """x (N, P, C) -> (N, C); its derivative goes to the first maximum, where jnp.max would share it out."""
+    """X (N, P, C) -> (N, C); its derivative goes to the first maximum, where jnp.max would share it out."""
     return x.max(1)
 
 

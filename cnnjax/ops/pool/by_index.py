@@ -361,7 +361,7 @@ def _drawn_by_value(met: jax.Array, key: jax.Array, compute_dtype: Any) -> jax.A
 
 
 def _unpool(y: jax.Array, index: jax.Array, plane: int) -> jax.Array:
-    """y (N, P', C) set at index (N, P', C) of zeros (N, P, C), P = plane."""
+    """Y (N, P', C) set at index (N, P', C) of zeros (N, P, C), P = plane."""
     index = jnp.where(index < 0, plane, index)  # outside, where JAX would count from the end
     return _set_last(y, index, plane) if jnp.issubdtype(y.dtype, jnp.floating) else _set_last.fun(y, index, plane)
 

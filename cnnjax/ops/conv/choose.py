@@ -1,0 +1,321 @@
+"""Which form computes a convolution or one of its gradients: every rule and threshold, for each platform.
+
+The tables stand at the end: the first row whose condition holds is taken. The conditions stand above them, and the
+limits they compare with here. To change how, say, kernel gradients are computed, change `KERNEL_GRADS_ON_CPU` and
+`cnnjax/ops/conv/kernel_grad.py`. `experiments/bench` times what is chosen beside other libraries.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+
+from cnnjax.ops.checks import Precision
+from cnnjax.ops.conv import forward, input_grad, kernel_grad
+from cnnjax.ops.conv.toeplitz import check_matrix_size, toeplitz
+from cnnjax.ops.conv.winograd import winograd, winograd4
+from cnnjax.ops.geometry import Windows
+from cnnjax.ops.patches import MANY_TAPS
+
+FORWARD, INPUT_GRAD, KERNEL_GRAD = "forward", "input_grad", "kernel_grad"
+
+# ---- limits ----
+
+# Largest x and y together, in bytes, of which a form may write padded copies; larger batches are worked through in
+# chunks.
+COPIED_BYTES = 52_000_000
+# Channels of x (and features) up to which a product leaves most of a vector register empty.
+FEW_CHANNELS, FEW_FEATURES = 16, 32
+# Channels up to which blocks of four neighbours pay, not of two.
+VERY_FEW_CHANNELS = 2
+# Channels up to which the patches of a kernel gradient are made for blocks of neighbours.
+FEW_CHANNELS_OF_PATCHES = 4
+# Multiplications below which XLA's own convolution is as fast, and compiles faster.
+SMALL_PRODUCT = 2**14
+# Groups up to which the kernel gradient of each is computed by itself.
+MOST_GROUPS = MANY_TAPS
+# Images, features, and products per output pixel from which `batch_as_channels` fills oneDNN's blocks.
+LEAST_IMAGES, LEAST_FEATURES, LEAST_PRODUCTS = 16, 16, 128
+# Harmonic size C F / (C + F) of channels and features from which F(2x2, 3x3) saves more products than it adds passes.
+WIDE_FORWARD = 150
+# The same for the kernel gradient, whose larger tiles also must save this factor of the products.
+WIDE_KERNEL_GRAD, LEAST_SAVING = 16, 2.5
+# Product of strides above which the phases of an input gradient are computed together.
+MANY_PHASES = 8
+
+
+class Problem(NamedTuple):
+    """What a choice looks at. Channels and features are those of one group."""
+
+    batch: int
+    windows: Windows
+    channels: int
+    features: int
+    groups: int
+    itemsize: int
+    precision: Precision
+    onednn: bool
+
+    @property
+    def taps(self) -> int:
+        """The taps of the window."""
+        return math.prod(self.windows.window)
+
+    @property
+    def unit(self) -> bool:
+        """True where stride and dilation are 1."""
+        return set(self.windows.stride) == set(self.windows.dilation) == {1}
+
+    @property
+    def image_bytes(self) -> int:
+        """The bytes of x and y of one image, x padded."""
+        sizes = [size + sum(pair) for size, pair in zip(self.windows.sizes, self.windows.padding, strict=True)]
+        pixels = math.prod(sizes) * self.channels + math.prod(self.windows.output) * self.features
+        return self.itemsize * self.groups * pixels
+
+
+# ---- conditions ----
+
+
+def always(p: Problem) -> bool:
+    """Holds where no row before it does."""
+    return True
+
+
+def single_window(p: Problem) -> bool:
+    """True where one window is the whole of x."""
+    return math.prod(p.windows.output) == 1 and set(p.windows.dilation) == {1}
+
+
+def pointwise(p: Problem) -> bool:
+    """True for windows of one."""
+    return p.taps == 1
+
+
+def strided_pointwise(p: Problem) -> bool:
+    """True for windows of one with strides, which skip pixels."""
+    return pointwise(p) and max(p.windows.stride) > 1
+
+
+def depthwise_of_few_taps(p: Problem) -> bool:
+    """True for groups of one channel whose taps are few enough to be written out one by one."""
+    return p.channels == 1 and p.groups > 1 and p.taps <= MANY_TAPS
+
+
+def depthwise(p: Problem) -> bool:
+    """True for groups of one channel."""
+    return p.channels == 1 and p.groups > 1
+
+
+def on_onednn(p: Problem) -> bool:
+    """True where oneDNN may compute it."""
+    return p.onednn
+
+
+def wide_3x3(p: Problem) -> bool:
+    """True for 3x3 with so many channels that F(2x2, 3x3) is faster than oneDNN, and more exact."""
+    wide = p.channels * p.features >= WIDE_FORWARD * (p.channels + p.features)
+    fits = forward.winograd_image_bytes(p.windows, p.channels, p.features) <= forward.WINOGRAD_FORWARD_BYTES
+    return p.onednn and p.windows.window == (3, 3) and p.groups == 1 and p.unit and wide and fits
+
+
+def few_channels(p: Problem, channels: int, features: int) -> bool:
+    """True where blocks of neighbours fill the registers, and the patches of one image are not too large."""
+    few = p.groups == 1 and p.unit and p.taps <= MANY_TAPS and p.channels <= channels and p.features <= features
+    return few and _patches_fit(p)
+
+
+def _patches_fit(p: Problem) -> bool:
+    image = forward.blocked_image_bytes(p.windows, p.channels, _block(p), p.itemsize)
+    return image <= forward.PATCHES_BYTES
+
+
+def few_channels_forward(p: Problem) -> bool:
+    """True where a convolution has few channels, and is not too small to be worth it."""
+    products = p.batch * math.prod(p.windows.output) * p.taps * p.channels * p.features
+    return products >= SMALL_PRODUCT and few_channels(p, FEW_CHANNELS, FEW_FEATURES)
+
+
+def few_channels_back(p: Problem) -> bool:
+    """True where an input gradient has few channels; oneDNN is slow with very few only."""
+    return few_channels(p, VERY_FEW_CHANNELS if p.onednn else FEW_CHANNELS, FEW_CHANNELS)
+
+
+def unit_stride(p: Problem) -> bool:
+    """True without strides."""
+    return max(p.windows.stride) == 1
+
+
+def phases(p: Problem) -> bool:
+    """True where an input gradient falls apart into one for each phase of the strides."""
+    w = p.windows
+    return max(w.stride) > 1 and all(1 in pair for pair in zip(w.stride, w.dilation, strict=True))
+
+
+def even_phases(p: Problem) -> bool:
+    """True where the phases together multiply by few zeros, or are too many or too narrow for a product each."""
+    w = p.windows
+    whole = all(k % stride == 0 for k, stride in zip(w.window, w.stride, strict=True))
+    return phases(p) and (whole or math.prod(w.stride) > MANY_PHASES or p.channels == 1)
+
+
+def depthwise_phases(p: Problem) -> bool:
+    """True for `even_phases` of groups of one channel."""
+    taps_of_phase = math.prod(-(-k // s) for k, s in zip(p.windows.window, p.windows.stride, strict=True))
+    return even_phases(p) and p.features == 1 and p.groups > 1 and taps_of_phase <= MANY_TAPS
+
+
+def depthwise_on_onednn(p: Problem) -> bool:
+    """True for images of one channel to a group, without strides."""
+    return depthwise(p) and p.onednn and p.features == 1 and max(p.windows.stride) == 1 and len(p.windows.window) == 2
+
+
+def not_images(p: Problem) -> bool:
+    """True for volumes, and for more groups than can be computed one by one."""
+    return len(p.windows.window) != 2 or p.groups > MOST_GROUPS
+
+
+def _saves_by_winograd(windows: Windows, channels: int, features: int) -> bool:
+    if not set(windows.window) <= set(kernel_grad.WINOGRAD_OUTPUTS):
+        return False
+    counts, elements = kernel_grad.winograd_windows(windows)
+    saving = math.prod(windows.window) * math.prod(windows.output) / (elements * math.prod(counts))
+    return saving >= LEAST_SAVING and channels * features >= WIDE_KERNEL_GRAD * (channels + features)
+
+
+def wide_kernel(p: Problem) -> bool:
+    """True for wide kernels of 3 and 5; a precision that was asked for keeps minimal filtering away."""
+    return p.onednn and p.precision is None and p.unit and _saves_by_winograd(p.windows, p.channels, p.features)
+
+
+def wide_phases(p: Problem) -> bool:
+    """True where the phases of a strided convolution, as channels, make a wide kernel."""
+    stride, dilation = p.windows.stride, p.windows.dilation
+    if not p.onednn or p.precision is not None or max(dilation) > 1 or max(stride) == 1:
+        return False
+    return _saves_by_winograd(kernel_grad.phase_windows(p.windows), p.channels * math.prod(stride), p.features)
+
+
+def narrow_patches(p: Problem) -> bool:
+    """True where a patch has so few elements that blocks of neighbours fill the registers better."""
+    in_a_row = p.windows.dilation[-1] == p.windows.stride[-1] == 1
+    return p.taps > 1 and p.channels <= FEW_CHANNELS_OF_PATCHES and in_a_row
+
+
+def large_batch(p: Problem) -> bool:
+    """True where oneDNN's blocks of images are full."""
+    enough = p.batch >= LEAST_IMAGES and p.features >= LEAST_FEATURES and p.taps * p.channels >= LEAST_PRODUCTS
+    return p.onednn and p.taps > 1 and enough
+
+
+# ---- parameters of forms that depend on the problem ----
+
+
+def _block(p: Problem) -> int:
+    """Neighbours to a block: four with very few channels."""
+    return 4 if p.channels <= VERY_FEW_CHANNELS and p.features <= FEW_CHANNELS else 2
+
+
+def _kernel_grad_block(p: Problem) -> int:
+    # With more features blocks of two would be faster alone. But XLA fuses what makes dy with its reshape to blocks,
+    # barrier or not, and then takes much longer for that.
+    return 4 if p.features <= FEW_CHANNELS else 1
+
+
+class Rule(NamedTuple):
+    """A row of a table.
+
+    form: computes the result. when: the condition. copies: it writes copies of x or dy, so that large batches are
+    worked through in chunks. block: how many neighbours the form takes to a block. correlates: the form calls a
+    convolution of stride 1, for which the table of the same platform holds.
+    """
+
+    form: Callable[..., jax.Array]
+    when: Callable[[Problem], bool]
+    copies: bool = False
+    block: Callable[[Problem], int] | None = None
+    correlates: bool = False
+
+
+def _each_group(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    return partial(kernel_grad.by_group, form)
+
+
+# ---- the tables ----
+
+CONVS_ON_CPU = (
+    Rule(forward.im2col, single_window),
+    Rule(forward.pointwise, strided_pointwise, copies=True),
+    Rule(forward.winograd_by_onednn, wide_3x3),
+    Rule(forward.by_onednn, on_onednn),
+    Rule(forward.direct, depthwise_of_few_taps, copies=True),
+    Rule(forward.pointwise, pointwise, copies=True),
+    Rule(forward.finite_width_blocked, few_channels_forward, copies=True, block=_block),
+    Rule(forward.lax_conv, always),
+)
+INPUT_GRADS_ON_CPU = (
+    Rule(input_grad.one_product, single_window),
+    Rule(input_grad.pointwise, strided_pointwise, copies=True, correlates=True),
+    Rule(input_grad.width_blocked, few_channels_back, copies=True, block=_block),
+    Rule(input_grad.full_correlation, unit_stride, correlates=True),
+    Rule(input_grad.depthwise_phases, depthwise_phases, copies=True),
+    Rule(input_grad.phases_as_channels, even_phases, copies=True, correlates=True),
+    Rule(input_grad.phase_by_phase, phases, copies=True, correlates=True),
+    Rule(input_grad.full_correlation, always, copies=True, correlates=True),
+)
+KERNEL_GRADS_ON_CPU = (
+    Rule(kernel_grad.one_product, single_window),
+    Rule(kernel_grad.batch_as_depth, depthwise_on_onednn),
+    Rule(kernel_grad.direct_kernel_grad, depthwise_of_few_taps, copies=True),
+    Rule(kernel_grad.tap_by_tap, depthwise, copies=True),
+    Rule(kernel_grad.lax_kernel_grad, not_images),
+    Rule(kernel_grad.pointwise, strided_pointwise, copies=True),
+    Rule(_each_group(kernel_grad.winograd), wide_kernel, copies=True),
+    Rule(_each_group(kernel_grad.winograd_of_phases), wide_phases, copies=True),
+    Rule(_each_group(kernel_grad.width_blocked_patches), narrow_patches, copies=True, block=_kernel_grad_block),
+    Rule(_each_group(kernel_grad.batch_as_channels), large_batch, copies=True),
+    Rule(_each_group(kernel_grad.patches), always, copies=True),
+)
+CPU = {FORWARD: CONVS_ON_CPU, INPUT_GRAD: INPUT_GRADS_ON_CPU, KERNEL_GRAD: KERNEL_GRADS_ON_CPU}
+
+# XLA's own forms: on accelerators, whose compilers know convolutions better than we do; on several devices, over which
+# XLA then shards them; in exported programs; and where memory would not do for another.
+PLAIN = {
+    FORWARD: Rule(forward.lax_conv, always),
+    INPUT_GRAD: Rule(input_grad.lax_input_grad, always),
+    KERNEL_GRAD: Rule(kernel_grad.lax_kernel_grad, always),
+}
+
+
+def rule_on_cpu(derivative: str, p: Problem) -> Rule:
+    """Returns the first row that holds for a problem, or XLA's form where that row would copy too large an image."""
+    rule = next(rule for rule in CPU[derivative] if rule.when(p))
+    return PLAIN[derivative] if rule.copies and p.image_bytes > COPIED_BYTES else rule
+
+
+# ---- by name ----
+
+# What a user may name as `algorithm` beside "auto" and "lax": plain JAX, differentiated as it stands.
+ALGORITHMS = {
+    "direct": forward.direct,
+    "im2col": forward.im2col,
+    "fft": forward.fft,
+    "winograd": winograd,
+    "winograd4": winograd4,
+    "toeplitz": toeplitz,
+}
+ALGORITHM_NAMES = ("auto", "lax", *ALGORITHMS)
+
+
+def check_algorithm(name: str, windows: Windows, in_channels: int, out_channels: int, itemsize: int) -> None:
+    """Refuses arguments that the algorithm of that name does not take."""
+    if name in ("winograd", "winograd4"):
+        for argument, value in (("stride", windows.stride), ("dilation", windows.dilation)):
+            if set(value) != {1}:
+                raise ValueError(f"algorithm={name!r} needs {argument} 1, got {value}")
+        if not set(windows.window) <= {3, 5}:
+            raise ValueError(f"algorithm={name!r} needs a window of 3 or 5 in each dimension, got {windows.window}")
+    if name == "toeplitz":
+        check_matrix_size(f"algorithm={name!r}", windows, in_channels, out_channels, itemsize)
