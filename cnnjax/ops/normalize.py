@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.ops.checks import as_float_array, as_number, pooled_rank
-from cnnjax.ops.dtypes import accumulator_dtype
 from cnnjax.ops.geometry import as_int, slide
 from cnnjax.ops.pool.api import sum_of_windows
+from cnnjax.ops.promotion import accumulator_dtype, with_axes_of
 from cnnjax.ops.public import public_op
 
 Triple = tuple[jax.Array, jax.Array, jax.Array]
@@ -112,7 +112,8 @@ def batch_norm(
 def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Triple:
     mean = _mean(x)
     var = jnp.maximum(_mean(x * x) - mean * mean, 0)
-    return (x - mean) * (scale * lax.rsqrt(var + epsilon)) + bias, mean, var
+    slope = scale * lax.rsqrt(var + epsilon)
+    return (x - with_axes_of(x, mean)) * with_axes_of(x, slope) + with_axes_of(x, bias), mean, var
 
 
 @_batch_norm.defjvp
@@ -126,7 +127,8 @@ def _batch_norm_jvp(epsilon: float, primals: Triple, tangents: Triple) -> tuple[
     dmean = _mean(dx)
     dvar = 2 * (_mean(x * dx) - mean * dmean)
     slope = root * dscale - 0.5 * scale * root**3 * dvar
-    dy = (scale * root) * dx + x * slope + (dbias - scale * root * dmean - mean * slope)
+    offset = dbias - scale * root * dmean - mean * slope
+    dy = with_axes_of(x, scale * root) * dx + x * with_axes_of(x, slope) + with_axes_of(x, offset)
     return (y, mean, var), (dy, dmean, dvar)
 
 

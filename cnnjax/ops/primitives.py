@@ -1,7 +1,7 @@
-"""What JAX asks of a primitive of ours beside its derivative and its lowering, in one place."""
+"""The rules that JAX asks of a primitive beside its derivative and its lowering."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,25 +13,30 @@ from jax.interpreters import batching
 from jax.sharding import PartitionSpec
 
 
-def aval_like(aval: Any, shape: tuple[int, ...], dtype: Any = None) -> Any:
-    """Returns the abstract value of a result on the mesh of an operand; nothing is known of its sharding."""
+def aval_like(aval: Any, shape: tuple[int, ...], dtype: jnp.dtype | None = None) -> jax.core.ShapedArray:
+    """Returns the abstract value of a result on the mesh of an operand; of its sharding nothing is known."""
     sharding = aval.sharding.update(spec=PartitionSpec(*[None] * len(shape)))
     return aval.update(shape=shape, dtype=aval.dtype if dtype is None else dtype, sharding=sharding)
 
 
 def define_eager_call(primitive: Primitive, static: tuple[str, ...]) -> None:
-    """Lets the primitive run outside jit, under `jax.disable_jit` and `jax_debug_nans` too, by compiling it alone."""
+    """Lets the primitive run outside jit, under `jax.disable_jit` and `jax_debug_nans` too, compiled by itself.
+
+    Args:
+      primitive: the primitive.
+      static: the names of its parameters.
+    """
     compiled = jax.jit(primitive.bind, static_argnames=static)
 
     def run(*arrays: jax.Array, **parameters: Any) -> jax.Array:
-        with jax.disable_jit(False):  # else the call would come back here without end
+        with jax.disable_jit(False):  # else the bind inside would call this function again
             return compiled(*arrays, **parameters)
 
     primitive.def_impl(run)
 
 
 def define_nan_check(primitive: Primitive) -> None:
-    """Lets checkify's float checks look at what the primitive gives."""
+    """Lets checkify's float checks see the results of the primitive."""
     checkify.error_checks[primitive] = functools.partial(checkify.nan_error_check, primitive)
 
 
@@ -40,10 +45,12 @@ def define_taylor_rule(primitive: Primitive, linear_in: tuple[int, ...]) -> None
 
     Args:
       primitive: of one result.
-      linear_in: the positions of these operands; the others, as indices, have no derivative.
+      linear_in: the positions of these operands; the others, such as indices, have no derivative.
     """
 
-    def rule(primals: Any, series: Any, **parameters: Any) -> tuple[jax.Array, list[jax.Array]]:
+    def rule(
+        primals: Sequence[jax.Array], series: Sequence[Sequence[jax.Array]], **parameters: Any
+    ) -> tuple[jax.Array, list[jax.Array]]:
         terms = [[primal, *terms] for primal, terms in zip(primals, series, strict=True)]
 
         def at(**orders: int) -> jax.Array:
@@ -65,9 +72,9 @@ def define_taylor_rule(primitive: Primitive, linear_in: tuple[int, ...]) -> None
 
 
 def define_batching_by_examples(primitive: Primitive) -> None:
-    """Lets vmap join the mapped axis and the batch, the first axis of every operand and of the result."""
+    """Lets vmap merge the mapped axis into the batch, the first axis of every operand and of the result."""
 
-    def rule(arguments: Any, axes: Any, **parameters: Any) -> tuple[jax.Array, int]:
+    def rule(arguments: Sequence[jax.Array], axes: Sequence[int | None], **parameters: Any) -> tuple[jax.Array, int]:
         size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
         many = [
             jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)

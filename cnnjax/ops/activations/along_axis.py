@@ -10,8 +10,8 @@ from cnnjax.ops.activations.elementwise import gelu
 from cnnjax.ops.activations.from_jax import softmax
 from cnnjax.ops.activations.parameters import as_axis
 from cnnjax.ops.checks import as_float_array
-from cnnjax.ops.dtypes import accumulator_dtype
 from cnnjax.ops.geometry import as_int
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 

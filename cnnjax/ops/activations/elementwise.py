@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.activations.parameters import Parameter, as_parameter, at_least_0, with_axes_of
+from cnnjax.ops.activations.parameters import Parameter, as_parameter, at_least_0
 from cnnjax.ops.checks import as_float_array, as_number, check_key, one_of, same_dtype
+from cnnjax.ops.promotion import with_axes_of
 from cnnjax.ops.public import public_op
 
 

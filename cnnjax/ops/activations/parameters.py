@@ -5,6 +5,7 @@ import numpy as np
 
 from cnnjax.ops.checks import as_float_array, as_number, same_dtype
 from cnnjax.ops.geometry import as_int
+from cnnjax.ops.promotion import with_axes_of
 
 # A number that is known before compiling, or an array of x's dtype, as one that is learned.
 Parameter = float | jax.Array
@@ -25,11 +26,6 @@ def as_parameter(name: str, value: Parameter, x: jax.Array) -> Parameter:
     array = as_float_array(name, value)
     same_dtype(**{"x": x, name: array})
     return with_axes_of(x, array)
-
-
-def with_axes_of(x: jax.Array, array: jax.Array) -> jax.Array:
-    """Prepends axes of size 1 up to x's rank, as broadcasting does without a word."""
-    return array.reshape((1,) * (x.ndim - array.ndim) + array.shape)
 
 
 def at_least_0(name: str, value: float) -> float:
