@@ -15,7 +15,13 @@ from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import Linear, define_selection
 from cnnjax.ops.pool.maxima import max_and_index, max_of_windows
-from cnnjax.ops.pool.rows import adaptive_table, max_of_adaptive_rows, mean_of_adaptive_rows
+from cnnjax.ops.pool.rows import (
+    adaptive_table,
+    at_index_p,
+    index_of_adaptive_rows,
+    max_of_adaptive_rows,
+    mean_of_adaptive_rows,
+)
 from cnnjax.ops.pool.sums import mean_of_windows
 from cnnjax.ops.pool.windows import slide_pool
 from cnnjax.ops.primitives import aval_like
@@ -107,8 +113,8 @@ def adaptive_max_pool(
     if even:
         windows = slide_pool(x, *even, "VALID")
         return max_and_index(x, windows) if return_indices else max_of_windows(x, windows)
-    y, index = max_of_adaptive_rows(x, output)
-    return (y, index) if return_indices else y
+    y = max_of_adaptive_rows(x, output)
+    return (y, index_of_adaptive_rows(x, output)) if return_indices else y
 
 
 @public_op
@@ -200,18 +206,14 @@ def _unpool(y: jax.Array, index: jax.Array, *, plane: int) -> jax.Array:
         return jnp.zeros((n, plane, channels), y.dtype)
     # by the largest position of those with an index: a scatter of the values themselves has no order
     position = jnp.broadcast_to(np.arange(count, dtype=np.int32)[None, :, None], y.shape)
-    last = jnp.full((n, plane, channels), -1, jnp.int32).at[_elements_at(index)].max(position, mode="drop")
+    example, channel = jnp.arange(n, dtype=np.int32)[:, None, None], np.arange(channels, dtype=np.int32)[None, None]
+    last = jnp.full((n, plane, channels), -1, jnp.int32).at[example, index, channel].max(position, mode="drop")
     return jnp.where(last < 0, jnp.zeros((), y.dtype), jnp.take_along_axis(y, jnp.maximum(last, 0), axis=1))
 
 
 def _add_at(y: jax.Array, index: jax.Array, *, plane: int) -> Linear:
-    zeros = jnp.zeros((y.shape[0], plane, y.shape[2]), y.dtype)
     # of the sum, not of the last: its transpose gathers, as the gradient should
-    return lambda dy: zeros.at[_elements_at(index)].add(dy, mode="drop")
-
-
-def _elements_at(index: jax.Array) -> tuple[jax.Array, jax.Array, np.ndarray]:
-    return jnp.arange(index.shape[0])[:, None, None], index, np.arange(index.shape[2])[None, None]
+    return lambda dy: at_index_p.bind(dy, index, of="x", plane=plane)
 
 
 def _unpool_temporaries(y: Any, index: Any, *, plane: int) -> int:

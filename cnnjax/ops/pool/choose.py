@@ -94,10 +94,12 @@ def keeps_offsets(windows: Windows, batch: Any, channels: int, dtype: np.dtype) 
     return batch * math.prod(windows.output) * channels * dtype.itemsize <= KEPT_BYTES
 
 
-def sum_temporaries(windows: Windows, x_bytes: int, *, transposed: bool) -> int:
-    """Estimates the bytes of temporary arrays that sums of windows take, of x's size, or their transpose."""
-    if (transposed and sum_transpose_form(windows) == "repeat") or sum_form(windows) == "reduce_window":
+def sum_temporaries(windows: Windows, x_bytes: int, y_bytes: int, *, transposed: bool) -> int:
+    """Estimates the bytes of temporary arrays that sums of windows take, or their transpose."""
+    if transposed and sum_transpose_form(windows) == "repeat":
         return 0
+    if sum_form(windows) == "reduce_window":
+        return y_bytes if transposed else 0
     if not transposed:
         return 0 if _tile_exactly(windows) else x_bytes
     # along each axis one padded array per tap, of which half stand at once
@@ -115,6 +117,16 @@ def winner_temporaries(windows: Windows, x_bytes: int, y_bytes: int) -> int:
     if form == "gather":  # indices and their masks, four bytes each
         return x_bytes + 6 * y_bytes
     return 0 if _tile_exactly(windows) else x_bytes + 3 * y_bytes
+
+
+def plane_temporaries(elements: int) -> int:
+    """Estimates the bytes of temporary arrays that the first maximum of a plane takes: int32 positions."""
+    return 4 * elements
+
+
+def index_temporaries(indices: int) -> int:
+    """Estimates the bytes of temporary arrays that gathering by so many indices takes: int32 triples, and masks."""
+    return 20 * indices
 
 
 def row_temporaries(elements: int, itemsize: int) -> int:

@@ -146,26 +146,40 @@ def _keeps_best(best: jax.Array, value: jax.Array) -> jax.Array:
 
 # ---- over the whole plane ----
 
-max_over_plane_p = Primitive("cnnjax_max_over_plane")
-
 
 def max_over_plane(x: jax.Array) -> jax.Array:
     """Returns the largest element of each channel of x `(N, P, C)`; jnp.max would share its gradient among equals."""
-    return max_over_plane_p.bind(x).squeeze(1)
+    return max_over_plane_p.bind(x, give="value").squeeze(1)
+
+
+max_over_plane_p = Primitive("cnnjax_max_over_plane")
 
 
 @max_over_plane_p.def_abstract_eval
-def _max_over_plane_shape(x: Any) -> Any:
-    return aval_like(x, (x.shape[0], 1, x.shape[-1]))
+def _max_over_plane_shape(x: Any, *, give: Literal["value", "offset"]) -> Any:
+    return aval_like(x, (x.shape[0], 1, x.shape[-1]), x.dtype if give == "value" else np.dtype("int32"))
 
 
-def _at_first_of_plane(x: jax.Array) -> Linear:
+def _max_over_plane(x: jax.Array, *, give: Literal["value", "offset"]) -> jax.Array:
+    best = x.max(1, keepdims=True)
+    if give == "value":
+        return best
     # by comparisons: XLA's argmax, and the scatter that its index would need, take far longer
-    position = np.arange(x.shape[1], dtype=np.int32)[None, :, None]
-    winner = (x == max_over_plane_p.bind(x)) | (x != x)
-    first = jnp.where(winner, position, x.shape[1]).min(1, keepdims=True)
-    return lambda dx: jnp.where(position == first, dx, jnp.zeros((), dx.dtype)).sum(1, keepdims=True)
+    return jnp.where((x == best) | (x != x), _positions(x), x.shape[1]).min(1, keepdims=True)
 
 
-define_selection(max_over_plane_p, (), _at_first_of_plane)
-define_lowering(max_over_plane_p, lambda x: x.max(1, keepdims=True), lambda x: 0)
+def _positions(x: jax.Array) -> np.ndarray:
+    return np.arange(x.shape[1], dtype=np.int32)[None, :, None]
+
+
+def _plane_temporaries(x: Any, *, give: Literal["value", "offset"]) -> int:
+    return 0 if give == "value" else choose.plane_temporaries(x.size)
+
+
+def _at_first_of_plane(x: jax.Array, *, give: str) -> Linear:
+    first = max_over_plane_p.bind(x, give="offset")
+    return lambda dx: jnp.where(_positions(x) == first, dx, jnp.zeros((), dx.dtype)).sum(1, keepdims=True)
+
+
+define_selection(max_over_plane_p, ("give",), _at_first_of_plane)
+define_lowering(max_over_plane_p, _max_over_plane, _plane_temporaries)

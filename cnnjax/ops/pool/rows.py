@@ -5,7 +5,8 @@ A window along one dimension is a row of indices; a table `(N or 1, S', k, C or 
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ from jax.extend.core import Primitive
 from cnnjax.ops.geometry import Sizes
 from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.blocks import define_lowering
-from cnnjax.ops.pool.derivatives import define_linear, define_selection, no_derivative
-from cnnjax.ops.pool.windows import accumulator_dtype, nan_checked
+from cnnjax.ops.pool.derivatives import Linear, define_linear, define_selection
+from cnnjax.ops.pool.windows import accumulator_dtype
 from cnnjax.ops.primitives import aval_like
 
 
@@ -29,40 +30,84 @@ def adaptive_table(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(starts[:, None] + np.arange(sizes.max()), stops[:, None] - 1), sizes
 
 
-def max_of_adaptive_rows(x: jax.Array, output: Sizes) -> tuple[jax.Array, jax.Array]:
-    """Returns the largest elements of the windows that divide x evenly, and their flat indices."""
-    return _at(x, argmax_of_rows_p.bind(lax.stop_gradient(x), output=output, window=None))
+# ---- elements at an index, a linear primitive: x (N, plane, C) to y (N, Q, C), of the shape of the index ----
+
+at_index_p = Primitive("cnnjax_at_index")
 
 
-def max_of_rows(x: jax.Array, starts: list[jax.Array], window: Sizes) -> tuple[jax.Array, jax.Array]:
-    """Returns the largest elements of windows that start, along each dimension, at `(N, S', C)`; and their indices."""
-    output = tuple(each.shape[1] for each in starts)
-    return _at(x, argmax_of_rows_p.bind(lax.stop_gradient(x), *starts, output=output, window=window))
+@at_index_p.def_abstract_eval
+def _at_index_shape(a: Any, index: Any, *, of: str, plane: int) -> Any:
+    return aval_like(a, (a.shape[0], index.shape[1] if of == "y" else plane, a.shape[-1]))
 
 
-@jax.jit
-def _at(x: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # with the index held fixed this is linear in x, so every derivative goes through it
-    n, *output, channels = index.shape
-    flat = index.reshape(n, math.prod(output), channels)
-    y = jnp.take_along_axis(x.reshape(n, math.prod(x.shape[1:-1]), channels), flat, axis=1)
-    return nan_checked(y.reshape(index.shape)), index
+def _at_index(a: jax.Array, index: jax.Array, *, of: str, plane: int) -> jax.Array:
+    if of == "y":
+        return jnp.take_along_axis(a, index, axis=1, mode="fill", fill_value=0)
+    example = jnp.arange(a.shape[0], dtype=np.int32)[:, None, None]
+    channel = np.arange(a.shape[2], dtype=np.int32)[None, None]
+    return jnp.zeros((a.shape[0], plane, a.shape[2]), a.dtype).at[example, index, channel].add(a, mode="drop")
 
 
-argmax_of_rows_p = Primitive("cnnjax_argmax_of_rows")
+def _at_index_temporaries(a: Any, index: Any, *, of: str, plane: int) -> int:
+    return choose.index_temporaries(index.size)
 
 
-@argmax_of_rows_p.def_abstract_eval
-def _argmax_of_rows_shape(x: Any, *starts: Any, output: Sizes, window: Sizes | None) -> Any:
-    return aval_like(x, (x.shape[0], *output, x.shape[-1]), np.dtype("int32"))
+define_linear(at_index_p, ("of", "plane"))
+define_lowering(at_index_p, _at_index, _at_index_temporaries)
 
 
-def _argmax_of_rows(x: jax.Array, *starts: jax.Array, output: Sizes, window: Sizes | None) -> jax.Array:
+# ---- maxima, a primitive of x and, but for adaptive windows, of the starts (N, S', C) along each dimension ----
+
+
+def max_of_adaptive_rows(x: jax.Array, output: Sizes) -> jax.Array:
+    """Returns the largest elements of the windows that divide x evenly."""
+    return max_of_rows_p.bind(x, output=output, window=None, give="value")
+
+
+def index_of_adaptive_rows(x: jax.Array, output: Sizes) -> jax.Array:
+    """Returns their flat indices."""
+    return max_of_rows_p.bind(lax.stop_gradient(x), output=output, window=None, give="index")
+
+
+def max_of_rows(x: jax.Array, starts: list[jax.Array], window: Sizes) -> jax.Array:
+    """Returns the largest elements of windows that start, along each dimension, at `(N, S', C)`."""
+    return max_of_rows_p.bind(x, *starts, output=_output(starts), window=window, give="value")
+
+
+def index_of_rows(x: jax.Array, starts: list[jax.Array], window: Sizes) -> jax.Array:
+    """Returns their flat indices."""
+    return max_of_rows_p.bind(lax.stop_gradient(x), *starts, output=_output(starts), window=window, give="index")
+
+
+def _output(starts: list[jax.Array]) -> Sizes:
+    return tuple(each.shape[1] for each in starts)
+
+
+max_of_rows_p = Primitive("cnnjax_max_of_rows")
+
+
+@max_of_rows_p.def_abstract_eval
+def _max_of_rows_shape(x: Any, *starts: Any, output: Sizes, give: Literal["value", "index"], **_: Any) -> Any:
+    return aval_like(x, (x.shape[0], *output, x.shape[-1]), x.dtype if give == "value" else np.dtype("int32"))
+
+
+def _max_of_rows(
+    x: jax.Array, *starts: jax.Array, output: Sizes, window: Sizes | None, give: Literal["value", "index"]
+) -> jax.Array:
     if window is None:
         tables = [adaptive_table(size, count)[0] for size, count in zip(x.shape[1:-1], output, strict=True)]
-        return _first_of_rows(x, [table[None, :, :, None] for table in tables])
-    taps = [np.arange(k, dtype=np.int32)[None, None, :, None] for k in window]
-    return _first_of_rows(x, [start[:, :, None] + tap for start, tap in zip(starts, taps, strict=True)])
+        index = _first_of_rows(x, [table[None, :, :, None] for table in tables])
+    else:
+        taps = [np.arange(k, dtype=np.int32)[None, None, :, None] for k in window]
+        index = _first_of_rows(x, [start[:, :, None] + tap for start, tap in zip(starts, taps, strict=True)])
+    return _at(x, index) if give == "value" else index
+
+
+def _at(x: jax.Array, index: jax.Array, take: Callable[..., jax.Array] = _at_index) -> jax.Array:
+    plane = math.prod(x.shape[1:-1])
+    flat = index.reshape(index.shape[0], math.prod(index.shape[1:-1]), index.shape[-1])
+    y = take(x.reshape(x.shape[0], plane, x.shape[-1]), flat, of="y", plane=plane)
+    return y.reshape(index.shape)
 
 
 @jax.jit
@@ -87,15 +132,20 @@ def _first_of_rows(x: jax.Array, tables: list[Any]) -> jax.Array:
     return index.reshape(n, *output, channels)
 
 
-def _row_temporaries(x: Any, *starts: Any, output: Sizes, window: Sizes | None) -> int:
+def _row_temporaries(x: Any, *starts: Any, output: Sizes, window: Sizes | None, give: str) -> int:
     if window is None:
         window = tuple(-(-size // count) + 1 for size, count in zip(x.shape[1:-1], output, strict=True))
     elements = x.shape[0] * x.shape[-1] * math.prod(output) * math.prod(window)
     return choose.row_temporaries(elements, x.dtype.itemsize)
 
 
-define_selection(argmax_of_rows_p, ("output", "window"), no_derivative)
-define_lowering(argmax_of_rows_p, _argmax_of_rows, _row_temporaries)
+def _at_winners(x: jax.Array, *starts: jax.Array, give: str, **parameters: Any) -> Linear:
+    index = max_of_rows_p.bind(x, *starts, give="index", **parameters)
+    return lambda dx: _at(dx, index, at_index_p.bind)
+
+
+define_selection(max_of_rows_p, ("output", "window", "give"), _at_winners)
+define_lowering(max_of_rows_p, _max_of_rows, _row_temporaries)
 
 
 # ---- means ----

@@ -13,7 +13,7 @@ from cnnjax.ops.checks import as_flag, as_float_array, as_number_array, check_ke
 from cnnjax.ops.geometry import Ints, Padding, Sizes, per_dimension
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import define_selection, no_derivative
-from cnnjax.ops.pool.rows import max_of_rows
+from cnnjax.ops.pool.rows import index_of_rows, max_of_rows
 from cnnjax.ops.pool.windows import accumulator_dtype, elements, nan_checked, slide_pool
 from cnnjax.ops.primitives import aval_like
 from cnnjax.ops.public import public_op
@@ -97,8 +97,9 @@ def fractional_max_pool(
         samples = as_float_array("samples", samples)
         if samples.shape != shape:
             raise ValueError(f"samples must be (N, C, spatial dimensions) = {shape}, got {samples.shape}")
-    y, index = max_of_rows(x, _fractional_starts(samples, x.shape[1:-1], window, output), window)
-    return (y, index) if return_indices else y
+    starts = _fractional_starts(samples, x.shape[1:-1], window, output)
+    y = max_of_rows(x, starts, window)
+    return (y, index_of_rows(x, starts, window)) if return_indices else y
 
 
 @public_op

@@ -49,8 +49,11 @@ def _mean(a: jax.Array, *, of: str, windows: Windows, divisor: Divisor) -> jax.A
 
 
 def _mean_temporaries(a: Any, *, of: str, windows: Windows, divisor: Divisor) -> int:
-    size = a.shape[0] * math.prod(windows.sizes) * a.shape[-1]
-    return choose.sum_temporaries(windows, size * accumulator_dtype(a.dtype).itemsize, transposed=of == "x")
+    x_bytes, y_bytes = (
+        a.shape[0] * math.prod(sizes) * a.shape[-1] * accumulator_dtype(a.dtype).itemsize
+        for sizes in (windows.sizes, windows.output)
+    )
+    return choose.sum_temporaries(windows, x_bytes, y_bytes, transposed=of == "x")
 
 
 define_linear(mean_p, ("of", "windows", "divisor"))
