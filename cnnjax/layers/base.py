@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -68,8 +68,15 @@ class Functional(Layer):
 
 
 def own_params(module: nnx.Module) -> int:
-    """Returns the number of trained numbers that are attributes of a module itself."""
-    return sum(value.size for value in vars(module).values() if isinstance(value, nnx.Param))
+    """Returns the number of trained numbers that a module holds itself."""
+    return sum({id(param): param.size for param in params_of(module)}.values())
+
+
+def params_of(module: nnx.Module) -> Iterator[nnx.Param]:
+    """Yields the trained variables of a module itself, in its lists and dicts too, not those of modules within."""
+    stop = (nnx.Variable, nnx.Module)
+    leaves = jax.tree.leaves(list(vars(module).values()), is_leaf=lambda leaf: isinstance(leaf, stop))
+    return (leaf for leaf in leaves if isinstance(leaf, nnx.Param))
 
 
 def freeze(keywords: Mapping[str, object]) -> FrozenDict[str, Any]:

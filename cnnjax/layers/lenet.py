@@ -67,10 +67,10 @@ class ConnectedConv(KernelLayer):
         fan_in = math.prod(taps) * links.sum(0)
 
         def scaled_normal(key: jax.Array, shape: Sizes, dtype: Any) -> jax.Array:
-            return jax.random.normal(key, shape, dtype) / jnp.sqrt(jnp.asarray(fan_in, dtype))
+            return jax.random.normal(key, shape, dtype) / jnp.sqrt(jnp.broadcast_to(fan_in, shape).astype(dtype))
 
         def linked(key: jax.Array, shape: Sizes, dtype: Any = jnp.float32) -> jax.Array:
-            return jnp.where(links, (kernel_init or scaled_normal)(key, shape, dtype), 0)
+            return jnp.where(np.broadcast_to(links, shape), (kernel_init or scaled_normal)(key, shape, dtype), 0)
 
         bias = links.shape[1:] if use_bias else None
         super().__init__(linked, (*taps, *links.shape), bias, dtype=dtype, rngs=rngs, keywords=keywords)
@@ -114,7 +114,10 @@ class Subsample(Layer):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Subsamples x `(N, *S, features)`."""
         sums = ops.avg_pool(x, self.window, divisor_override=1)
-        return self.factor[...].astype(x.dtype) * sums + self.bias[...].astype(x.dtype)
+        factor, bias = (
+            param[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,)) for param in (self.factor, self.bias)
+        )
+        return factor * sums + bias
 
     def window_geometry(self, x_shape: Sizes, y_shape: Sizes) -> WindowGeometry | None:
         """Returns windows that do not overlap."""
@@ -149,7 +152,7 @@ class RBF(Layer):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the squared distances of x `(N, D)` to the centres."""
-        return jnp.square(x[:, None, :] - self.centres[...].astype(x.dtype)).sum(-1)
+        return jnp.square(x[:, None, :] - self.centres[...].astype(x.dtype)[None]).sum(-1)
 
     def counts(self, x_shape: Sizes, y_shape: Sizes) -> Counts:
         """Returns no parameters, and one connection and multiply-accumulate per coordinate."""
