@@ -29,7 +29,7 @@ from flax import nnx
 from cnnjax import data, experiment, layers, models, report, train
 from cnnjax import flags as shared
 from cnnjax.errors import UserError
-from cnnjax.inspect.layer_table import Activation, activations, sights
+from cnnjax.inspect import Activation, activations, receptive_regions
 from cnnjax.train.loop import group, progress
 from cnnjax.train.metrics import softmax
 from cnnjax.train.state import initial
@@ -118,7 +118,7 @@ def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], imag
         image=canvas[0],
         names=config["class_names"],
     )
-    fields = [(sight.name, sight.pixels) for sight in sights(model, x.shape[1:])]
+    fields = [(region.name, region.pixels) for region in receptive_regions(model, x.shape[1:])]
     if fields:
         what = f"{title}: the pixels that the centre unit of each layer sees"
         report.receptive_fields(canvas[0], fields, folder / "receptive_fields.png", what)

@@ -37,7 +37,7 @@ DOORS = {
     "orbax": {"train/checkpoint.py"},
     "tensorboardX": {"train/metrics.py"},
     "matplotlib": {"report.py"},
-    "flax": {"layers.py", "inspect", "models", "train/state.py", "train/loop.py", "experiment.py", "interop.py"},
+    "flax": {"layers", "inspect", "models", "train/state.py", "train/loop.py", "experiment.py", "interop.py"},
     "absl": {"flags.py", "experiment.py", "data/tfds_source.py"},
     "torch": {"interop.py"},
     "safetensors": {"interop.py"},

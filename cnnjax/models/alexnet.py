@@ -103,11 +103,11 @@ class AlexNet(nnx.Module):
             for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "dense1", "dense2", "dense3"):
                 layer = getattr(self, name)
                 bound = 1 / math.sqrt(math.prod(layer.kernel.shape[:-1]))
-                layer.bias[...] = jax.random.uniform(rngs.params(), layer.bias.shape, minval=-bound, maxval=bound)
+                layer.bias[...] = jax.random.uniform(rngs.params(), layer.bias.shape, jnp.float32, -bound, bound)
         else:  # so that their ReLUs begin in their linear part
             for name in ("conv2", "conv4", "conv5", "dense1", "dense2"):
                 bias = getattr(self, name).bias
-                bias[...] = jnp.ones(bias.shape)
+                bias[...] = jnp.ones(bias.shape, bias.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images (N, size, size, channels) to logits (N, num_classes)."""

@@ -119,9 +119,9 @@ class LeNet5Of1998(nnx.Module):
             bound = 2.4 / inputs if init == "published" else 1 / np.sqrt(inputs)
             for kind, param in vars(getattr(self, name)).items():
                 if isinstance(param, nnx.Param):
-                    draw = jax.random.uniform(rngs.params(), param.shape, minval=-1.0)
+                    draw = jax.random.uniform(rngs.params(), param.shape, param.dtype, minval=-1.0)
                     linked = table if (name, kind) == ("c3", "kernel") else True
-                    param[...] = jnp.where(linked, draw * bound, 0)
+                    param[...] = jnp.where(linked, draw * bound, 0).astype(param.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images (N, 32, 32, 1), background -0.1 and ink 1.175, to minus the squared distances (N, 10)."""

@@ -104,7 +104,7 @@ def test_random_pools_draw_anew_and_eval_gives_the_mean() -> None:
 
 
 def test_kernels_are_drawn_with_the_variance_of_their_fan_in() -> None:
-    def variance(module: layers.Weighted) -> float:
+    def variance(module: layers.KernelLayer) -> float:
         return float(module.kernel[...].var())
 
     assert variance(layers.Conv(32, 64, (3, 3), groups=2, rngs=rngs())) == pytest.approx(1 / (9 * 16), rel=0.1)
