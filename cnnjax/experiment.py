@@ -46,7 +46,7 @@ def run(
       name: of the experiment, for the default workdir.
       model: name and keywords; the number of classes and of channels come from the data set.
       recipe: the values of the flags that were not given.
-      size: of the square images that the model takes; smaller ones are enlarged or framed, see `data.to_canvas`.
+      size: of the square images that the model takes; smaller ones are enlarged or framed, see `data.pad_to_square`.
       crops: instead, images of any size are resized, see `data.resize`: with ``--augment`` to 8/7 of `size`, of which
         the model sees random crops, mirrored and with jittered colours; without it to `size`.
       ten_crop: of crops, evaluate by the mean over ten, see `data.ten_crops`, and not by the middle one alone; by
@@ -108,7 +108,7 @@ def examples(dataset: data.Dataset, options: train.Options, size: int) -> dict[s
         "test": train.Examples(dataset.test_images, dataset.test_labels),
     }
     return {
-        name: train.Examples(data.to_canvas(split.images, size), split.labels)
+        name: train.Examples(data.pad_to_square(split.images, size), split.labels)
         for name, split in splits.items()
         if len(split.labels)
     }
@@ -174,7 +174,7 @@ def as_input(images: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
     """Images as the net of a run's config takes them, uint8 (N, size, size, C): of a frame, its middle."""
     size, frame = config["input"]["size"], config["input"].get("frame")
     if frame is None:
-        return data.to_canvas(images, size)
+        return data.pad_to_square(images, size)
     return np.asarray(data.centre_crop(data.resize(images, frame), size))
 
 
