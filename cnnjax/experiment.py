@@ -17,7 +17,7 @@ from flax import nnx
 from cnnjax import data, describe, models, report, train
 from cnnjax import flags as shared
 from cnnjax.errors import UserError
-from cnnjax.train import workdir
+from cnnjax.train import run_dir
 from cnnjax.train.metrics import softmax
 
 FLAGS = flags.FLAGS
@@ -64,8 +64,8 @@ def run(
     if crops:
         frame = round(size * FRAME) if options.augment else size
         ten_crop = options.augment if ten_crop is None else ten_crop
-    folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.dated(Path("runs"), name)
-    with workdir.claim(folder):
+    folder = Path(FLAGS.workdir) if FLAGS.workdir else run_dir.dated(Path("runs"), name)
+    with run_dir.claim(folder):
         dataset = data.load(FLAGS.dataset, FLAGS.data_dir, frame)
         splits = examples(dataset, options, frame or size)
         config = {**configuration(name, model, dataset, splits["train"], options, pixels), **(settings or {})}
@@ -141,7 +141,7 @@ def configuration(
         "input": {"size": training.images.shape[1], "stored_shape": list(dataset.test_images.shape[1:])}
         | {"mean": list(mean), "std": list(std)},
         **dataclasses.asdict(options),
-        "environment": workdir.environment(),
+        "environment": run_dir.environment(),
     }
 
 

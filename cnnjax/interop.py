@@ -14,7 +14,7 @@ from cnnjax.errors import UserError
 from cnnjax.models import VGG, AlexNet, LeNet5, ResNet18
 from cnnjax.models.alexnet import places
 from cnnjax.models.vgg import STAGES
-from cnnjax.train.state import TrainState, load, nested, split, to_arrays
+from cnnjax.train.state import TrainState, load_state, nested, split, to_arrays
 
 
 class Naming(NamedTuple):
@@ -104,7 +104,7 @@ def load_weights(model: nnx.Module, path: str | Path) -> nnx.Module:
     Raises:
       UserError: the file cannot be read, or does not fit: which array, its shape and the expected one.
     """
-    return load(model, *from_torch_names(model, read(Path(path)), source=str(path)))
+    return load_state(model, *from_torch_names(model, read(Path(path)), source=str(path)))
 
 
 def from_torch_names(

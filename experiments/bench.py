@@ -576,9 +576,9 @@ def three_first(run: Run) -> Run:
 def own_step(case: Step, x: np.ndarray, labels: np.ndarray) -> tuple[dict[str, np.ndarray], Run]:
     """The weights by name as they are before, and our step, which gives the loss."""
     from cnnjax import models
-    from cnnjax.train import optimizer, state, step
+    from cnnjax.train import optimizers, state, step
 
-    rule = optimizer.optimizer("momentum", RATE)
+    rule = optimizers.optimizer("momentum", RATE)
     net, current = state.initial(models.build({"model": case.model}), rule)
     arrays = state.to_arrays(current)
     params = {name.removeprefix("params/"): array for name, array in arrays.items() if name.startswith("params/")}
@@ -703,9 +703,9 @@ def flax_step(case: Step, params: dict[str, np.ndarray], x: np.ndarray, labels: 
 
 def flax_step_with_options(case: Step, params: dict[str, np.ndarray], x: np.ndarray, labels: np.ndarray) -> Run:
     """flax's net in our training step, with its compiler options and donation."""
-    from cnnjax.train import optimizer, state, step
+    from cnnjax.train import optimizers, state, step
 
-    rule = optimizer.optimizer("momentum", RATE)
+    rule = optimizers.optimizer("momentum", RATE)
     net, current = state.initial(flax_net(case, params), rule)
     train = step.make_train_step(step.make_update(net, rule))
     batch = jnp.asarray(x[None]), jnp.asarray(labels[None])

@@ -38,7 +38,7 @@ from cnnjax import flags as shared
 from cnnjax.data.sentences import FOLDS
 from cnnjax.errors import UserError
 from cnnjax.models.textcnn import FORMS, TextCNN
-from cnnjax.train import workdir
+from cnnjax.train import run_dir
 
 FLAGS = flags.FLAGS
 shared.define_run_flags()
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
     folds = {number: data.fold(reviews, number, FLAGS.seed) for number in numbers}
     tenths = {number: len(fold.train_labels) // 10 for number, fold in folds.items()}
     options = {number: shared.options({**RECIPE, "validation": tenths[number]}) for number in numbers}
-    folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.dated(Path("runs"), "textcnn")
+    folder = Path(FLAGS.workdir) if FLAGS.workdir else run_dir.dated(Path("runs"), "textcnn")
     accuracies = []
     for number in numbers:
         result = run(folder / f"fold{number}", reviews, folds[number], number, form, vectors, options[number])
@@ -117,7 +117,7 @@ def run(
     options: train.Options,
 ) -> train.Result:
     """Train and score one fold in its folder."""
-    with workdir.claim(folder):
+    with run_dir.claim(folder):
         held = data.hold_out(fold, options.validation, options.seed)
         splits = {
             "train": train.Examples(*held[:2]),
@@ -169,7 +169,7 @@ def configuration(
         "embeddings_crc32": None if vectors is None else crc32(*vectors),
         "max_norm": FLAGS.max_norm,
         **dataclasses.asdict(options),
-        "environment": workdir.environment(),
+        "environment": run_dir.environment(),
     }
 
 

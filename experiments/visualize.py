@@ -30,10 +30,10 @@ from cnnjax import data, experiment, layers, models, report, train
 from cnnjax import flags as shared
 from cnnjax.errors import UserError
 from cnnjax.inspect.layer_table import Activation, activations, sights
-from cnnjax.train.loop import group, progress
+from cnnjax.train.devices import data_mesh, replicate
+from cnnjax.train.loop import progress, updates_in_call
 from cnnjax.train.metrics import softmax
 from cnnjax.train.state import initial
-from cnnjax.train.step import data_mesh, replicate
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
@@ -176,17 +176,18 @@ def losses(
     mesh = data_mesh()
     if batch_size % mesh.size:
         raise UserError(f"--batch_size={batch_size} cannot be shared out over {mesh.size} devices: give a multiple.")
-    rule = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)  # the rate is in the state: one compilation for all
-    net, start = initial(models.build(config), rule)
+    # with the rate in the state, all rates share one compilation
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)
+    net, start = initial(models.build(config), optimizer)
     augment = experiment.augmentation(config, training.images)
-    step = train.make_train_step(train.make_update(net, rule, seed=options.seed))
+    step = train.make_train_step(train.make_update(net, optimizer, seed=options.seed))
     make = train.make_batches(mesh, options.seed, experiment.preparation(config), augment)
     images, labels = replicate(mesh, training)
 
     def batches() -> Iterator[tuple[jax.Array, jax.Array]]:
         done = 0
         while done < updates:
-            count = group(done, max(options.updates_per_call, UPDATES_PER_CALL), updates)
+            count = updates_in_call(done, max(options.updates_per_call, UPDATES_PER_CALL), updates)
             chosen = data.indices(options.seed, done, count, len(training.labels), batch_size)
             yield make(images, labels, chosen, np.int32(done))
             done += count
