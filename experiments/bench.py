@@ -39,8 +39,9 @@ import numpy as np
 from absl import flags
 from jax import lax
 
-from cnnjax import flags as shared
 from cnnjax import ops
+from cnnjax.app import flags as shared
+from cnnjax.app import process
 from cnnjax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -862,4 +863,4 @@ def time_epochs(peers: list[str]) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)
