@@ -12,7 +12,7 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models import VGG, AlexNet, LeNet5, ResNet18
-from cnnjax.models.alexnet import places
+from cnnjax.models.alexnet import last_side
 from cnnjax.models.vgg import STAGES
 from cnnjax.train.state import TrainState, load_state, nested, split, to_arrays
 
@@ -64,7 +64,7 @@ def alexnet(model: AlexNet) -> Naming:
     """torchvision's ``alexnet``, which is the form "one-tower"; of the others the same layers."""
     convs = {f"conv{n}": f"features.{place}" for n, place in enumerate((0, 3, 6, 8, 10), 1)}
     dense = {"dense1": "classifier.1", "dense2": "classifier.4", "dense3": "classifier.6"}
-    side = places(model.size)
+    side = last_side(model.size)
     return Naming(convs | dense, {"dense1": (side, side)})
 
 
