@@ -1,4 +1,6 @@
-"""The edge detector of the tutorials: K = (1, -1) finds vertical edges, and is learned back from what it made.
+"""The edge detector of the tutorials: K = (1, -1) finds vertical edges.
+
+From its output the kernel is learned back.
 
   python experiments/edge_detection.py
   python experiments/edge_detection.py --kernel=laplace --image=photo.jpg --seeds=1
@@ -73,7 +75,10 @@ def main(arguments: list[str]) -> None:
 
 
 def columns(path: Path) -> None:
-    """Detects the edges of the 6x8 image, and learns (k1, k2, bias) back by the summed squared error."""
+    """Detects the edges of the 6x8 image, and learns the kernel back.
+
+    (k1, k2, bias) are learned by the summed squared error.
+    """
     x = jnp.ones((1, 6, 8, 1)).at[:, :, 2:6].set(0)
     y = ops.conv(x, jnp.array([1.0, -1.0]).reshape(1, 2, 1, 1))
     print("K = (1, -1) on the 6x8 image; the output column by column:")
@@ -97,7 +102,10 @@ def columns(path: Path) -> None:
 
 
 def filtered(photograph: np.ndarray, name: str, path: Path) -> None:
-    """Filters the photograph with the kernel, and learns the kernel back by the mean squared error."""
+    """Filters the photograph, and learns the kernel back.
+
+    It is learned by the mean squared error.
+    """
     standard = (photograph - photograph.mean()) / photograph.std()
     x = jnp.asarray(standard, jnp.float32)[None, ..., None]
     kernel = np.array(KERNELS[FLAGS.kernel], np.float32)
@@ -134,7 +142,9 @@ def learn(
     steps: int,
     too_large: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Trains a one-channel `layers.Conv` to map x to y, once per seed, and records it before and after every step.
+    """Trains a one-channel `layers.Conv` to map x to y, once per seed.
+
+    It is recorded before and after every step.
 
     Args:
       x: input image, `(1, H, W, 1)`.
@@ -183,7 +193,10 @@ def mean_squared_error(output: jax.Array, wanted: jax.Array) -> jax.Array:
 
 
 def read_photograph(path: str | None) -> tuple[np.ndarray, str]:
-    """Reads an image file, or the sample, as gray values (H, W) of at most `LONGEST_SIDE`; returns its name too."""
+    """Reads an image file, or the sample, as gray values (H, W); returns its name too.
+
+    The longer side has at most `LONGEST_SIDE` pixels.
+    """
     from matplotlib.cbook import get_sample_data
     from PIL import Image
 

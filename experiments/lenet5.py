@@ -88,7 +88,10 @@ def main(arguments: list[str]) -> None:
 
 
 def published(recipe: dict[str, Any]) -> None:
-    """Runs the experiment of 1998: its own pixels, loss and, before each epoch, the curvature of 500 examples."""
+    """Runs the experiment of 1998, with its own pixels and loss.
+
+    Before each epoch it computes the curvature of 500 examples.
+    """
     j = FLAGS.j
 
     def before_epoch(net: nnx.Module) -> train.BeforeEpoch:

@@ -1,4 +1,6 @@
-"""The tutorial's MNIST net: 3x3 convolutions of 32, 64 and 128 maps, dense 128, softmax; Adam, batch 64, 5 epochs.
+"""The tutorial's MNIST net, by Adam, batch 64, 5 epochs.
+
+3x3 convolutions of 32, 64 and 128 channels, dense 128, softmax.
 
   python experiments/mnist_cnn.py
   python experiments/mnist_cnn.py --downsample=stride

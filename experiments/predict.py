@@ -57,7 +57,7 @@ def test_examples(config: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
 
 
 def show(titles: tuple[str, ...], probabilities: np.ndarray, names: list[str]) -> None:
-    """Prints for each image the most probable class, then the probabilities of the ten most probable."""
+    """Prints for each image the most probable class, and ten probabilities."""
     width = max(map(len, names))
     for title, row in zip(titles, probabilities, strict=True):
         print(f"{title}: {names[row.argmax()]} ({row.max():.1%})")

@@ -157,7 +157,10 @@ def run(
 def configuration(
     reviews: data.Corpus, number: int, form: str, vectors: Vectors | None, options: train.Options
 ) -> dict[str, Any]:
-    """Returns what `config.json` and each checkpoint hold: what decides the numbers, and what their users need."""
+    """Returns what `config.json` and each checkpoint hold.
+
+    That is what decides the numbers, and what users of the net need.
+    """
     width = FLAGS.width if vectors is None else vectors[1].shape[1]
     model = {"name": "textcnn", "num_classes": len(reviews.class_names), "vocabulary": len(reviews.words)}
     return {
@@ -184,7 +187,10 @@ def crc32(*arrays: np.ndarray) -> int:
 
 
 def chosen_accuracy(records: Sequence[report.Record]) -> float:
-    """Returns the test accuracy of the last epoch with the best validation accuracy; without one, of the last epoch."""
+    """Returns the test accuracy at the best validation accuracy.
+
+    Of equally good epochs the last counts; without validation the last epoch does.
+    """
     tested = [record for record in records if "test_accuracy" in record]
     return max(reversed(tested), key=lambda record: record.get("validation_accuracy", 0))["test_accuracy"]
 

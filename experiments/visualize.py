@@ -1,4 +1,4 @@
-"""Look inside a trained net: its kernels, what each layer gives for an image, what each layer sees of it, its errors.
+"""Draw the inside of a trained net: kernels, feature maps, receptive fields, errors.
 
   python experiments/visualize.py --workdir=runs/...
   python experiments/visualize.py --workdir=runs/... --index=17
@@ -91,7 +91,10 @@ def learning_rates(words: list[str]) -> list[float]:
 
 
 def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], image: np.ndarray, title: str) -> list[str]:
-    """Draws the kernels, and for one image the feature maps and receptive fields; returns the pictures' names."""
+    """Draws the kernels, and the feature maps and receptive fields of one image.
+
+    Returns the pictures' names.
+    """
     canvas = classify.as_input(image[None], config)
     x = classify.preparation(config)(jnp.asarray(canvas, jnp.float32))
     logits = np.asarray(model(x), np.float32)
@@ -126,7 +129,10 @@ def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], imag
 
 
 def kernels_of(seen: list[Activation]) -> dict[str, np.ndarray]:
-    """Returns the kernels (H, W, C, F) of the 2-D convolutions by name, in the order of the layers, without 1x1."""
+    """Returns the kernels (H, W, C, F) of the 2-D convolutions but 1x1, by name.
+
+    They are in the order of the layers.
+    """
     convolutions = (layers.Conv, layers.ConnectedConv, nnx.Conv)
     found = {one.name: np.asarray(one.layer.kernel[...]) for one in seen if isinstance(one.layer, convolutions)}
     return {name: kernel for name, kernel in found.items() if kernel.ndim == 4 and kernel.shape[:2] != (1, 1)}
@@ -138,7 +144,10 @@ def squeezed(output: np.ndarray) -> np.ndarray:
 
 
 def draw_errors(folder: Path, model: nnx.Module, config: Mapping[str, Any], dataset: data.Dataset) -> list[str]:
-    """Draws the confusion matrix and the surest mistakes on the test set; returns the pictures' names."""
+    """Draws the confusion matrix and the surest mistakes on the test set.
+
+    Returns the pictures' names.
+    """
     images = classify.as_input(dataset.test_images, config)
     net, params, rest = train.split(model)
     state = train.TrainState(params, rest, (), jnp.zeros((), jnp.int32))
@@ -152,7 +161,10 @@ def draw_errors(folder: Path, model: nnx.Module, config: Mapping[str, Any], data
 def draw_learning_rates(
     folder: Path, config: Mapping[str, Any], dataset: data.Dataset, rates: list[float]
 ) -> list[str]:
-    """Draws the loss of the first updates under each learning rate; returns the picture's name."""
+    """Draws the loss of the first updates under each learning rate.
+
+    Returns the picture's name.
+    """
     options = train.Options(**{field.name: config[field.name] for field in dataclasses.fields(train.Options)})
     size = FLAGS.batch_size or options.batch_size
     side = config["input"].get("frame", config["input"]["size"])
@@ -172,7 +184,10 @@ def losses(
     updates: int,
     batch_size: int,
 ) -> dict[float, np.ndarray]:
-    """Returns the batch's loss before each of the first updates of SGD, by learning rate, up to a non-finite one."""
+    """Returns the loss before each of the first updates of SGD, by learning rate.
+
+    A curve ends with its first loss that is not finite.
+    """
     mesh = data_mesh()
     if batch_size % mesh.size:
         raise UserError(f"--batch_size={batch_size} cannot be shared out over {mesh.size} devices: give a multiple.")

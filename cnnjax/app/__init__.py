@@ -1,1 +1,1 @@
-"""The frame of the scripts in experiments/: flags, process, image classification from flags to pictures, summary."""
+"""The frame of the scripts in experiments/, and of nothing else."""

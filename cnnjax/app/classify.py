@@ -1,4 +1,7 @@
-"""An experiment on images, from flags to pictures, and what other scripts need of its runs."""
+"""An experiment on images, from flags to pictures.
+
+Other scripts find here how a run turned images into input.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ RESIZE_RATIO = 256 / 224
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Describes an experiment on images: its net, its recipe, and how images become the net's input.
+    """Describes an experiment on images: net, recipe, input.
 
     Attributes:
       name: of the experiment, for the default workdir.
@@ -61,7 +64,7 @@ class Experiment:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def resize_to(self, options: train.Options) -> int | None:
-        """Returns the side to which images are resized before they are cropped; None where they are padded."""
+        """Returns the side to resize to before cropping; None where images are padded."""
         if not self.crops:
             return None
         return round(self.size * RESIZE_RATIO) if options.augment else self.size
@@ -105,7 +108,10 @@ def run(experiment: Experiment) -> None:
 
 
 def examples(dataset: data.Dataset, options: train.Options, size: int) -> dict[str, train.Examples]:
-    """Returns the splits of a data set as squares of `size`: train, test and, if asked for, validation."""
+    """Returns the splits of a data set as squares of `size`.
+
+    They are train, test and, if asked for, validation.
+    """
     held = data.hold_out(dataset, options.validation, options.seed)
     splits = {
         "train": train.Examples(*held[:2]),
@@ -122,7 +128,10 @@ def examples(dataset: data.Dataset, options: train.Options, size: int) -> dict[s
 def configuration(
     experiment: Experiment, dataset: data.Dataset, training: train.Examples, options: train.Options
 ) -> dict[str, Any]:
-    """Returns what `config.json` and each checkpoint hold: what decides the numbers, and what their users need."""
+    """Returns what `config.json` and each checkpoint hold.
+
+    That is what decides the numbers, and what users of the net need.
+    """
     channels = training.images.shape[-1]
     mean, std = mean_and_std(experiment.pixels, training.images)
     resize_to, ten_crop = experiment.resize_to(options), experiment.ten_crop
@@ -152,7 +161,10 @@ def configuration(
 def mean_and_std(
     pixels: tuple[float, float] | str | None, images: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and std per channel, as `data.standardize` takes them, that turn 0 and 255 into `pixels`."""
+    """Returns mean and std per channel that turn 0 and 255 into `pixels`.
+
+    They are as `data.standardize` takes them.
+    """
     channels = images.shape[-1]
     if pixels is None:
         return data.channel_stats(images)
@@ -163,7 +175,7 @@ def mean_and_std(
 
 
 def preparation(config: Mapping[str, Any]) -> train.Prepare:
-    """Returns the function that turns pixels 0..255 into the input of a run's net, for `train.fit`."""
+    """Returns the function that turns pixels 0..255 into the net's input."""
     mean, std = config["input"]["mean"], config["input"]["std"]
     return lambda pixels: data.standardize(pixels, mean, std)
 
@@ -190,7 +202,7 @@ def augmentation(config: Mapping[str, Any], training: np.ndarray) -> train.Augme
 
 
 def evaluation_views(config: Mapping[str, Any]) -> train.Views | None:
-    """Returns the views of an image by which a run's net is evaluated, for `train.fit`; None for the whole image."""
+    """Returns the views by which a net is evaluated; None for the whole image."""
     size = config["input"]["size"]
     if "frame" not in config["input"]:
         return None
@@ -208,7 +220,10 @@ def as_input(images: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
 
 
 def read_image(path: str, config: Mapping[str, Any]) -> np.ndarray:
-    """Reads an image file as uint8 (H, W, channels); UserError where the net of this config cannot take its size."""
+    """Reads an image file as uint8 (H, W, channels).
+
+    Raises UserError where the net of this config cannot take its size.
+    """
     from PIL import Image, UnidentifiedImageError
 
     height, width, channels = config["input"]["stored_shape"]
@@ -235,7 +250,10 @@ def require_images(folder: str, config: Mapping[str, Any]) -> None:
 
 
 def test_example(dataset: data.Dataset, index: str) -> tuple[str, np.ndarray]:
-    """Returns the test example of that number, as given to `--index`: a title with its true class, and the image."""
+    """Returns the test example of a number: a title and the image.
+
+    The title has the true class.
+    """
     if not index.strip().isdigit() or int(index) >= len(dataset.test_labels):
         raise UserError(f"--index={index}: must be a number from 0 to {len(dataset.test_labels) - 1}.")
     true = dataset.class_names[dataset.test_labels[int(index)]]

@@ -24,7 +24,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def define_training_flags(dataset: str = "digits") -> None:
-    """Defines the flags of every script that trains on images, those of `define_run_flags` among them."""
+    """Defines the flags of every script that trains on images.
+
+    Those of `define_run_flags` are among them.
+    """
     flags.DEFINE_string(
         "dataset", dataset, "digits (embedded), or the TFDS name of a set of images: mnist, cifar10, ..."
     )
@@ -36,7 +39,10 @@ def define_training_flags(dataset: str = "digits") -> None:
 
 
 def define_run_flags() -> None:
-    """Defines the flags of every script that trains. Where the default is None, the script's recipe decides."""
+    """Defines the flags of every script that trains.
+
+    Where the default is None, the script's recipe decides.
+    """
     flags.DEFINE_string(
         "workdir", None, "the run's folder, to start or to go on with; by default a new one under runs/"
     )
@@ -65,7 +71,10 @@ def define_run_flags() -> None:
 
 
 def options(recipe: Mapping[str, Any]) -> Options:
-    """Returns the flags' values, and the recipe's for flags not given; UserError where they contradict."""
+    """Returns the flags' values, and the recipe's for flags not given.
+
+    Raises UserError where they contradict each other.
+    """
     names = [field.name for field in dataclasses.fields(Options) if field.name in FLAGS]
     given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
     return Options(**{**recipe, **given})

@@ -21,7 +21,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a script's `main(arguments)`; a UserError ends it with one sentence and exit code 1."""
+    """Runs a script's `main(arguments)`.
+
+    A UserError ends it with one sentence and exit code 1.
+    """
 
     def run_guarded(argv: list[str]) -> int:
         if not FLAGS["verbosity"].present:
@@ -49,7 +52,10 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled code for the next start, in the cache folder, or where the user's own setting says."""
+    """Keeps compiled code for the next start.
+
+    It is kept in the cache folder, or where the user's own setting says.
+    """
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
@@ -77,7 +83,9 @@ def keep_out_onednn() -> Callable[..., None]:
 
 
 def keep_memory() -> None:
-    """Keeps memory that an update frees for the next one, instead of having Linux zero new pages.
+    """Keeps memory that an update frees for the next update.
+
+    Otherwise Linux has to zero new pages.
 
     XLA allocates an executable's temporaries anew at each call, and glibc returns each block above 32 MB to the system
     at once. The thread that dispatches also computes, as other threads' heaps end at 64 MB. Does nothing where the user

@@ -20,7 +20,7 @@ def print_header(folder: Path, config: Mapping[str, Any], splits: Mapping[str, t
 
 
 def print_scores(result: train.Result) -> None:
-    """Prints the scores of a finished run, whether it overfitted, and the time that it took."""
+    """Prints the scores of a finished run, and the time that it took."""
     tested = [record for record in result.records if "test_accuracy" in record]
     last = tested[-1]
     print(f"\ntest accuracy {last['test_accuracy']:.2%}, loss {last['test_loss']:.4f}", end="")
@@ -38,7 +38,10 @@ def print_scores(result: train.Result) -> None:
 
 
 def overfitting(records: Sequence[report.Record]) -> str | None:
-    """Returns a sentence if the test loss rose by over 5 % from its minimum while the train loss fell, else None."""
+    """Returns a sentence if the net overfitted, else None.
+
+    That is if the test loss rose by over 5 % from its minimum while the train loss fell.
+    """
     epochs, tested = report.by_epoch(records, "test_loss")
     trained = dict(zip(*report.by_epoch(records, "train_loss"), strict=True))
     lowest = int(np.argmin(tested))

@@ -1,4 +1,6 @@
-"""Data as arrays: the digits, the data sets of TFDS, sentences and word vectors; batches by (seed, step); augmentation.
+"""Data as arrays, batches as functions of (seed, step), and augmentation.
+
+The data sets are the digits, those of TFDS, and sentences with their word vectors.
 
 Importing this imports neither tfds, nor PIL, nor matplotlib.
 """

@@ -1,4 +1,4 @@
-"""Random augmentation of image batches, as pure functions for use on the device under `jit`.
+"""Random augmentation of image batches, as pure functions for use under `jit`.
 
 How image `b` of a batch is changed depends on the key and on `b` alone, not on the other images or the number of
 devices.
@@ -18,7 +18,9 @@ from cnnjax.data.preprocess import check_pixels
 def random_affine(
     key: jax.Array, batch: int, *, degrees: float, scale: float, shift: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws rotation, scale and shift, each uniform and independent, for every image of a batch.
+    """Draws rotation, scale and shift for every image of a batch.
+
+    Each is uniform, and independent of the others.
 
         A = R(a) diag(sy, sx),  a in [-degrees, degrees] (counter-clockwise on the screen),
         sy, sx in [1 - scale, 1 + scale],  t in [-shift, shift]
@@ -91,7 +93,9 @@ def warp(images: jax.Array, inverse: jax.Array, offset: jax.Array) -> jax.Array:
 def affine(
     key: jax.Array, images: jax.Array, *, degrees: float = 10.0, scale: float = 0.1, shift: float = 0.1
 ) -> jax.Array:
-    """Rotates, scales and shifts each image at random: `warp(images, *random_affine(key, B, ...))`.
+    """Rotates, scales and shifts each image at random.
+
+    It is `warp(images, *random_affine(key, B, ...))`.
 
     With all three strengths 0 the images are returned bit for bit.
 
@@ -184,7 +188,7 @@ def colour_axes(train_images: np.ndarray) -> np.ndarray:
 
 
 def pca_jitter(key: jax.Array, images: jax.Array, axes: np.ndarray, *, deviation: float = 0.1) -> jax.Array:
-    """Shifts brightness and colour of each image along the principal axes of the training colours.
+    """Shifts the colours of each image along the principal axes of all colours.
 
         y[b, h, w] = x[b, h, w] + sum_i a[b, i] axes[i],   a[b, i] normal with mean 0
 
@@ -214,5 +218,5 @@ def pca_jitter(key: jax.Array, images: jax.Array, axes: np.ndarray, *, deviation
 
 
 def augment_for(channels: int) -> Callable[..., jax.Array]:
-    """Returns the default augmentation: `affine` for one channel (characters), `crop_flip` for photos."""
+    """Returns `affine` for one channel (characters), `crop_flip` for more (photos)."""
     return affine if channels == 1 else crop_flip

@@ -1,4 +1,7 @@
-"""Which examples make up which batch: functions of (seed, step) alone, so that resuming needs no iterator."""
+"""The examples of each batch, as functions of (seed, step).
+
+Resuming thus needs no iterator state.
+"""
 
 from functools import lru_cache
 
@@ -11,7 +14,9 @@ from cnnjax.errors import UserError
 
 @lru_cache(maxsize=2)  # the updates of one call may straddle two epochs
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """Returns the order of the examples in one epoch: `jax.random.permutation(key(seed, SHUFFLE, epoch), n)`.
+    """Returns the order of the examples in one epoch.
+
+    It is `jax.random.permutation(key(seed, SHUFFLE, epoch), n)`.
 
     Args:
       seed: the run's seed.
@@ -27,7 +32,10 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def sample(seed: int, epoch: int, n: int, count: int) -> np.ndarray:
-    """Draws the `count` different examples to look at before an epoch, `(count,)` int32; all if there are no more."""
+    """Draws different examples to look at before an epoch.
+
+    Returns `(count,)` int32, or all n where `count` is larger.
+    """
     order = jax.random.permutation(rng.key(seed, rng.CURVATURE, epoch), n)
     return np.array(order[:count], np.int32)
 
@@ -48,7 +56,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 
 def indices(seed: int, step: int, count: int, n: int, batch_size: int) -> np.ndarray:
-    """Returns the examples of the updates `step`, ..., `step + count - 1`, counted from the start of training.
+    """Returns the examples of `count` updates from `step` on.
 
     Update t takes entries `[i * batch_size, (i + 1) * batch_size)` of `permutation(seed, epoch, n)`, where
     `epoch, i = divmod(t, steps_per_epoch(n, batch_size))`.

@@ -19,7 +19,7 @@ def directory() -> Path:
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns the SHA-256 of the name, dtype, shape and bytes of every array, in the order of the names."""
+    """Returns the SHA-256 of the arrays' names, dtypes, shapes and bytes."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -48,7 +48,9 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Stores the arrays in `path`, atomically: a reader sees the old file or the whole new one.
+    """Stores the arrays in `path`, atomically.
+
+    A reader sees the old file or the whole new one.
 
     Two processes may write the same file at once; the last one wins. Where the file cannot be written (no
     permission, disk full) there is a warning and no file: a cache is never worth a failed run.

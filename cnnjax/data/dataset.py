@@ -1,4 +1,4 @@
-"""A data set in memory: arrays of examples and labels, and a validation set held out of them."""
+"""A data set in memory, and a validation set held out of it."""
 
 from typing import NamedTuple
 

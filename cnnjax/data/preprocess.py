@@ -1,4 +1,4 @@
-"""What is done to pixels on the way into a net, nothing of it random: size, crops, mean and deviation."""
+"""What is done to pixels on the way into a net, without randomness."""
 
 import math
 from collections.abc import Sequence
@@ -66,7 +66,9 @@ def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Resizes the shorter side to `size` pixels, with Pillow's bilinear filter, and crops the centre.
+    """Resizes the shorter side to `size` pixels and crops the centre.
+
+    The filter is Pillow's bilinear one.
 
     Args:
       images: `(N, H, W, C)` uint8.
@@ -95,7 +97,9 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def centre_crop(images: _Images, size: int) -> _Images:
-    """Crops the centre, `size` x `size`; where a remainder is odd, less is cut off at the top and the left.
+    """Crops the centre, `size` x `size`.
+
+    Of an odd remainder less is cut off at the top and the left.
 
     Args:
       images: `(B, H, W, C)`, any dtype, an array of JAX or of NumPy.
@@ -115,7 +119,9 @@ def centre_crop(images: _Images, size: int) -> _Images:
 
 
 def ten_crops(images: jax.Array, size: int) -> jax.Array:
-    """Crops the four corners and the centre, and mirrors each; a net is evaluated by its mean over the ten.
+    """Crops the four corners and the centre, and mirrors each.
+
+    A net is evaluated by its mean over the ten crops.
 
     Args:
       images: `(B, H, W, C)`, any dtype.
@@ -138,7 +144,9 @@ def ten_crops(images: jax.Array, size: int) -> jax.Array:
 
 
 def channel_stats(train_images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Computes mean and standard deviation per channel of the training images in 0..1, from exact sums.
+    """Computes mean and standard deviation per channel, of pixels in 0..1.
+
+    The sums are exact.
 
     Args:
       train_images: `(N, H, W, C)` uint8 on the host.

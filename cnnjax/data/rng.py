@@ -1,4 +1,6 @@
-"""Random keys as a function of (seed, purpose, index): no random state is carried from step to step.
+"""Random keys as a function of (seed, purpose, index).
+
+No random state is carried from step to step.
 
 Each purpose has its own number, so that more draws for one, such as the augmentation, leave the others unchanged. The
 numbers are part of every recorded result: add new ones, never renumber.
@@ -16,7 +18,9 @@ FOLDS = 6
 
 
 def key(seed: int, purpose: int, index: int | jax.Array = 0) -> jax.Array:
-    """Returns the key of the `index`-th draw for one purpose: `fold_in(fold_in(key(seed), purpose), index)`.
+    """Returns the key of the `index`-th draw for one purpose.
+
+    It is `fold_in(fold_in(key(seed), purpose), index)`.
 
     Args:
       seed: int, the run's seed.

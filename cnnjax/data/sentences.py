@@ -1,4 +1,4 @@
-"""Labelled sentences as arrays of word ids: the movie reviews, and the folds of a cross-validation."""
+"""Labelled sentences as word ids: movie reviews, and cross-validation folds."""
 
 import os
 import re
@@ -38,7 +38,9 @@ class Corpus(NamedTuple):
 
 
 def movie_reviews(data_dir: str | os.PathLike | None) -> Corpus:
-    """Reads 5,331 negative and 5,331 positive sentences from movie reviews, with 18,765 different words.
+    """Reads 5,331 negative and 5,331 positive sentences from movie reviews.
+
+    They have 18,765 different words.
 
     Args:
       data_dir: folder of the two files, `rt-polarity.neg` and `rt-polarity.pos`: one sentence per line, latin-1.
@@ -72,7 +74,9 @@ def movie_reviews(data_dir: str | os.PathLike | None) -> Corpus:
 
 
 def tokens(sentence: str) -> list[str]:
-    """Splits a sentence into words as Kim 2014 did: lower case, punctuation separate, 's and n't split off.
+    """Splits a sentence into words as Kim 2014 did.
+
+    Words are in lower case; punctuation, 's, n't and the like are words of their own.
 
     All characters but letters, digits and ( ) , ! ? ' ` are dropped, full stops too.
 
@@ -90,7 +94,9 @@ def tokens(sentence: str) -> list[str]:
 
 
 def corpus(sentences: Sequence[Sequence[Sequence[str]]], class_names: tuple[str, ...]) -> Corpus:
-    """Packs the sentences of each class into one array of word ids, with `MARGIN` padding tokens on both sides.
+    """Packs the sentences of each class into one array of word ids.
+
+    `MARGIN` padding tokens stand on both sides of each.
 
     Words are numbered in the order of their first use. A row is as long as the longest sentence and its padding;
     shorter sentences have more padding at the end.

@@ -37,7 +37,9 @@ _PROBE_SECONDS = 3.0
 def load_tfds(
     name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Loads a TFDS data set as `(train_images, train_labels, test_images, test_labels, class_names)`.
+    """Loads the arrays of a TFDS data set.
+
+    Returns `(train_images, train_labels, test_images, test_labels, class_names)`.
 
     See `cnnjax.data.load_dataset` for the arguments and errors, `cnnjax.data.Dataset` for the arrays. Images that are
     larger than `size`, or differ in size, are resized; the others are returned as stored.
@@ -125,7 +127,7 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
 
 
 def _supervised_keys(name: str, builder: Any, size: int | None) -> tuple[str, str]:
-    """Returns the keys of image and label among the features, checked before anything is downloaded."""
+    """Returns the keys of image and label, before anything is downloaded."""
     import tensorflow_datasets as tfds
 
     features = dict(builder.info.features)
@@ -146,7 +148,10 @@ def _supervised_keys(name: str, builder: Any, size: int | None) -> tuple[str, st
 
 
 def _prepare(name: str, builder: Any) -> None:
-    """Downloads a data set and writes it as array_record files; UserError at once where that is not possible."""
+    """Downloads a data set and writes it as array_record files.
+
+    Raises UserError at once where that is not possible.
+    """
     import tensorflow_datasets as tfds
 
     missing = f"The data set {name} was looked for in {builder.data_path} and is not there"
@@ -174,7 +179,10 @@ def _prepare(name: str, builder: Any) -> None:
 
 
 def _network_answers() -> bool:
-    """Returns True if an HTTPS request, through the proxy if one is set, is answered within seconds."""
+    """Returns True if an HTTPS request is answered within seconds.
+
+    It goes through the proxy if one is set.
+    """
     answers = []
 
     def ask():
@@ -211,7 +219,10 @@ def _check_prepared(name: str, builder: Any) -> None:
 
 
 def _test_split(builder: Any, label_key: str) -> str:
-    """Returns `test`, or `validation` where there is no test split or its labels are withheld (-1, as ImageNet's)."""
+    """Returns `test`, or `validation` where no test labels are given.
+
+    That is so without a test split, and where its labels are withheld (-1), as ImageNet's are.
+    """
     splits = builder.info.splits
     if "test" not in splits:
         return "validation"
@@ -225,7 +236,10 @@ def _test_split(builder: Any, label_key: str) -> str:
 
 
 def _check_memory(name: str, builder: Any, splits: tuple[str, ...], image_key: str, size: int | None) -> None:
-    """Refuses a data set that needs too much memory: once on the host, once on the device, which may be the host."""
+    """Refuses a data set that needs too much memory.
+
+    It is held once on the host and once on the device, which may be the host.
+    """
     shape = builder.info.features[image_key].shape
     side = shape[:2] if size is None else (size, size)
     count = sum(builder.info.splits[split].num_examples for split in splits if split in builder.info.splits)
@@ -244,7 +258,10 @@ def _memory() -> int:
 
 
 def _cache_path(builder: Any, splits: tuple[str, ...], size: int | None) -> Path:
-    """Returns a path that depends on the data set's version, `size`, and each record file's name, size and time."""
+    """Returns a path in the cache that changes when the data do.
+
+    It depends on the data set's version, `size`, and each record file's name, size and time.
+    """
     files = []
     for split in splits:
         for path in map(os.fspath, builder.info.splits[split].filepaths):
@@ -265,7 +282,10 @@ def _cache_path(builder: Any, splits: tuple[str, ...], size: int | None) -> Path
 def _decode(
     name: str, builder: Any, split: str, image_key: str, label_key: str, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes and resizes all images (N, H, W, C) uint8 of a split; returns them and the labels (N,) int32."""
+    """Decodes and resizes all images of a split.
+
+    Returns them, (N, H, W, C) uint8, and the labels, (N,) int32.
+    """
     from tqdm import tqdm
 
     info = builder.info.splits[split]

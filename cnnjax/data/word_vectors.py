@@ -48,7 +48,10 @@ def word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[np.ndar
 
 
 def _entries(file: BinaryIO, wanted: Container[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the wanted words and their vectors; ValueError says where a file is in none of the three formats."""
+    """Yields the wanted words and their vectors.
+
+    The ValueError for another format says where it fails.
+    """
     first = file.readline()
     header = first.split()
     if len(header) == 2 and all(number.isdigit() for number in header):
@@ -86,7 +89,10 @@ def _lines(lines: Iterable[tuple[int, bytes]], width: int, wanted: Container[str
 
 
 def _records(file: BinaryIO, count: int, width: int, wanted: Container[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields from word2vec's binary format: a word, a space, its float32, and with some writers a newline."""
+    """Yields from word2vec's binary format: a word, a space, float32 numbers.
+
+    Some writers end a record with a newline.
+    """
     for number in range(count):
         letters = bytearray()
         while (letter := file.read(1)) != b" ":

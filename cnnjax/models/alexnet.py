@@ -1,4 +1,7 @@
-"""AlexNet (Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional neural networks, 2012)."""
+"""AlexNet (Krizhevsky, Sutskever, Hinton, NIPS 2012).
+
+ImageNet classification with deep convolutional neural networks.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ SMALLEST = 63
 
 
 class AlexNet(nnx.Module):
-    """AlexNet: five convolutions, three overlapping poolings, and three dense layers with dropout.
+    """AlexNet: five convolutions, three overlapping poolings, three dense layers.
 
     Args:
       num_classes: number of logits.
@@ -136,7 +139,10 @@ class AlexNet(nnx.Module):
         return self.dense3(x)  #               (N, num_classes)
 
     def lower(self, x: jax.Array) -> jax.Array:
-        """Applies ReLU, local response normalisation if any, and pooling; without it pools first, to save work."""
+        """Applies ReLU, local response normalisation if any, and pooling.
+
+        Without normalisation it pools first, which commutes with ReLU, to save work.
+        """
         if self.norm is None:
             return jax.nn.relu(self.pool(x))
         return self.pool(self.norm(jax.nn.relu(x)))

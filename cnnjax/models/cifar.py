@@ -1,4 +1,4 @@
-"""The net that tutorials train on CIFAR-10: blocks of convolution, ReLU and pooling, then dense layers."""
+"""The net that tutorials train on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONVS = ("own", "flax")
 
 
 class CifarCNN(nnx.Module):
-    """Blocks of [3x3 convolution, batch norm if asked for, ReLU, 2x2 max-pool], then two dense layers.
+    """Blocks of 3x3 convolution, ReLU and 2x2 max-pool, then two dense layers.
 
     Args:
       num_classes: number of logits.
@@ -86,6 +86,9 @@ class Block(nnx.Module):
         self.conv, self.norm, self.pool = conv, norm, MaxPool(2)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (N, H, W, C) to (N, H // 2, W // 2, width); pools before ReLU, which commutes, to save work."""
+        """Maps (N, H, W, C) to (N, H // 2, W // 2, width).
+
+        It pools before ReLU, which commutes, to save work.
+        """
         x = self.conv(x)
         return jax.nn.relu(self.pool(x if self.norm is None else self.norm(x)))

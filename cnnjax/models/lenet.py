@@ -1,4 +1,7 @@
-"""LeNet-5 (LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998)."""
+"""LeNet-5 (LeCun, Bottou, Bengio, Haffner, 1998).
+
+Gradient-based learning applied to document recognition, Proc. IEEE 86(11).
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ class LeNet5(nnx.Module):
         return self.dense3(x)  #                                 (N, num_classes)
 
     def subsample(self, x: jax.Array) -> jax.Array:
-        """Applies the activation and pools 2x2; pools before ReLU, which commutes, to save work."""
+        """Applies the activation and pools 2x2.
+
+        It pools before ReLU, which commutes, to save work.
+        """
         if self.variant == "modern":
             return jax.nn.relu(self.pool(x))
         return self.pool(jax.nn.sigmoid(x))
@@ -138,12 +144,15 @@ class LeNet5Of1998(nnx.Module):
                     param[...] = jnp.where(linked, draw * bound, 0)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps images (N, 32, 32, 1), background -0.1 and ink 1.175, to minus the squared distances (N, 10)."""
+        """Maps images (N, 32, 32, 1) to minus the squared distances (N, 10).
+
+        The background is -0.1, the ink 1.175.
+        """
         x = self.features(x.astype(self.dtype or x.dtype))
         return -self.output(x)
 
     def features(self, x: jax.Array) -> jax.Array:
-        """Maps images (N, 32, 32, 1) to the features (N, 84) that are compared with the bitmaps."""
+        """Maps images (N, 32, 32, 1) to the features (N, 84) compared with the bitmaps."""
         if x.ndim != 4 or x.shape[1:] != (32, 32, 1):
             raise ValueError(f"x must be (N, 32, 32, 1), was {x.shape}: pad or resize the images to 32x32")
         for layer in (self.c1, self.s2, self.c3, self.s4, self.c5):  # 28x28x6, 14x14x6, 10x10x16, 5x5x16, 1x1x120
@@ -152,7 +161,10 @@ class LeNet5Of1998(nnx.Module):
 
 
 def bitmaps() -> np.ndarray:
-    """Returns the 7x12 bitmaps of the ten digits, 1 for ink and -1 for paper: (10, 84) float32, row by row."""
+    """Returns the 7x12 bitmaps of the ten digits, 1 for ink and -1 for paper.
+
+    They are (10, 84) float32, row by row.
+    """
     text = (Path(__file__).parent / "lenet5_rbf_bitmaps.txt").read_text()
     rows = [line for line in text.splitlines() if line and set(line) <= set("+-")]
     return np.array([[1.0 if sign == "+" else -1.0 for sign in row] for row in rows], np.float32).reshape(10, 84)
@@ -180,7 +192,7 @@ def map_loss(logits: jax.Array, labels: jax.Array, j: float) -> jax.Array:
 def curvature(
     model: LeNet5Of1998, params: dict[str, Arrays], x: jax.Array, labels: jax.Array, j: float
 ) -> dict[str, Arrays]:
-    """Computes the diagonal of the Gauss-Newton Hessian for each weight, averaged over the batch.
+    """Computes the diagonal of the Gauss-Newton Hessian, averaged over the batch.
 
     Backwards through a layer a = sum u x, y = f(a), per connection, without cross terms:
 

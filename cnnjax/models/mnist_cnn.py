@@ -14,7 +14,7 @@ DOWNSAMPLES = ("pool", "stride")
 
 
 class MnistCNN(nnx.Module):
-    """Convolutions of 32, 64 and 128 channels, halved by 2x2 max-pools or by strides of 2; dense 128.
+    """Convolutions of 32, 64 and 128 channels, each halved, then two dense layers.
 
     Args:
       num_classes: number of logits.
@@ -67,6 +67,9 @@ class MnistCNN(nnx.Module):
         return self.dense2(x)  #                               (N, num_classes)
 
     def block(self, conv: Conv, x: jax.Array, pool: bool = True) -> jax.Array:
-        """Applies convolution, pooling if any, and ReLU; pools before ReLU, which commutes, to save work."""
+        """Applies convolution, pooling if any, and ReLU.
+
+        It pools before ReLU, which commutes, to save work.
+        """
         x = conv(x)
         return jax.nn.relu(self.pool(x) if pool and self.pool is not None else x)

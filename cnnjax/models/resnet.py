@@ -1,4 +1,7 @@
-"""ResNet-18 (He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016, arXiv:1512.03385)."""
+"""ResNet-18 (He, Zhang, Ren, Sun, CVPR 2016, arXiv:1512.03385).
+
+Deep residual learning for image recognition.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from cnnjax.layers import BatchNorm, Conv, GlobalAvgPool
 
 
 class ResNet18(nnx.Module):
-    """ResNet-18 in the form used on CIFAR-10: a 3x3 stem of stride 1 and no first pooling. 11,173,962 parameters.
+    """ResNet-18 in the form used on CIFAR-10, 11,173,962 parameters.
+
+    The stem is a 3x3 convolution of stride 1, and no pooling follows it.
 
     Args:
       num_classes: number of logits.
@@ -43,7 +48,10 @@ class ResNet18(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """Residual block: relu(x + F(x)), F two 3x3 convolutions; a 1x1 convolution of x where the shape changes."""
+    """Residual block: relu(x + F(x)), where F is two 3x3 convolutions.
+
+    Where the shape changes, x goes through a 1x1 convolution.
+    """
 
     def __init__(self, in_channels: int, width: int, stride: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}

@@ -1,4 +1,7 @@
-"""TextCNN (Kim: Convolutional neural networks for sentence classification, EMNLP 2014)."""
+"""TextCNN (Kim, EMNLP 2014).
+
+Convolutional neural networks for sentence classification.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ FORMS = ("rand", "static", "non-static", "multichannel")
 
 
 class TextCNN(nnx.Module):
-    """Convolutions over 3, 4 and 5 words, the maximum of each over the sentence, dropout, and a dense layer.
+    """Convolutions over words, their maxima over the sentence, and a dense layer.
 
     It has 360,902 parameters beside the word vectors, at a width of 300. In the multichannel form each filter is
     applied to both vectors of a word and the results are added, so that it has as many.

@@ -1,4 +1,7 @@
-"""VGG (Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, ICLR 2015)."""
+"""VGG (Simonyan, Zisserman, ICLR 2015).
+
+Very deep convolutional networks for large-scale image recognition.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ SMALLEST = 32
 
 
 class VGG(nnx.Module):
-    """VGG: five stages of 3x3 convolutions, each followed by a 2x2 max-pool, and three dense layers with dropout.
+    """VGG: five stages of 3x3 convolutions, and three dense layers with dropout.
+
+    A 2x2 max-pool ends each stage.
 
     For 1,000 classes, depths 11, 13, 16, 19 have 132,863,336, 133,047,848, 138,357,544 and 143,667,240 parameters, and
     with batch norm 5,504, 5,888, 8,448 and 11,008 more.

@@ -1,4 +1,7 @@
-"""The pictures of a run, as PNG files, drawn without matplotlib's global state and without a window."""
+"""The pictures of a run, as PNG files.
+
+They are drawn without matplotlib's global state and without a window.
+"""
 
 from cnnjax.report.classification import confusion, confusion_matrix, mistakes, predictions
 from cnnjax.report.feature_maps import clip, maps, receptive_fields

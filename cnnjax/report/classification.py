@@ -1,4 +1,4 @@
-"""Pictures of how a net classifies: the confusion matrix, its mistakes, the probabilities of single images."""
+"""Pictures of how a net classifies: confusions, mistakes, probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Draws the confusion matrix, each row coloured by its shares; with up to 20 classes the counts are written in.
+    """Draws the confusion matrix, each row coloured by its shares.
+
+    With up to 20 classes the counts are written in.
 
     Args:
       labels: `(N,)`, the true classes.
@@ -50,7 +52,9 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
 def mistakes(
     images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], path: Path, most: int = 24
 ) -> None:
-    """Draws the errors that the net was surest of, surest first, with the predicted and the true class.
+    """Draws the errors that the net was surest of, surest first.
+
+    Each has the predicted and the true class.
 
     Args:
       images: `(N, H, W, C)` uint8.

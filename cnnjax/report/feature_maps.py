@@ -72,7 +72,7 @@ def maps(
 def receptive_fields(
     image: np.ndarray, fields: Sequence[tuple[str, tuple[tuple[int, int], ...]]], path: Path, title: str
 ) -> None:
-    """Draws the image once per layer, with a frame around the receptive field of one unit of the layer.
+    """Draws the image once per layer, with the receptive field of one unit.
 
     Args:
       image: uint8 `(H, W, channels)`.
@@ -103,7 +103,7 @@ def receptive_fields(
 
 
 def clip(first: int, past: int, size: int) -> tuple[int, int]:
-    """Clips the range of pixels from `first` to before `past` to the range from 0 to before `size`."""
+    """Clips the pixels from `first` to before `past` to 0 to before `size`."""
     return min(max(first, 0), size), min(max(past, 0), size)
 
 

@@ -50,7 +50,9 @@ def kernels(kernel: np.ndarray, path: Path, title: str = "kernels of the first l
 def learned_kernel(
     image: np.ndarray, output: np.ndarray, entries: dict[str, np.ndarray], wanted: dict[str, float], path: Path
 ) -> None:
-    """Draws a small image, the kernel's output, and the parameters as they are learned back, a line per run.
+    """Draws a small image, the kernel's output, and the parameters learned back.
+
+    The parameters are a line per run.
 
     Args:
       image: `(H, W)`.
@@ -81,7 +83,7 @@ def learned_kernel(
 def learned_filter(
     images: dict[str, np.ndarray], kernels: dict[str, np.ndarray], errors: np.ndarray, path: Path
 ) -> None:
-    """Draws a photograph and its outputs, the kernel as it is learned step by step, and the error of every run.
+    """Draws a photograph, its outputs, the kernel as it is learned, and the errors.
 
     Args:
       images: `(H, W)` by title: the photograph, then outputs, all on the scale of the first output.

@@ -1,4 +1,4 @@
-"""Training: a pure update, a jitted step, a loop that resumes to the bit, and verified checkpoints."""
+"""Training: a pure update, a jitted step, a loop that resumes to the bit."""
 
 from cnnjax.train.checkpoint import restore
 from cnnjax.train.loop import BeforeEpoch, Examples, Result, fit

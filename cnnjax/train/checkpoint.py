@@ -1,4 +1,6 @@
-"""Checkpoints written by Orbax and verified by SHA-256, because Orbax restores flipped bits silently.
+"""Checkpoints: written by Orbax, verified by SHA-256.
+
+Orbax alone restores flipped bits silently.
 
 `WORKDIR/checkpoints/N` holds the state after N updates. Its metadata have a hash of every array, taken before the
 array was written; `SHA256SUMS` has a hash of every file, taken afterwards (`sha256sum -c` reads it). A checkpoint that
@@ -63,7 +65,9 @@ class Checkpoints:
             )
 
     def save(self, state: TrainState, config: Mapping[str, Any], validation_loss: float | None = None) -> None:
-        """Starts to save the state, after the previous save has ended; does nothing for a step that is saved.
+        """Starts to save the state; does nothing for a step that is saved already.
+
+        Waits for the previous save first.
 
         Args:
           state: what to save.
@@ -135,7 +139,10 @@ def steps(workdir: Path) -> list[int]:
 
 
 def read(workdir: Path, step: int) -> Restored:
-    """Reads and verifies one checkpoint; DamagedCheckpoint names its folder where a bit has changed."""
+    """Reads and verifies one checkpoint.
+
+    DamagedCheckpoint names its folder where a bit has changed.
+    """
     import orbax.checkpoint as ocp
 
     path = (workdir / "checkpoints" / str(step)).resolve()
@@ -180,7 +187,10 @@ def read_newest(workdir: Path) -> Restored | None:
 
 
 def set_aside(workdir: Path, newer_than: int) -> list[Path]:
-    """Moves the checkpoints newer than a step to `WORKDIR/damaged`, so that their steps can be saved again."""
+    """Moves checkpoints newer than a step to `WORKDIR/damaged`.
+
+    Their steps can then be saved again.
+    """
     folder, aside = workdir / "checkpoints", workdir / "damaged"
     moved = []
     for step in steps(workdir):
@@ -192,7 +202,7 @@ def set_aside(workdir: Path, newer_than: int) -> list[Path]:
 
 
 def best_step(workdir: Path) -> int | None:
-    """Returns the step of the checkpoint with the lowest validation loss; None if none was validated."""
+    """Returns the step with the lowest validation loss; None if none was validated."""
     losses = {}
     for step in steps(workdir):
         try:
@@ -237,7 +247,10 @@ def _rank(metrics: Mapping[str, float]) -> float:
 
 
 def _write_sums(path: Path) -> None:
-    """Lists the files of a finished checkpoint with their hashes, as `sha256sum` does. A kill may prevent it."""
+    """Writes the hashes of a finished checkpoint's files, as `sha256sum` does.
+
+    A kill may prevent it.
+    """
     names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     lines = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     fresh = path.parent.parent / "SHA256SUMS.new"  # not in the checkpoint, where a half-written one would stay
@@ -246,7 +259,7 @@ def _write_sums(path: Path) -> None:
 
 
 def _check_sums(path: Path) -> list[str]:
-    """Returns the files of a checkpoint that are missing or differ from its SHA256SUMS, if it has one."""
+    """Returns the files that are missing or differ from SHA256SUMS, if it exists."""
     if not (path / SUMS).exists():
         return []
     try:
@@ -268,7 +281,10 @@ def _digest(meta: Mapping[str, Any]) -> str:
 def _clear_errors(
     folder: Path, doing: str, last_good: Callable[[], str] = lambda: "nothing was changed"
 ) -> Iterator[None]:
-    """Turns whatever Orbax raises while writing into one UserError that says which checkpoint is left."""
+    """Turns whatever Orbax raises while writing into one UserError.
+
+    It says which checkpoint is left.
+    """
     try:
         yield
     except UserError:

@@ -186,7 +186,10 @@ class Run:
         return optimizer if constraint is None else optax.chain(optimizer, constraint)
 
     def _resume(self, state: TrainState) -> TrainState:
-        """Returns the newest intact checkpoint, and moves damaged ones away; `state` where there is none."""
+        """Returns the newest intact checkpoint; `state` where there is none.
+
+        Moves damaged ones away.
+        """
         found = checkpoint.read_newest(self.folder)
         if found is None:
             return state
@@ -198,7 +201,7 @@ class Run:
         return resumed
 
     def until_end(self, caught: list[signal.Signals]) -> Result:
-        """Updates until the last epoch is done, early stopping ends the run, or a signal is caught."""
+        """Updates until the last epoch, early stopping or a signal."""
         started = self.clock = time.perf_counter()
         with progress(self.total, self.first) as self.bar:
             while not self.finished() and not caught:
@@ -211,7 +214,10 @@ class Run:
         return Result(self.state, self.log.records, logits, self.step - self.first, seconds)
 
     def make_updates(self) -> int:
-        """Makes the updates of one call, whose metrics are fetched later; returns their number."""
+        """Makes the updates of one call and returns their number.
+
+        Their metrics are fetched later.
+        """
         epoch, within = divmod(self.step, self.per_epoch)
         if within == 0:
             self.state = self.with_extra(self.state, epoch)
@@ -225,7 +231,10 @@ class Run:
         return count
 
     def with_extra(self, state: TrainState, epoch: int) -> TrainState:
-        """Returns the state with what is computed before an epoch, a function of the parameters and the epoch."""
+        """Returns the state with what is computed before an epoch.
+
+        It is a function of the parameters and the epoch.
+        """
         if self.before_epoch is None:
             return state
         count, compute = self.before_epoch
@@ -234,7 +243,7 @@ class Run:
         return state._replace(extra=compute(state.params, x[0], y[0]))
 
     def follow_up(self, count: int) -> None:
-        """Records, evaluates and saves, in this order, where due after a call of `count` updates.
+        """Records, evaluates and saves, in this order, where due after `count` updates.
 
         Thus checkpoint N never lacks a record of a step up to N.
         """
@@ -248,7 +257,10 @@ class Run:
             self.save()
 
     def drain(self, behind: int = 0) -> None:
-        """Fetches the metrics of all but the last `behind` calls; the devices compute those in the meantime."""
+        """Fetches the metrics of all but the last `behind` calls.
+
+        The devices compute those in the meantime.
+        """
         while len(self.pending) > behind:
             first, metrics = self.pending.popleft()
             losses, accuracies = (np.asarray(metrics[name]) for name in ("loss", "accuracy"))
@@ -289,7 +301,10 @@ class Run:
         return len(losses) - 1 - int(np.argmin(losses)) if losses else None
 
     def finished(self) -> bool:
-        """Returns True if the last epoch is done, or `patience` evaluations brought no lower validation loss."""
+        """Returns True after the last epoch, or when early stopping says so.
+
+        That is after `patience` evaluations without a lower validation loss.
+        """
         patience, since = self.options.patience, self.since_best()
         return self.step >= self.total or (patience is not None and since is not None and since >= patience)
 
@@ -341,7 +356,10 @@ def updates_in_call(done: int, updates_per_call: int, per_epoch: int) -> int:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGTERM and SIGINT instead of ending the process; a second SIGINT interrupts at once."""
+    """Collects SIGTERM and SIGINT instead of ending the process.
+
+    A second SIGINT interrupts at once.
+    """
     caught: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -361,7 +379,10 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
 
 def progress(total: int, first: int) -> tqdm:
-    """Returns a progress bar of updates on standard error; in a log file, a line every ten seconds."""
+    """Returns a progress bar of updates on standard error.
+
+    In a log file it is a line every ten seconds.
+    """
     return tqdm(
         total=total, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10
     )

@@ -18,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def score(logits: np.ndarray, labels: np.ndarray, loss: Callable[..., jax.Array]) -> dict[str, float]:
-    """Returns `{"loss": loss(logits, labels), "accuracy": ...}` of logits (N, C) for labels (N,)."""
+    """Returns loss and accuracy of logits (N, C) for labels (N,), by name."""
     return {"loss": float(loss(logits, labels)), "accuracy": float((logits.argmax(-1) == labels).mean())}
 
 
@@ -64,7 +64,10 @@ class MetricsLog:
         self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Adds the record `{"step", "epoch", **values}`; TensorBoard groups names such as `test_loss` by split."""
+        """Adds the record `{"step", "epoch", **values}`.
+
+        TensorBoard groups names such as `test_loss` by split.
+        """
         record = {"step": step, "epoch": epoch, **values}
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")

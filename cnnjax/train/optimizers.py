@@ -81,7 +81,9 @@ def optimizer(
 
 
 def scale_by_curvature(mu: float = 0.02) -> optax.GradientTransformationExtraArgs:
-    """Divides each gradient by mu plus its weight's curvature: stochastic diagonal Levenberg-Marquardt.
+    """Divides each gradient by mu plus its weight's curvature.
+
+    This is stochastic diagonal Levenberg-Marquardt:
 
         update_k = g_k / (mu + h_kk)
 

@@ -63,7 +63,7 @@ def claim(path: Path) -> Iterator[None]:
 
 
 def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
-    """Writes `config.json`; where there is one, checks first that `config` may resume its run.
+    """Writes `config.json`, or checks that `config` may resume its run.
 
     Args:
       path: the workdir.
@@ -122,7 +122,10 @@ def environment() -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
-    """Lists `name: was old, is now new` for each differing entry of two configurations, nested ones as `a.b`."""
+    """Lists `name: was old, is now new` for each entry that differs.
+
+    Nested entries are named `a.b`.
+    """
     found = []
     for name in [*new, *(name for name in old if name not in new)]:
         was, now = old.get(name), new.get(name)

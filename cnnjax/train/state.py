@@ -19,7 +19,7 @@ Tree = Any  # nested dicts of arrays
 
 
 class TrainState(NamedTuple):
-    """Holds everything that an update reads and writes, which is also what a checkpoint holds.
+    """Holds what an update reads and writes, and what a checkpoint holds.
 
     Attributes:
       params: nested dict of the `nnx.Param` values.
@@ -65,7 +65,7 @@ def split(model: nnx.Module) -> tuple[GraphDefs, Tree, Tree]:
 def apply_training(
     net: GraphDefs, params: Tree, rest: Tree, x: jax.Array, key: jax.Array | None = None
 ) -> tuple[jax.Array, Tree]:
-    """Applies the module to a batch in training mode; returns the logits and the updated state.
+    """Applies the module to a batch in training mode.
 
     Args:
       net: as `split` returns it.
@@ -134,7 +134,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainStat
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Turns `{"params/conv1/kernel": a}` into `{"params": {"conv1": {"kernel": a}}}`; digits become int keys."""
+    """Turns `{"a/b": x}` into `{"a": {"b": x}}`; digits become int keys."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = (int(part) if part.isdigit() else part for part in name.split("/"))
@@ -174,7 +174,10 @@ def _inference(net: GraphDefs, params: Tree, rest: Tree) -> nnx.Module:
 
 
 def _streams(net: GraphDefs, key: jax.Array | None) -> Tree:
-    """Returns fresh random streams for a net: the i-th, in the order of the tree, is `fold_in(key, i)`."""
+    """Returns fresh random streams for a net.
+
+    The i-th, in the order of the tree, is `fold_in(key, i)`.
+    """
     numbers = itertools.count()
 
     def fresh(leaf: jax.ShapeDtypeStruct) -> jax.Array:

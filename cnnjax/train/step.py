@@ -25,7 +25,10 @@ Predict = Callable[[TrainState, np.ndarray], np.ndarray]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Computes the mean of `-log softmax(logits)[label]`, in float32, for logits (N, C) and int labels (N,)."""
+    """Computes the mean of `-log softmax(logits)[label]`, in float32.
+
+    Logits are (N, C), labels (N,), int.
+    """
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
 
 
@@ -35,7 +38,7 @@ def make_update(
     loss: Loss = cross_entropy,
     seed: int = 0,
 ) -> Update:
-    """Returns the pure function `update(state, x, labels) -> (state, metrics)` of one gradient step, not jitted.
+    """Returns the pure `update(state, x, labels) -> (state, metrics)`, not jitted.
 
     `x` is a batch as the model takes it; labels are int32 `(N,)`, or whatever `loss` takes. Metrics are the batch's
     loss before the step and, where labels are ints, its accuracy.
@@ -71,7 +74,9 @@ def pixels_to_float(examples: jax.Array) -> jax.Array:
 
 
 def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | None) -> Batches:
-    """Returns the jitted `batches(images, labels, indices, step) -> (x, labels)` of the updates from `step` on.
+    """Returns the jitted function that makes the batches of some updates.
+
+    It is `batches(images, labels, indices, step) -> (x, labels)`, for the updates from `step` on.
 
     `images`, uint8 `(N, H, W, C)` or other examples `(N, ...)`, and `labels`, `(N,)`, are the whole training set, on
     the device; `indices`, int32 `(K, B)`, choose the examples. `x` is `(K, B, ...)`, each batch sharded over the mesh.
@@ -104,7 +109,9 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | Non
 
 
 def make_train_step(update: Update) -> Update:
-    """Returns the jitted `train_step(state, x, labels) -> (state, metrics)` of K updates; the state is donated.
+    """Returns the jitted function of K updates; it donates the state.
+
+    It is `train_step(state, x, labels) -> (state, metrics)`.
 
     `x`, `(K, B, ...)`, and `labels`, `(K, B)`, are the batches; the metrics are arrays `(K,)`.
     """
@@ -121,7 +128,9 @@ def make_train_step(update: Update) -> Update:
 def make_predict(
     net: GraphDefs, mesh: Mesh, prepare: Prepare, batch_size: int = 256, *, views: Views | None = None
 ) -> Predict:
-    """Returns `predict(state, images) -> logits`: float32 `(N, classes)` on the host, each image once, in order.
+    """Returns the function `predict(state, images) -> logits`.
+
+    The logits are float32 `(N, classes)` on the host, each image once, in order.
 
     Args:
       net: as `split` returns it.
@@ -159,7 +168,9 @@ def make_predict(
 
 @functools.cache
 def compiler_options() -> dict[str, str] | None:
-    """Returns XLA options for the outermost jit of a step: on the CPU only, and only if this XLA knows them.
+    """Returns XLA options for the outermost jit of a step, on the CPU only.
+
+    There are none where this XLA does not know them.
 
     YNNPACK makes XLA's reductions faster, but its products and convolutions slower.
     """

@@ -64,7 +64,10 @@ def main(arguments: list[str]) -> None:
 
 
 def chosen_peers() -> list[str]:
-    """Returns the peers asked for, or all that are installed; UserError for one that is not installed."""
+    """Returns the peers asked for, or all that are installed.
+
+    Raises UserError for one that is not installed.
+    """
     installed = [name for name in PEERS if name == "lax" or importlib.util.find_spec(name)]
     for name in FLAGS.peers or []:
         if name not in PEERS:

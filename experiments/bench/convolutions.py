@@ -17,7 +17,10 @@ FLAGS = flags.FLAGS
 
 
 class Conv(NamedTuple):
-    """Describes a convolution of a net: a batch of n size x size x c images, f kernels of k x k."""
+    """Describes a convolution of a net.
+
+    The batch has n images of size x size x c, the layer f kernels of k x k.
+    """
 
     net: str
     n: int

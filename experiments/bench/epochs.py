@@ -26,7 +26,10 @@ EPOCHS = {
 
 
 def time_epochs(peers: list[str]) -> Iterator[Result]:
-    """Times one epoch of the scripts from launch to finish: with an empty compilation cache, and with its own."""
+    """Times one epoch of the scripts from launch to finish.
+
+    It is run with an empty compilation cache, and with its own.
+    """
     for name, (script, *arguments) in EPOCHS.items():
         if FLAGS.only not in name:
             continue

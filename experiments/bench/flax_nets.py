@@ -26,7 +26,10 @@ class ConvNorm(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """Residual block of two 3x3 convolutions; where the stride is 2, the shortcut is a 1x1 convolution."""
+    """Residual block of two 3x3 convolutions.
+
+    Where the stride is 2, the shortcut is a 1x1 convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
         self.first = ConvNorm(inputs, outputs, 3, stride, rngs)
@@ -98,7 +101,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 
 def make_net(name: str, params: dict[str, np.ndarray]) -> nnx.Module:
-    """Returns flax's net of that name, as `cnnjax.models` has it, in training mode, with these weights."""
+    """Returns flax's net of that name, in training mode, with these weights."""
     rngs = nnx.Rngs(0)
     net = Plain(PLAIN[name], rngs) if name in PLAIN else {"cifar_cnn": Cifar, "resnet18": ResNet}[name](rngs)
     state = nnx.state(net, nnx.Param)

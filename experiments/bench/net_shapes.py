@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class PlainShape(NamedTuple):
-    """Describes a net of valid convolutions with ReLU and 2x2 max-pools between, and dense layers.
+    """Describes a net of convolutions, 2x2 max-pools and dense layers.
 
     Attributes:
       widths: channels before and after each convolution.

@@ -17,7 +17,10 @@ from timing import Result
 
 
 def line(result: Result) -> str:
-    """Returns a row of the table: our median time, and for each peer its median and the ratio with its spread."""
+    """Returns a row of the table.
+
+    It has our median time, and for each peer its median and the ratio with its spread.
+    """
     own, *_ = result["seconds"]
     parts = [f"{result['case']:46} {result['measure']:17} {median(result['seconds'][own]) * 1e3:8.2f} ms"]
     for peer, ratio in result["ratios"].items():

@@ -77,7 +77,10 @@ def by_torch(
     backward: bool,
     layout: str,
 ) -> Run:
-    """Returns the same by PyTorch in one memory layout; the results are views in our order of axes."""
+    """Returns the same by PyTorch in one memory layout.
+
+    The results are views in our order of axes.
+    """
     import torch
 
     inputs = [to_torch(array, kernel=index == 1, layout=layout) for index, array in enumerate(arrays)]

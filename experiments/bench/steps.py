@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 
 
 class Step(NamedTuple):
-    """Describes a training step of a net, with momentum 0.9, on a batch of square images in memory.
+    """Describes a training step of a net, with momentum 0.9, on one batch.
 
     Attributes:
       name: of the case.
@@ -52,7 +52,10 @@ RATE = 0.001
 
 
 def time_steps(peers: list[str]) -> Iterator[Result]:
-    """Times training steps: ours as the scripts take it, flax's nets as shipped and with our options, PyTorch's."""
+    """Times training steps: ours, flax's, PyTorch's.
+
+    Ours are as the scripts take them; flax's are as shipped, and with our options.
+    """
     for case in STEPS:
         if FLAGS.only not in case.name:
             continue

@@ -71,7 +71,10 @@ def compare(name: str, measure: str, contenders: Contenders, tolerance: float) -
 
 
 def check_equal(what: str, expected: Arrays, got: Arrays, tolerance: float) -> None:
-    """Raises UserError where two trees of arrays differ by more than tolerance times the largest number."""
+    """Raises UserError where two trees of arrays differ.
+
+    They may differ by `tolerance` times the largest number.
+    """
     for ours, theirs in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
         ours, theirs = np.asarray(ours), np.asarray(theirs)
         error = abs(ours - theirs).max() / abs(ours).max() if ours.shape == theirs.shape else math.inf

@@ -25,7 +25,10 @@ class ConvNorm(nn.Module):
 
 
 class Residual(nn.Module):
-    """Residual block of two 3x3 convolutions; where the stride is 2, the shortcut is a 1x1 convolution."""
+    """Residual block of two 3x3 convolutions.
+
+    Where the stride is 2, the shortcut is a 1x1 convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -94,7 +97,7 @@ class ResNet(nn.Module):
 
 
 def make_net(name: str, params: dict[str, np.ndarray], maps: int, layout: str) -> nn.Module:
-    """Returns PyTorch's net of that name, as `cnnjax.models` has it, in training mode, with these weights.
+    """Returns PyTorch's net of that name, in training mode, with these weights.
 
     Args:
       name: as in `cnnjax.models`.
