@@ -59,7 +59,7 @@ def test_tensorboard_holds_scalars_and_pictures(run: Path) -> None:
 def test_predict_files_and_test_examples(run: Path, tmp_path: Path) -> None:
     digits = data.digits()
     Image.fromarray(digits.test_images[40, ..., 0]).save(tmp_path / "small.png")
-    canvas = data.to_canvas(digits.test_images[40:41], 32)[0, ..., 0]
+    canvas = data.pad_to_square(digits.test_images[40:41], 32)[0, ..., 0]
     Image.fromarray(canvas).convert("RGB").save(tmp_path / "large.png")
     done = processes.run("predict.py", f"--workdir={run}", tmp_path / "small.png", tmp_path / "large.png", "--index=40",
                          f"--output={tmp_path / 'figure.png'}")  # fmt: skip

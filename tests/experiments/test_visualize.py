@@ -13,7 +13,8 @@ import optax
 import pytest
 from PIL import Image
 
-from cnnjax import data, experiment, models, report, train
+from cnnjax import data, models, report, train
+from cnnjax.app import classify
 from cnnjax.errors import UserError
 from cnnjax.train.state import apply_inference
 from tests import processes
@@ -76,10 +77,10 @@ def test_losses_are_those_of_plain_sgd(visualize: ModuleType) -> None:
         "input": {"mean": [0.5], "std": [0.25], "size": 32},
     }
     digits = data.digits()
-    training = train.Examples(data.to_canvas(digits.train_images[:100], 32), digits.train_labels[:100])
+    training = train.Examples(data.pad_to_square(digits.train_images[:100], 32), digits.train_labels[:100])
     curves = visualize.losses(config, training, options, [1e30, 0.05], 12, 16)
     assert list(curves) == [1e30, 0.05]
-    prepare = experiment.preparation(config)
+    prepare = classify.preparation(config)
     net, params, rest = train.split(models.build(config))
 
     @jax.jit

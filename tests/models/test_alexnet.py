@@ -12,7 +12,7 @@ from flax import nnx
 
 from cnnjax import describe, models, ops
 from cnnjax.errors import UserError
-from cnnjax.models.alexnet import SMALLEST, places
+from cnnjax.models.alexnet import SMALLEST, last_side
 
 SMALL = {"name": "alexnet", "width": 48, "dense": 64, "size": 127}  # 3x3 places before the dense layers
 
@@ -70,7 +70,7 @@ def test_shapes_as_published() -> None:
 
 
 def test_the_smallest_image() -> None:
-    assert places(SMALLEST) == 1 and places(SMALLEST - 1) == 0
+    assert last_side(SMALLEST) == 1 and last_side(SMALLEST - 1) == 0
     x = jax.ShapeDtypeStruct((2, SMALLEST, SMALLEST, 3), "float32")
 
     def logits(x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from flax import nnx
 from cnnjax import describe, layers, models
 from cnnjax.errors import UserError
 from cnnjax.models.lenet import LeNet5Of1998, bitmaps, curvature, map_loss
-from cnnjax.train.optimizer import optimizer, scale_by_curvature, schedule
+from cnnjax.train.optimizers import optimizer, scale_by_curvature, schedule
 
 
 def published(**options: object) -> nnx.Module:

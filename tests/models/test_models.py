@@ -8,7 +8,7 @@ from flax import nnx
 
 from cnnjax import describe, models, train
 from cnnjax.errors import UserError
-from cnnjax.train import optimizer
+from cnnjax.train import optimizers
 from cnnjax.train import state as train_state
 
 
@@ -120,7 +120,7 @@ def test_parameters_of_the_cifar_nets() -> None:
 
 def losses(model: nnx.Module, steps: int, dtype: str, draws: int = 1) -> np.ndarray:
     """The loss of every step, (draws, steps): from the same weights on each draw of images and labels."""
-    rule = optimizer.optimizer("momentum", 0.01)
+    rule = optimizers.optimizer("momentum", 0.01)
     net, state = train_state.initial(model, rule)
     state = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, state)
     update = train.make_update(net, rule, loss=lambda logits, y: -jax.nn.log_softmax(logits)[jnp.arange(4), y].mean())

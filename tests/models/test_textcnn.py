@@ -14,7 +14,7 @@ from flax import nnx
 from cnnjax import describe, models, train
 from cnnjax.errors import UserError
 from cnnjax.models.textcnn import FORMS
-from cnnjax.train import optimizer, state, step
+from cnnjax.train import devices, optimizers, state, step
 
 SMALL: dict[str, Any] = {"name": "textcnn", "vocabulary": 6, "width": 4, "windows": [2, 3], "maps": 5}
 IDS = np.array([[0, 0, 1, 2, 3, 4, 0, 0], [0, 0, 5, 6, 5, 0, 0, 0]], np.int32)
@@ -64,7 +64,7 @@ def test_logits_by_hand(form: str) -> None:
 )
 def test_what_each_form_trains(form: str, trained: int, fixed: int) -> None:
     model = small(form=form)
-    rule = optimizer.optimizer("adadelta", 1.0)
+    rule = optimizers.optimizer("adadelta", 1.0)
     net, first = state.initial(model, rule)
     after, _ = jax.jit(step.make_update(net, rule))(first, jnp.asarray(IDS), jnp.array([0, 1], jnp.int32))
     changes = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, first.params)
@@ -103,7 +103,7 @@ def test_the_layer_table_knows_words() -> None:
 def test_ids_come_to_the_net_as_they_are() -> None:
     """As float32 the largest two would be one."""
     ids = np.array([[2**24, 2**24 + 1], [1, 2]], np.int32)
-    make = step.make_batches(step.data_mesh(), 0, lambda ids: ids, None)
+    make = step.make_batches(devices.data_mesh(), 0, lambda ids: ids, None)
     x, _ = make(ids, np.zeros(2, np.int32), np.array([[1, 0]], np.int32), np.int32(0))
     np.testing.assert_array_equal(x, ids[None, ::-1])
     assert x.dtype == np.int32

@@ -14,7 +14,7 @@ from flax import nnx
 
 from cnnjax import layers
 from cnnjax.data import rng
-from cnnjax.train import checkpoint, optimizer, state, step
+from cnnjax.train import checkpoint, devices, optimizers, state, step
 from tests.train import tiny
 from tests.train.tiny import OPTIONS, arrays, interrupt_at, same_bits
 
@@ -32,7 +32,7 @@ class Masked(nnx.Module):
 
 def drawn(number: int, seed: int) -> np.ndarray:
     """The factors (2, 64), 0 or 2, by which the dropouts of `Masked` take their input in update `number`."""
-    rule = optimizer.optimizer("sgd", 1.0)
+    rule = optimizers.optimizer("sgd", 1.0)
     net, first = state.initial(Masked(), rule)
     update = jax.jit(step.make_update(net, rule, lambda logits, labels: -logits.sum(), seed))
     x = np.ones((1, 64), np.float32)
@@ -83,16 +83,16 @@ def test_a_checkpoint_holds_no_keys(tmp_path: Path) -> None:
     tiny.fit(tmp_path / "plain", replace(OPTIONS, epochs=1))
     assert arrays(tmp_path / "dropping").keys() == arrays(tmp_path / "plain").keys()
     state_there, _ = checkpoint.restore(tmp_path / "dropping")
-    model = state.load(Dropping(), state_there["params"], state_there["rest"])
+    model = state.load_state(Dropping(), state_there["params"], state_there["rest"])
     x = jnp.ones((2, 16))
     np.testing.assert_array_equal(model(x), model(x))
 
 
 def test_evaluation_drops_nothing() -> None:
     model, plain = Dropping(), tiny.Tiny(rngs=nnx.Rngs(0))
-    net, first = state.initial(model, optimizer.optimizer("sgd", 0.1))
+    net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
     images = tiny.examples(37, 2).images
-    predict = step.make_predict(net, step.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
+    predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
     plain.eval()
     expected = np.asarray(plain(jnp.asarray(images, jnp.float32) / 255))
     np.testing.assert_allclose(predict(first, images), expected, rtol=1e-5, atol=1e-6)
@@ -120,9 +120,9 @@ def test_random_pools_train_and_are_evaluated_alike_each_time(kind: str, tmp_pat
     assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
     net, *_ = state.split(Pooling(kind))
     images = tiny.examples(37, 2).images
-    predict = step.make_predict(net, step.data_mesh(), lambda pixels: pixels / 255)
+    predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255)
     np.testing.assert_array_equal(predict(result.state, images), result.logits)
-    rule = optimizer.optimizer("sgd", 0.0)  # the parameters stay: only the draws differ from update to update
+    rule = optimizers.optimizer("sgd", 0.0)  # the parameters stay: only the draws differ from update to update
     net, first = state.initial(Pooling(kind), rule)
     update = jax.jit(step.make_update(net, rule))
     x = images.astype(np.float32) / 255
@@ -133,7 +133,7 @@ def test_random_pools_train_and_are_evaluated_alike_each_time(kind: str, tmp_pat
 
 def test_a_net_without_random_layers_draws_nothing() -> None:
     def program(model: nnx.Module) -> str:
-        rule = optimizer.optimizer("sgd", 0.1)
+        rule = optimizers.optimizer("sgd", 0.1)
         net, first = state.initial(model, rule)
         arguments = (first, jnp.ones((2, 4, 4, 1)), jnp.zeros(2, jnp.int32))
         return str(jax.make_jaxpr(step.make_update(net, rule))(*arguments))

@@ -134,7 +134,7 @@ def test_vmap_over_kernels_images_and_both(op) -> None:
         arguments = [many if axis == 0 else one for many, one, axis in zip((xs, ws), (X, W), axes, strict=True)]
         y, gradients = jax.jit(
             lambda *a: (jax.vmap(op, axes)(*a), jax.vmap(jax.grad(partial(loss, op), (0, 1)), axes)(*a))
-        )(  # noqa: B023, E501
+        )(
             *arguments
         )
         for i in range(3):

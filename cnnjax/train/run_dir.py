@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time, one configuration for good."""
+"""Folder of a run: held by one process at a time, with one configuration for all of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 from cnnjax.errors import UserError
 
-#: What may differ when a run goes on: none of these changes the numbers.
+#: Settings that may differ when a run is resumed: none of them changes the numbers.
 MAY_CHANGE = frozenset({"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile"})
 
 
 def dated(parent: Path, name: str) -> Path:
-    """Make a new folder ``parent/YYYYMMDD-HHMMSS-name``."""
+    """Makes a new folder `parent/YYYYMMDD-HHMMSS-name`."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ["", *(f"-{n}" for n in range(2, 1000))]:
         with contextlib.suppress(FileExistsError):
@@ -31,9 +31,10 @@ def dated(parent: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Make a workdir, or take up an old one, and hold it for this process alone.
+    """Makes a workdir, or opens an existing one, and locks it for this process.
 
-    Raises UserError: not writable; another process holds it; it holds other files than a run's.
+    Raises:
+      UserError: not writable; locked by another process; it holds other files than a run's.
     """
     _make(path, exist_ok=True)
     try:
@@ -62,10 +63,17 @@ def claim(path: Path) -> Iterator[None]:
 
 
 def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
-    """Write ``config.json``; where there is one, see first that the same run may go on with `config`.
+    """Writes `config.json`, or checks that `config` may resume its run.
 
-    Returns what has changed in ``config["environment"]`` since the run began: from there on its bits may differ.
-    Raises UserError that names every entry that differs and may not.
+    Args:
+      path: the workdir.
+      config: what decides the numbers, as JSON values, with the versions and devices under `"environment"`.
+
+    Returns:
+      What has changed in `config["environment"]` since the run began: from here on its bits may differ.
+
+    Raises:
+      UserError: names every entry that differs and may not.
     """
     file = path / "config.json"
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
@@ -86,7 +94,7 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The ``config.json`` of a workdir. Raises UserError where there is none or it is no JSON."""
+    """Reads the `config.json` of a workdir; UserError where there is none or it is not JSON."""
     try:
         return json.loads((path / "config.json").read_text())
     except OSError as error:
@@ -96,7 +104,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What "bit-exact" depends on beside the configuration: versions, device, cores."""
+    """Returns what the bits depend on beside the configuration: versions, device, cores."""
     import importlib.metadata
 
     import jax
@@ -114,7 +122,10 @@ def environment() -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
-    """``name: was old, is now new`` for each differing entry of two configurations, nested ones by dotted name."""
+    """Lists `name: was old, is now new` for each entry that differs.
+
+    Nested entries are named `a.b`.
+    """
     found = []
     for name in [*new, *(name for name in old if name not in new)]:
         was, now = old.get(name), new.get(name)
@@ -128,7 +139,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], but: Collection[
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
+    """Writes a JSON file atomically."""
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(fresh, path)
