@@ -19,7 +19,8 @@ from tests.train import tiny
 for argument in sys.argv[1:]:
     folder, epochs = argument.split("=")
     result = tiny.fit(Path(folder), replace(tiny.OPTIONS, epochs=int(epochs)))
-    assert all(len(leaf.sharding.device_set) == jax.local_device_count() for leaf in jax.tree.leaves(result.state.params))
+    leaves = jax.tree.leaves(result.state.params)
+    assert all(len(leaf.sharding.device_set) == jax.local_device_count() for leaf in leaves)
 print(jax.local_device_count())
 """
 REFUSED = """
@@ -41,8 +42,8 @@ def values(folder: Path, name: str) -> np.ndarray:
 
 def test_eight_devices_are_one(tmp_path: Path) -> None:
     one, eight, resumed = (tmp_path / name for name in ("one", "eight", "resumed"))
-    assert processes.program(RUNS, f"{one}=4", f"{resumed}=2") == "1\n"
-    assert processes.program(RUNS, f"{eight}=4", f"{resumed}=4", devices=8) == "8\n"
+    assert processes.program(RUNS, f"{one}=4", f"{resumed}=2").endswith("\n1\n")
+    assert processes.program(RUNS, f"{eight}=4", f"{resumed}=4", devices=8).endswith("\n8\n")
     for other in (eight, resumed):
         for name in ("train_loss", "test_loss"):
             expected = values(one, name)
