@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import sys
 import threading
@@ -14,7 +13,6 @@ from absl import app, flags, logging
 
 from cnnjax.data import cache
 from cnnjax.errors import UserError
-from cnnjax.ops.conv import onednn
 
 FLAGS = flags.FLAGS
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -60,26 +58,6 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.monitoring.register_event_duration_secs_listener(keep_out_onednn())
-
-
-def keep_out_onednn() -> Callable[..., None]:
-    """Returns a listener that keeps programs which call oneDNN out of JAX's compilation cache.
-
-    JAX cannot store them: the length that it reads there is garbage, and glibc answers a request for so much memory by
-    moving the thread to a heap of at most 64 MB.
-    """
-    shortest = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
-    calls_before = onednn.calls
-
-    def lowered(event: str, duration: float, **_: object) -> None:
-        nonlocal calls_before
-        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # compiling comes next
-            kept = shortest if onednn.calls == calls_before else math.inf
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", kept)
-            calls_before = onednn.calls
-
-    return lowered
 
 
 def keep_memory() -> None:

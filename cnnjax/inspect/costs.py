@@ -12,7 +12,7 @@ from cnnjax.inspect.spans import Shape
 from cnnjax.layers import Layer
 from cnnjax.layers.base import own_params
 from cnnjax.layers.geometry import WindowGeometry, place_windows
-from cnnjax.ops.geometry import Counts
+from cnnjax.ops.counts import Counts
 
 
 class Costs(NamedTuple):

@@ -14,7 +14,7 @@ from cnnjax.inspect.spans import Shape
 from cnnjax.inspect.trace import for_evaluation, trace
 from cnnjax.inspect.walk import Visit, walk
 from cnnjax.layers.base import params_of
-from cnnjax.ops.geometry import Counts
+from cnnjax.ops.counts import Counts
 
 
 class Row(NamedTuple):

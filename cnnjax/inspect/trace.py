@@ -23,7 +23,8 @@ from cnnjax.inspect.costs import costs_of
 from cnnjax.inspect.spans import Shape
 from cnnjax.layers.base import own_params
 from cnnjax.layers.geometry import WindowGeometry
-from cnnjax.ops.geometry import Counts, per_dimension
+from cnnjax.ops.counts import Counts
+from cnnjax.ops.geometry import per_dimension
 
 #: The attribute of a copied layer that says who records it.
 RECORDED = "_cnnjax_recorded"

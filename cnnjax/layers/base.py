@@ -13,7 +13,8 @@ from flax.core import FrozenDict
 
 from cnnjax.layers.geometry import WindowGeometry
 from cnnjax.ops.checks import check_keywords
-from cnnjax.ops.geometry import Counts, Sizes
+from cnnjax.ops.counts import Counts
+from cnnjax.ops.geometry import Sizes
 
 __all__ = ["Buffer", "Functional", "Layer", "WindowGeometry"]
 

@@ -21,7 +21,8 @@ from cnnjax.layers.kernel_layer import (
     channels_per_group,
     window_of,
 )
-from cnnjax.ops.geometry import Counts, Sizes
+from cnnjax.ops.counts import Counts
+from cnnjax.ops.geometry import Sizes
 
 LECUN_NORMAL = nnx.initializers.lecun_normal()
 

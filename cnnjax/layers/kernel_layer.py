@@ -16,7 +16,8 @@ from jax.typing import DTypeLike
 from cnnjax.layers.base import Layer, freeze, own_params
 from cnnjax.layers.geometry import Ints, Padding, WindowGeometry, place_windows
 from cnnjax.ops.checks import check_keywords
-from cnnjax.ops.geometry import Counts, Sizes, as_int, per_dimension
+from cnnjax.ops.counts import Counts
+from cnnjax.ops.geometry import Sizes, as_int, per_dimension
 
 #: A window says how many spatial dimensions there are: one int for each.
 Window = Sequence[int] | np.ndarray

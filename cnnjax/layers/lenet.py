@@ -20,7 +20,8 @@ from cnnjax import ops
 from cnnjax.layers.base import Buffer, Layer
 from cnnjax.layers.geometry import Ints, Padding, WindowGeometry, place_windows
 from cnnjax.layers.kernel_layer import KernelLayer, Window, window_of
-from cnnjax.ops.geometry import Counts, Sizes, conv_counts, subsample_counts
+from cnnjax.ops.counts import Counts, conv_counts, subsample_counts
+from cnnjax.ops.geometry import Sizes
 
 
 class ConnectedKeywords(TypedDict, total=False):

@@ -12,7 +12,8 @@ from jax.typing import DTypeLike
 from cnnjax import ops
 from cnnjax.layers.base import freeze, own_params
 from cnnjax.layers.kernel_layer import KernelLayer, LocalKeywords, Window, window_of
-from cnnjax.ops.geometry import Counts, Sizes
+from cnnjax.ops.counts import Counts
+from cnnjax.ops.geometry import Sizes
 
 
 class LocalConv(KernelLayer):

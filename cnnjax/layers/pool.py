@@ -12,7 +12,8 @@ from cnnjax import ops
 from cnnjax.layers.base import Functional, Layer, freeze
 from cnnjax.layers.geometry import Ints, Padding, WindowGeometry, place_windows, spread_windows
 from cnnjax.ops.checks import check_keywords
-from cnnjax.ops.geometry import Counts, Sizes
+from cnnjax.ops.counts import Counts
+from cnnjax.ops.geometry import Sizes
 
 
 class _WindowPool(Functional):

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype, wide_dtype
+from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
 from cnnjax.ops.conv.api import add_bias
 from cnnjax.ops.geometry import Ints, Padding, Windows, as_int, slide
 from cnnjax.ops.patches import pad_spatial
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 
@@ -106,7 +107,7 @@ def _deform_conv(
     groups: int,
     offset_groups: int,
 ) -> jax.Array:
-    out_dtype, sum_dtype = x.dtype, wide_dtype(x.dtype)
+    out_dtype, sum_dtype = x.dtype, accumulator_dtype(x.dtype)
     x, w, offset, mask, b = jax.tree.map(lambda array: array.astype(sum_dtype), (x, w, offset, mask, b))
     n, channels = x.shape[0], x.shape[-1]
     rank, taps = len(windows.window), math.prod(windows.window)

@@ -134,9 +134,7 @@ def test_vmap_over_kernels_images_and_both(op) -> None:
         arguments = [many if axis == 0 else one for many, one, axis in zip((xs, ws), (X, W), axes, strict=True)]
         y, gradients = jax.jit(
             lambda *a: (jax.vmap(op, axes)(*a), jax.vmap(jax.grad(partial(loss, op), (0, 1)), axes)(*a))
-        )(
-            *arguments
-        )
+        )(*arguments)
         for i in range(3):
             one = [a[i] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)]
             np.testing.assert_allclose(y[i], op(*one), rtol=1e-4, atol=1e-4)
