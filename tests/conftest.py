@@ -6,7 +6,7 @@ import jax
 import pytest
 
 #: Raise where an op, or a test, promotes a dtype or broadcasts a rank without saying so.
-STRICT = False
+STRICT = True
 
 if STRICT:
     jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -7,14 +7,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-import numpy as np
+from cnnjax.ops.geometry import Ints, Padding, Sizes, dilated, per_dimension, resolve_padding
 
-from cnnjax.ops.geometry import Sizes, dilated, per_dimension, resolve_padding
-
-#: One int for all spatial dimensions, or one for each.
-Ints = int | Sequence[int] | np.ndarray
-#: `"SAME"` and its like, or per spatial dimension an int or a (low, high) pair, or one int for all.
-Padding = str | int | Sequence[int | tuple[int, int]] | np.ndarray
 #: A distance in pixels: a fraction where outputs lie closer than inputs.
 Distance = int | Fraction
 

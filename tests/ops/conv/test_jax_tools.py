@@ -128,18 +128,18 @@ def test_strict_promotion_of_dtypes_and_ranks(dtype: str) -> None:
 
 
 @each_op
-def test_vmap_over_kernels_images_and_both(op) -> None:
-    xs, ws = jnp.stack([X, X[::-1], 2 * X]), jnp.stack([W, 2 * W, jnp.sin(W)])
-    for axes in ((0, None), (None, 0), (0, 0)):
-        arguments = [many if axis == 0 else one for many, one, axis in zip((xs, ws), (X, W), axes, strict=True)]
-        y, gradients = jax.jit(
-            lambda *a: (jax.vmap(op, axes)(*a), jax.vmap(jax.grad(partial(loss, op), (0, 1)), axes)(*a))
-        )(*arguments)
-        for i in range(3):
-            one = [a[i] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)]
-            np.testing.assert_allclose(y[i], op(*one), rtol=1e-4, atol=1e-4)
-            for got, expected in zip(gradients, jax.grad(partial(loss, op), (0, 1))(*one), strict=True):
-                np.testing.assert_allclose(got[i], expected, rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
+def test_vmap_over_kernels_images_and_both(op, axes) -> None:
+    stacks = jnp.stack([X, X[::-1], 2 * X]), jnp.stack([W, 2 * W, jnp.sin(W)])
+    arguments = [many if axis == 0 else one for many, one, axis in zip(stacks, (X, W), axes, strict=True)]
+    both = jax.jit(jax.value_and_grad(lambda x, w: (loss(op, x, w), op(x, w)), (0, 1), has_aux=True))
+    (_, y), gradients = jax.jit(jax.vmap(both, axes))(*arguments)
+    for i in range(3):
+        one = [a[i] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)]
+        (_, expected), expected_gradients = both(*one)
+        np.testing.assert_allclose(y[i], expected, rtol=1e-4, atol=1e-4)
+        for got, wanted in zip(gradients, expected_gradients, strict=True):
+            np.testing.assert_allclose(got[i], wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_numpy_ints_and_arrays_as_arguments() -> None:

@@ -52,7 +52,9 @@ def temporaries(algorithm: str, x, w, keywords) -> list[int]:
     ("case", "dtype"),
     [*EVERY_DAY, *(pytest.param(*row, marks=pytest.mark.slow) for row in OTHERS if row not in EVERY_DAY)],
 )
-def test_at_most_64_mib_beyond_lax(case: str, dtype: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_64_mib_beyond_lax(
+    case: str, dtype: str, library: str, monkeypatch: pytest.MonkeyPatch, optimized
+) -> None:
     if library == "xla":
         monkeypatch.setattr(onednn, "is_available", lambda: False)
     elif not onednn.is_available():
