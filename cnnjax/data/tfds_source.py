@@ -4,6 +4,8 @@ Some limits of TFDS (4.9.10) are checked before it is called: its `data_source` 
 preparing mnist, cifar10 and others needs TensorFlow; and without a network it tries for minutes before it fails.
 """
 
+from __future__ import annotations
+
 import contextlib
 import difflib
 import hashlib
@@ -19,13 +21,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnnjax.data import cache
 from cnnjax.data.preprocess import resize
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 _CACHE_FORMAT = 1  # raise it when the arrays in the cache change their meaning
 _CHUNK = 1000  # examples decoded per call
@@ -95,7 +100,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
+def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
     """Returns the builder of a data set. Does not touch the network."""
     import tensorflow_datasets as tfds
 
@@ -126,7 +131,7 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
     raise UserError(f"{problem} {advice} It must be digits or the TFDS name of an image-classification data set.")
 
 
-def _supervised_keys(name: str, builder: Any, size: int | None) -> tuple[str, str]:
+def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: int | None) -> tuple[str, str]:
     """Returns the keys of image and label, before anything is downloaded."""
     import tensorflow_datasets as tfds
 
@@ -147,7 +152,7 @@ def _supervised_keys(name: str, builder: Any, size: int | None) -> tuple[str, st
     return keys[0], keys[1]
 
 
-def _prepare(name: str, builder: Any) -> None:
+def _prepare(name: str, builder: tfds.core.DatasetBuilder) -> None:
     """Downloads a data set and writes it as array_record files.
 
     Raises UserError at once where that is not possible.
@@ -203,7 +208,7 @@ def _network_answers() -> bool:
     return bool(answers)
 
 
-def _check_prepared(name: str, builder: Any) -> None:
+def _check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
     info, folder = builder.info, builder.data_path
     if info.file_format.value != "array_record":
         raise UserError(
@@ -218,7 +223,7 @@ def _check_prepared(name: str, builder: Any) -> None:
         )
 
 
-def _test_split(builder: Any, label_key: str) -> str:
+def _test_split(builder: tfds.core.DatasetBuilder, label_key: str) -> str:
     """Returns `test`, or `validation` where no test labels are given.
 
     That is so without a test split, and where its labels are withheld (-1), as ImageNet's are.
@@ -235,7 +240,9 @@ def _test_split(builder: Any, label_key: str) -> str:
     return "validation" if int(first[label_key]) < 0 else "test"
 
 
-def _check_memory(name: str, builder: Any, splits: tuple[str, ...], image_key: str, size: int | None) -> None:
+def _check_memory(
+    name: str, builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], image_key: str, size: int | None
+) -> None:
     """Refuses a data set that needs too much memory.
 
     It is held once on the host and once on the device, which may be the host.
@@ -257,7 +264,7 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _cache_path(builder: Any, splits: tuple[str, ...], size: int | None) -> Path:
+def _cache_path(builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], size: int | None) -> Path:
     """Returns a path in the cache that changes when the data do.
 
     It depends on the data set's version, `size`, and each record file's name, size and time.
@@ -280,7 +287,7 @@ def _cache_path(builder: Any, splits: tuple[str, ...], size: int | None) -> Path
 
 
 def _decode(
-    name: str, builder: Any, split: str, image_key: str, label_key: str, size: int | None
+    name: str, builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes and resizes all images of a split.
 
@@ -322,7 +329,7 @@ def _decode(
     return images, labels
 
 
-def _record_files(split_info: Any, start: int, stop: int) -> str:
+def _record_files(split_info: tfds.core.SplitInfo, start: int, stop: int) -> str:
     """Names the files that hold the examples `start`, ..., `stop - 1` of a split."""
     ends = list(itertools.accumulate(split_info.shard_lengths))
     spans = zip(split_info.filepaths, [0, *ends], ends, strict=False)

@@ -138,7 +138,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], but: Collection[
     return found
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Writes a JSON file atomically."""
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(value, indent=2) + "\n")

@@ -88,7 +88,7 @@ def by_torch(
     for index in wanted:
         inputs[index].requires_grad_(backward)
 
-    def run() -> Any:
+    def run() -> np.ndarray | tuple[np.ndarray, ...]:
         with torch.set_grad_enabled(backward):
             y = op(*inputs)
             if not backward:
