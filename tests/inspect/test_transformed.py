@@ -118,7 +118,9 @@ def test_loops_with_one_layer() -> None:
     (row,) = describe(Loop(until_large), (8, 8, 2))
     assert (row.macs, row.receptive_field) == (36 * 64, None), "one step, and nobody knows how many there are"
     long = describe(Loop(lambda conv, x: jax.lax.fori_loop(0, 10**6, lambda _, x: conv(x), x)), (8, 8, 2))
-    assert (long[0].macs, long[0].receptive_field) == (10**6 * 36 * 64, None), "fields that grow are followed for so long"
+    assert (long[0].macs, long[0].receptive_field) == (10**6 * 36 * 64, None), (
+        "fields that grow are followed for so long"
+    )
 
 
 def test_patches_of_an_image_count_each() -> None:
