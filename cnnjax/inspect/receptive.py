@@ -103,7 +103,8 @@ def _slide_span(
     for i, (window, stride, dilation, low) in enumerate(zip(*geometry, strict=True)):
         if result is not None:
             at = firsts[1] + i
-            result = result.windowed(at, old[firsts[0] + i], window, stride, dilation, low, new[at], at)
+            size, count = old[firsts[0] + i], new[at]
+            result = result.windowed(at, size, count, window=window, stride=stride, dilation=dilation, low=low)
     return result
 
 
@@ -184,7 +185,7 @@ def _slice(equation: JaxprEqn, values: list[Value], image: Shape) -> Sequence[Va
 def _resliced(value: Value, equation: JaxprEqn, starts: Sequence[int], steps: Sequence[int]) -> Value:
     old, new = shape_of(equation.invars[0]), shape_of(equation.outvars[0])
     for axis, (start, step) in enumerate(zip(starts, steps, strict=True)):
-        value = each(value, lambda span, a=axis, i=start, s=step: span.resliced(a, old[a], i, s, new[a]))  # type: ignore[misc]
+        value = each(value, lambda span, a=axis, i=start, s=step: span.windowed(a, old[a], new[a], stride=s, low=-i))  # type: ignore[misc]
     return value
 
 
@@ -211,7 +212,7 @@ def _concatenate(equation: JaxprEqn, values: list[Value], image: Shape) -> Seque
     if len(dependent) == 1:  # padding by a constant
         before = sum(shape_of(var)[axis] for var in equation.invars[: dependent[0]])
         size, count = shape_of(equation.invars[dependent[0]])[axis], shape_of(equation.outvars[0])[axis]
-        return [each(values[dependent[0]], lambda span: span.resliced(axis, size, -before, 1, count))]
+        return [each(values[dependent[0]], lambda span: span.windowed(axis, size, count, low=before))]
     along = [each(values[i], lambda span: None if span.along(axis) else span) for i in dependent]
     return [joined(along, image)]
 
@@ -220,7 +221,7 @@ def _split(equation: JaxprEqn, values: list[Value], image: Shape) -> Sequence[Va
     axis, results, start = equation.params["axis"], [], 0
     size = shape_of(equation.invars[0])[axis]
     for count in equation.params["sizes"]:
-        results.append(each(values[0], lambda span, i=start, n=count: span.resliced(axis, size, i, 1, n)))  # type: ignore[misc]
+        results.append(each(values[0], lambda span, i=start, n=count: span.windowed(axis, size, n, low=-i)))  # type: ignore[misc]
         start += count
     return results
 
@@ -238,7 +239,7 @@ def _dot(equation: JaxprEqn, values: list[Value], image: Shape) -> Sequence[Valu
         sparse = isinstance(other, Constant) and not other.dense
 
         def read(span: Span, axes: Any = contracted[side], order: Any = order, sparse: bool = sparse) -> Span | None:
-            if sparse and any(term.count > 1 for axis in axes for term in span.along(axis)):
+            if sparse and any(term.length > 1 for axis in axes for term in span.along(axis)):
                 return None
             return span.widened(axes).moved(order.get)
 
@@ -270,7 +271,8 @@ def _convolution(equation: JaxprEqn, values: list[Value], image: Shape) -> Seque
         result = span.widened([channels]).moved(order.get)
         for axis, at, window, stride, dilation, low in zip(axes, to, *geometry, strict=True):
             if result is not None:
-                result = result.windowed(at, old[axis], window, stride, dilation, low, new[at], at)
+                size, count = old[axis], new[at]
+                result = result.windowed(at, size, count, window=window, stride=stride, dilation=dilation, low=low)
         return result
 
     return [each(values[0], read)]

@@ -1,7 +1,13 @@
-"""What an element of an array sees of the image along one of its dimensions, as an interval that moves with indices."""
+"""What the elements of an array see of the image, along one of its dimensions: an interval that moves with the index.
+
+Element i of an axis reads the units of `unit` pixels that lie between offset + rate * i and that plus width. Mostly a
+rate is 1, an offset and a width 0; where an output is finer than its input, as behind a transposed convolution, they
+are fractions, and neighbours may see the same.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import reduce
@@ -12,53 +18,77 @@ Shape = tuple[int, ...]
 
 
 class Term(NamedTuple):
-    """How an interval moves: by `step` pixels with coordinate `(index // inner) % count` along an axis.
+    """How an interval moves along an axis, with the index or, where a reshape has joined axes, a part of it.
 
-    `inner` is 1 and `count` the axis' size, but where a reshape has joined axes.
+    Attributes:
+      axis: the axis.
+      inner: the moving coordinate is `(index // inner) % length`.
+      length: of the coordinate; the axis' size where inner is 1.
+      unit: pixels.
+      rate: units from a coordinate to the next.
+      offset: units from the span's low to where coordinate 0 begins to read.
+      width: units that a coordinate reads on from there.
     """
 
     axis: int
     inner: int
-    count: int  # type: ignore[assignment]  # a tuple's own count is not needed
-    step: Distance
+    length: int
+    unit: Distance
+    rate: Distance = 1
+    offset: Distance = 0
+    width: Distance = 0
 
     @property
-    def reach(self) -> Distance:
-        """How far the interval moves from the first coordinate to the last."""
-        return (self.count - 1) * self.step
+    def is_regular(self) -> bool:
+        """True where the interval moves by one unit from a coordinate to the next."""
+        return (self.rate, self.offset, self.width) == (1, 0, 0)
+
+    def units_of(self, coordinate: int) -> tuple[int, int]:
+        """Returns the first and the last unit that a coordinate reads."""
+        begin = self.offset + self.rate * coordinate
+        return math.ceil(begin), math.floor(begin + self.width)
+
+    @property
+    def most_units(self) -> int:
+        """How many units more than one a coordinate reads, at most."""
+        phases = range(min(self.length, Fraction(self.rate).denominator))
+        return max((last - first for first, last in map(self.units_of, phases)), default=0)
 
     def is_continued_by(self, other: Term) -> bool:
         """True where two terms are the digits of one coordinate, this one the lower."""
-        size = self.inner * self.count
-        return (other.axis, other.inner, other.step) == (self.axis, size, self.step * self.count)
+        digits = self.inner * self.length, self.unit * self.length
+        return self.is_regular and other.is_regular and (other.axis, other.inner, other.unit) == (self.axis, *digits)
 
 
 class Span(NamedTuple):
-    """The pixels that an element sees: `size` of them from `low` plus its terms on; padding included."""
+    """The pixels that an element sees: `size` of them from `low` on, and where its terms move it; padding included."""
 
     low: Distance
     size: Distance
     terms: tuple[Term, ...] = ()
 
     @property
-    def reach(self) -> Distance:
-        """How far the intervals of all elements move."""
-        return sum(term.reach for term in self.terms)
-
-    @property
-    def high(self) -> Distance:
-        """Where the last element's interval ends."""
-        return self.low + self.reach + self.size
+    def pixels(self) -> Distance:
+        """How many pixels an element sees, at most."""
+        return self.size + sum(term.unit * term.most_units for term in self.terms)
 
     def along(self, axis: int) -> list[Term]:
         """Returns the terms of an axis."""
         return [term for term in self.terms if term.axis == axis]
 
+    def at(self, term: Term, coordinate: int) -> tuple[Distance, Distance]:
+        """Returns the first pixel that a coordinate of a term sees, and the one past the last."""
+        first, last = term.units_of(coordinate)
+        return self.low + term.unit * first, self.low + term.unit * last + self.size
+
     def widened(self, axes: Sequence[int]) -> Span:
         """Returns what is seen by an element that reads all indices of these axes."""
-        gone = [term for term in self.terms if term.axis in axes]
-        kept = tuple(term for term in self.terms if term.axis not in axes)
-        return Span(self.low, self.size + sum(term.reach for term in gone), kept)
+        low, size = self.low, self.size
+        for term in self.terms:
+            if term.axis in axes:
+                first, last = term.units_of(0)[0], term.units_of(term.length - 1)[1]
+                low, size = low + term.unit * first, size + term.unit * (last - first)
+        return Span(low, size, tuple(term for term in self.terms if term.axis not in axes))
 
     def moved(self, axis_of: Callable[[int], int | None]) -> Span | None:
         """Returns the same span with its axes renamed; None where an axis that matters is gone."""
@@ -67,44 +97,47 @@ class Span(NamedTuple):
             axis = axis_of(term.axis)
             if axis is not None:
                 terms.append(term._replace(axis=axis))
-            elif term.count > 1:
+            elif term.length > 1:
                 return None
         return self._replace(terms=tuple(sorted(terms)))
 
-    def resliced(self, axis: int, size: int, start: int, step: int, count: int) -> Span | None:
-        """Returns the span of elements `start`, `start + step`, ... of an axis of this size; start may be negative."""
-        terms = self.along(axis)
-        if not terms or (start, step, count) == (0, 1, size):
-            return self
-        if len(terms) > 1 or (terms[0].inner, terms[0].count) != (1, size):
-            return None
-        term = terms[0]
-        return self._with(term, Term(axis, 1, count, term.step * step), self.low + start * term.step, self.size)
-
     def windowed(
-        self, axis: int, size: int, window: int, stride: Distance, dilation: int, low: Distance, count: int, to: int
+        self,
+        axis: int,
+        size: int,
+        count: int,
+        *,
+        window: int = 1,
+        stride: Distance = 1,
+        dilation: Distance = 1,
+        low: Distance = 0,
     ) -> Span | None:
-        """Returns the span of windows over an axis: the formula of `cnnjax.ops.receptive_field`.
+        """Returns the span of windows over an axis; None where a reshape has mixed it with others.
 
         Args:
-          axis: the axis of this size, over which the windows slide.
+          axis: over which the windows slide.
           size: of the axis.
+          count: how many windows there are.
           window: taps.
           stride: from a window to the next.
           dilation: from a tap to the next.
-          low: how far before the axis the first window begins.
-          count: how many windows there are.
-          to: the axis of the windows in the result.
+          low: how far before the axis the first window begins; negative behind it.
         """
         terms = self.along(axis)
-        if not terms:
+        if not terms or (size, 1, 1, 0) == (count, window, stride, low):
             return self
-        if len(terms) > 1 or terms[0].inner * terms[0].count != size:
+        if len(terms) > 1 or terms[0].inner * terms[0].length != size:
             return None
         term = terms[0]
-        step = Fraction(term.step) / term.inner  # pixels that a reshape or a repetition has set closer
-        seen = self.size + (window - 1) * dilation * step
-        return self._with(term, Term(to, 1, count, step * stride), self.low - low * step, seen)
+        _, inner, _, unit, rate, offset, width = term
+        if inner > 1:  # each coordinate stands several times
+            if not term.is_regular:
+                return None
+            rate, width = Fraction(1, inner), Fraction(inner - 1, inner)
+            offset = -width
+        new = Term(axis, 1, count, unit, rate * stride, offset - rate * low, width + rate * (window - 1) * dilation)
+        kept = [other for other in self.terms if other is not term]
+        return _regular(self.low, self.size, kept, new)
 
     def reshaped(self, old: Shape, new: Shape) -> Span | None:
         """Returns the span after a reshape; None where an axis is cut in a way that no terms describe."""
@@ -112,24 +145,17 @@ class Span(NamedTuple):
             return self
         terms: list[Term] = []
         for term in self.terms:
-            if term.count > 1:
-                pieces = _pieces(term, old, new)
-                if pieces is None:
-                    return None
-                terms += pieces
-        terms.sort(key=lambda term: (term.axis, term.inner))
+            pieces = _pieces(term, old, new) if term.length > 1 else []
+            if pieces is None:
+                return None
+            terms += pieces
         joined: list[Term] = []
-        for term in terms:
-            last = joined[-1] if joined else None
-            if last and last.is_continued_by(term):
-                joined[-1] = last._replace(count=last.count * term.count)
+        for term in sorted(terms, key=lambda term: (term.axis, term.inner)):
+            if joined and joined[-1].is_continued_by(term):
+                joined[-1] = joined[-1]._replace(length=joined[-1].length * term.length)
             else:
                 joined.append(term)
         return self._replace(terms=tuple(joined))
-
-    def _with(self, old: Term, new: Term, low: Distance, size: Distance) -> Span:
-        kept = [new if term is old else term for term in self.terms]
-        return Span(low, size, tuple(sorted(kept)))
 
 
 def join(first: Span | None, second: Span | None, image: int) -> Span | None:
@@ -137,18 +163,20 @@ def join(first: Span | None, second: Span | None, image: int) -> Span | None:
 
     Where both move alike it is the interval around both. Where one stands still and sees the whole, so does the result.
     """
-    if first is None or second is None:
-        return None
+    if first is None or second is None or first == second:
+        return first if first == second else None
     common = tuple(term for term in first.terms if term in second.terms)
     ours, theirs = ([term for term in span.terms if term not in common] for span in (first, second))
-    one, other = (
-        Span(span.low, span.size + sum(term.reach for term in rest), common)
-        for span, rest in ((first, ours), (second, theirs))
-    )
+    if len(ours) == len(theirs) == 1 and ours[0].axis == theirs[0].axis:
+        return _union_along(first, second, ours[0], theirs[0])
+    if {term.axis for term in ours} & {term.axis for term in theirs}:
+        return None
+    one, other = first.widened([term.axis for term in ours]), second.widened([term.axis for term in theirs])
+    if not one.terms == other.terms == common or not all(term.is_regular for term in common):
+        return None
     low, high = min(one.low, other.low), max(one.low + one.size, other.low + other.size)
-    apart = not {term.axis for term in ours} & {term.axis for term in theirs}
-    alike = not ours and not theirs
-    if alike or (apart and (one == other or _fixed_on_all(one, ours, other, theirs, image))):
+    still = not ours and not theirs
+    if still or one == other or _sees_all(one, ours, other, image) or _sees_all(other, theirs, one, image):
         return Span(low, high - low, common)
     return None
 
@@ -158,28 +186,53 @@ def join_all(spans: Sequence[Span | None], image: int) -> Span | None:
     return reduce(lambda first, second: join(first, second, image), spans)
 
 
-def _fixed_on_all(one: Span, ours: list[Term], other: Span, theirs: list[Term], image: int) -> bool:
-    """True where a span that stands still holds all that the other one sees, or all of the image."""
-    for still, moving, moves in ((one, ours, other), (other, theirs, one)):
-        low, high = still.low, still.low + still.size
-        holds_it = low <= moves.low and high >= moves.low + moves.size
-        if not moving and (holds_it or (low <= 0 and high >= image)):
-            return True
-    return False
+def _sees_all(still: Span, moving: Sequence[Term], other: Span, image: int) -> bool:
+    """True where a span stands still and holds all that another one sees, or all of the image."""
+    low, high = still.low, still.low + still.size
+    holds_it = low <= other.low and high >= other.low + other.size
+    return not moving and (holds_it or (low <= 0 and high >= image))
+
+
+def _union_along(first: Span, second: Span, ours: Term, theirs: Term) -> Span | None:
+    """Returns the union of two spans that move by other terms along one axis, at the same pace."""
+    if (ours.inner, ours.length, ours.unit * ours.rate) != (theirs.inner, theirs.length, theirs.unit * theirs.rate):
+        return None
+    rest = [term for term in first.terms if term is not ours]
+    if not all(term.is_regular for term in rest):
+        return None
+    apart = Fraction(second.low - first.low) / ours.unit
+    if ours.unit == theirs.unit and first.size == second.size and apart.denominator == 1:
+        begin = min(ours.offset, theirs.offset + apart)
+        end = max(ours.offset + ours.width, theirs.offset + apart + theirs.width)
+        return _regular(first.low, first.size, rest, ours._replace(offset=begin, width=end - begin))
+    phases = range(min(ours.length, math.lcm(*(Fraction(term.rate).denominator for term in (ours, theirs)))))
+    pairs = [(first.at(ours, i), second.at(theirs, i)) for i in phases]
+    if all(a[0] <= b[0] and b[1] <= a[1] for a, b in pairs):
+        return first
+    return second if all(b[0] <= a[0] and a[1] <= b[1] for a, b in pairs) else None
+
+
+def _regular(low: Distance, size: Distance, rest: Sequence[Term], term: Term) -> Span:
+    """Returns the span of these terms, the last made regular where it moves by whole units."""
+    axis, inner, length, unit, rate, offset, width = term
+    if Fraction(rate).denominator == Fraction(offset).denominator == 1:
+        low, size = low + unit * offset, size + unit * math.floor(width)
+        term = Term(axis, inner, length, unit * rate)
+    return Span(low, size, tuple(sorted([*rest, term])))
 
 
 def _pieces(term: Term, old: Shape, new: Shape) -> list[Term] | None:
     """Returns the terms of a term after a reshape, one for each new axis that has a part of its coordinate."""
-    begin = term.inner
-    for size in old[term.axis + 1 :]:
-        begin *= size
-    end, pieces, covered, suffix = begin * term.count, [], 1, 1
+    begin = term.inner * math.prod(old[term.axis + 1 :])
+    end, pieces, covered, suffix = begin * term.length, [], 1, 1
     for axis in reversed(range(len(new))):
         low, high = max(begin, suffix), min(end, suffix * new[axis])
         if low < high:
             if high % low or low % suffix or low % begin:
                 return None
-            pieces.append(Term(axis, low // suffix, high // low, term.step * (low // begin)))
+            unit = term.unit * (low // begin)
+            pieces.append(term._replace(axis=axis, inner=low // suffix, length=high // low, unit=unit))
             covered *= high // low
         suffix *= new[axis]
-    return pieces if covered == term.count else None
+    whole = len(pieces) == 1 or term.is_regular
+    return pieces if covered == term.length and whole else None

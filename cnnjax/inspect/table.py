@@ -113,7 +113,7 @@ def _rows(model: nnx.Module, visits: Sequence[Visit], batch: int) -> Iterator[Ro
         times = Fraction(visit.times * leading, batch)
         share = Fraction(call.counts.params, call.params or 1)  # kernels with a table of links are not used whole
         connections, macs = (math.ceil(count * times) for count in call.counts[1:])
-        sizes = [None if span is None else math.ceil(span.size) for span in visit.spans]
+        sizes = [None if span is None else math.ceil(span.pixels) for span in visit.spans]
         known = tuple(size for size in sizes if size is not None)
         yield Row(
             name_of(call.path, module),

@@ -84,8 +84,7 @@ def activations(model: nnx.Module, x: jax.Array) -> list[Activation]:
 def receptive_regions(model: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = "float32") -> list[Region]:
     """Returns the pixels that the middle output of each convolution and pool sees, in the order of their calls.
 
-    Layers of which it is not known are left out. Where windows lie unevenly, a `ConvTranspose` with stride or an
-    adaptive pooling, the region may be off by less than one of their steps.
+    Layers of which it is not known are left out.
 
     Args:
       model: as for `describe`.
@@ -118,6 +117,6 @@ def _region(visit: Visit, name: str) -> Region | None:
     for axis, (span, u) in enumerate(zip(visit.spans, unit, strict=True), first):
         if span is None or [term.axis for term in span.terms] != [axis]:
             return None
-        begin = math.ceil(span.low + u * span.terms[0].step)
-        pixels.append((begin, begin + math.ceil(span.size)))
+        first_pixel, past = span.at(span.terms[0], u)
+        pixels.append((math.ceil(first_pixel), math.ceil(past)))
     return Region(name, unit, tuple(pixels))

@@ -116,8 +116,9 @@ class _Walker:
         assert call is not None
         if call.geometry is not None and len(self.visits) == begun.visits:  # no layer within says it more exactly
             value = self._through(call, begun, value, shape, mapped)
-        nothing = (Span(0, 0),) * len(self.image)
-        spans = nothing if isinstance(value, Constant) else value
+        channels = [len(shape) - 1]
+        seen = each(value, lambda span: span.widened(channels))  # of all channels at a pixel
+        spans = (Span(0, 0),) * len(self.image) if isinstance(seen, Constant) else seen
         self.visits.append(Visit(call, spans, mapped, times, begun.began))
         return value
 
@@ -138,9 +139,11 @@ class _Walker:
     # ---- programs within the program ----
 
     def _scan(self, equation: JaxprEqn, values: list[Value], times: int) -> Sequence[Value]:
-        params = equation.params
-        consts, length = params["num_consts"], params["length"]
-        carries = consts + params["num_carry"]
+        body, length = equation.params["jaxpr"], equation.params["length"]
+        # Constants, what is carried, what is sliced: the last has an axis less in the body. Likewise among the results.
+        carried = sum(map(_same_rank, equation.outvars, _open(body).outvars))
+        carries = sum(map(_same_rank, equation.invars, _open(body).invars))
+        consts = carries - carried
         sliced = [each(value, _without_first_axis) for value in values[carries:]]
         state, stacked = list(values[consts:carries]), None
         visits = len(self.visits)
@@ -148,8 +151,8 @@ class _Walker:
             if step == MOST_STEPS:
                 state = [self._unlike(value) for value in state]
             before, self.visits = state, self.visits[:visits]
-            results = self.run(params["jaxpr"], [*values[:consts], *before, *sliced], times * length)
-            state, gave = results[: params["num_carry"]], results[params["num_carry"] :]
+            results = self.run(body, [*values[:consts], *before, *sliced], times * length)
+            state, gave = results[:carried], results[carried:]
             same = stacked is None or stacked == gave
             stacked = [value if same else self._unlike(value) for value in gave]
             if state == before:
@@ -180,6 +183,10 @@ class _Walker:
     def _unlike(self, value: Value) -> Value:
         """Returns a value that is another at each step: unknown where it depends on the image."""
         return value if isinstance(value, Constant) else (None,) * len(self.image)
+
+
+def _same_rank(first: Any, second: Any) -> bool:
+    return len(shape_of(first)) == len(shape_of(second))
 
 
 def _without_first_axis(span: Span) -> Span | None:

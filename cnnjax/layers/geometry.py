@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from cnnjax.ops.geometry import Ints, Padding, Sizes, dilated, per_dimension, resolve_padding
+from cnnjax.ops.geometry import Ints, Padding, Sizes, per_dimension, resolve_padding
 
 #: A distance in pixels: a fraction where outputs lie closer than inputs.
 Distance = int | Fraction
@@ -21,19 +20,14 @@ class WindowGeometry(NamedTuple):
     Attributes:
       window: taps.
       stride: from a window to the next, in pixels of the input; a fraction where the output is finer.
-      dilation: from a tap to the next.
+      dilation: from a tap to the next; a fraction where taps between the input's pixels read nothing.
       low: how far before the input the first window begins.
     """
 
     window: Sizes
     stride: tuple[Distance, ...]
-    dilation: Sizes
+    dilation: tuple[Distance, ...]
     low: tuple[Distance, ...]
-
-    @property
-    def extents(self) -> Sizes:
-        """The sizes of the dilated windows, holes included."""
-        return tuple(map(dilated, self.window, self.dilation))
 
     def over_holes(self, holes: Sequence[int]) -> WindowGeometry:
         """Returns these windows, over an input with zeros between its pixels, in pixels of the input itself.
@@ -43,18 +37,15 @@ class WindowGeometry(NamedTuple):
         """
         if max(holes, default=1) == 1:
             return self
-        window = tuple(-(-extent // hole) for extent, hole in zip(self.extents, holes, strict=True))
-        stride, low = (
-            tuple(Fraction(n) / hole for n, hole in zip(ns, holes, strict=True)) for ns in (self.stride, self.low)
-        )
-        return WindowGeometry(window, stride, (1,) * len(window), low)
+        finer = [[Fraction(n) / hole for n, hole in zip(ns, holes, strict=True)] for ns in self[1:]]
+        return WindowGeometry(self.window, *map(tuple, finer))
 
     def transposed(self) -> WindowGeometry:
         """Returns how the adjoint reads: the windows of the output's pixels over what these windows give."""
-        steps = [int(stride) for stride in self.stride]
-        low = tuple(extent - 1 - pad for extent, pad in zip(self.extents, self.low, strict=True))
-        ones = (1,) * len(steps)
-        return WindowGeometry(self.extents, ones, ones, low).over_holes(steps)
+        reach = [(taps - 1) * step for taps, step in zip(self.window, self.dilation, strict=True)]
+        low = tuple(far - pad for far, pad in zip(reach, self.low, strict=True))
+        once = WindowGeometry(self.window, (1,) * len(reach), self.dilation, low)
+        return once.over_holes([int(stride) for stride in self.stride])
 
 
 def place_windows(
@@ -78,7 +69,11 @@ def place_windows(
 def spread_windows(sizes: Sequence[int], outputs: Sequence[int]) -> WindowGeometry:
     """Returns windows spread evenly over an input, as adaptive pools have them.
 
-    Where they lie unevenly a window's place may be off by less than one pixel.
+    Window o reads the pixels from floor(o * step) to ceil((o + 1) * step), step = size / count. In parts of a pixel,
+    `1 / parts` with `parts` the denominator of the step, it has taps at all parts in which these pixels lie.
     """
     steps = tuple(Fraction(size, count) for size, count in zip(sizes, outputs, strict=True))
-    return WindowGeometry(tuple(map(math.ceil, steps)), steps, (1,) * len(steps), (0,) * len(steps))
+    parts = [step.denominator for step in steps]
+    window = tuple(step.numerator + part - 1 for step, part in zip(steps, parts, strict=True))
+    dilation = tuple(Fraction(1, part) for part in parts)
+    return WindowGeometry(window, steps, dilation, tuple(1 - tap for tap in dilation))

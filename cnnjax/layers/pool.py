@@ -126,6 +126,11 @@ class FractionalMaxPool(_AdaptivePool):
         super().__init__(*arguments, **keywords)
         self.keys = rngs["dropout"].fork()
 
+    def window_geometry(self, x_shape: Sizes, y_shape: Sizes) -> WindowGeometry | None:
+        """Returns windows at equal distances; the drawn ones lie up to a pixel beside them."""
+        even = spread_windows(x_shape[:-1], y_shape[:-1])
+        return place_windows(x_shape[:-1], self.keywords["window"])._replace(stride=even.stride)
+
     def __call__(self, x: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Pools x `(N, *S, C)` with the next key."""
         return ops.fractional_max_pool(x, **self.keywords, key=self.keys())

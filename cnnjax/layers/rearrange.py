@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from cnnjax import ops
 from cnnjax.layers.base import Functional
 from cnnjax.layers.geometry import WindowGeometry, place_windows
-from cnnjax.ops.geometry import Sizes, per_dimension
+from cnnjax.ops.geometry import Sizes
 
 
 class Pad(Functional):
@@ -48,10 +46,7 @@ class PixelShuffle(Functional):
 
     def window_geometry(self, x_shape: Sizes, y_shape: Sizes) -> WindowGeometry | None:
         """Returns windows of one pixel, several to a pixel of the input."""
-        *sizes, _ = x_shape
-        factors = per_dimension("r", self.keywords["r"], len(sizes))
-        steps = tuple(Fraction(1, factor) for factor in factors)
-        return place_windows(sizes, 1)._replace(stride=steps)
+        return place_windows(y_shape[:-1], self.keywords["r"], self.keywords["r"]).transposed()
 
 
 class PixelUnshuffle(Functional):
