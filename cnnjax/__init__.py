@@ -1,19 +1,32 @@
 """Convolutional networks in JAX: pure ops, the nets of the textbooks, and training that resumes to the bit.
 
-``cnnjax.ops``, ``.layers``, ``.models``, ``.data``, ``.train``, ``.report`` and ``.interop`` are imported when they are
-first used; ``cnnjax.describe(model, input_shape)`` is the layer table.
+The parts `cnnjax.ops`, `.layers`, `.models`, `.inspect`, `.data`, `.train`, `.report` and `.interop` are imported when
+they are first used; `cnnjax.describe(model, input_shape)` is the layer table.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-PARTS = ("data", "interop", "layers", "models", "ops", "report", "train")
-__all__ = ["data", "describe", "interop", "layers", "models", "ops", "report", "train"]
+if TYPE_CHECKING:
+    from cnnjax import data, errors, interop, layers, models, ops, report, train
+    from cnnjax import inspect as inspect
+    from cnnjax.inspect import describe
+
+#: Also in pyproject.toml.
+__version__ = "0.1.0"
+#: What `import *` gives. `inspect` is left to the standard library there.
+__all__ = ["data", "describe", "errors", "interop", "layers", "models", "ops", "report", "train"]
+
+_PARTS = ("data", "errors", "inspect", "interop", "layers", "models", "ops", "report", "train")
 
 
 def __getattr__(name: str) -> Any:
     if name == "describe":
         return importlib.import_module("cnnjax.inspect").describe
-    if name in PARTS:
+    if name in _PARTS:
         return importlib.import_module(f"cnnjax.{name}")
     raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*_PARTS, "describe", "__version__", "__doc__", "__name__", "__path__", "__file__"})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from flax import nnx
 
@@ -16,12 +17,17 @@ from cnnjax.models.alexnet import last_side
 from cnnjax.models.vgg import STAGES
 from cnnjax.train.state import TrainState, load_state, nested, split, to_arrays
 
+if TYPE_CHECKING:
+    import torch
+
 
 class Naming(NamedTuple):
     """What PyTorch calls the layers of a model.
 
-    layers: their paths here and their names there. flattened: the dense layer here that reads flattened images, and
-    their (H, W): PyTorch flattens (C, H, W) and we (H, W, C), so that its columns have another order.
+    Attributes:
+      layers: their paths here and their names there.
+      flattened: the dense layer here that reads flattened images, and their (H, W): PyTorch flattens (C, H, W) and we
+        (H, W, C), so that its columns have another order.
     """
 
     layers: dict[str, str]
@@ -32,6 +38,30 @@ class Naming(NamedTuple):
 ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 #: Of a norm, beside these, and without use here: how many batches its running statistics were made of.
 UNUSED = "num_batches_tracked"
+#: What `torch.nn.DataParallel` and `torch.compile` put before the names of the net that they wrap.
+WRAPPERS = ("module", "_orig_mod")
+
+#: How safetensors calls the dtypes that NumPy has, and those of `ml_dtypes` for the rest.
+SAFETENSORS_DTYPES = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "I16": np.int16,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+}
 
 RESIDUAL = {
     "first/conv": "conv1",
@@ -44,13 +74,13 @@ RESIDUAL = {
 
 
 def lenet5(model: LeNet5) -> Naming:
-    """PyTorch's tutorial names; torchvision has no LeNet-5."""
+    """Returns PyTorch's tutorial names; torchvision has no LeNet-5."""
     layers = {"conv1": "conv1", "conv2": "conv2", "dense1": "fc1", "dense2": "fc2", "dense3": "fc3"}
     return Naming(layers, {"dense1": (5, 5)})
 
 
 def resnet18(model: ResNet18) -> Naming:
-    """Torchvision's ``resnet18``; its first convolution is 7x7, that of the form for CIFAR 3x3."""
+    """Returns torchvision's names of `resnet18`; its first convolution is 7x7, that of the form for CIFAR 3x3."""
     blocks = {
         f"blocks/{2 * stage + block}/{ours}": f"layer{stage + 1}.{block}.{theirs}"
         for stage in range(4)
@@ -61,24 +91,24 @@ def resnet18(model: ResNet18) -> Naming:
 
 
 def alexnet(model: AlexNet) -> Naming:
-    """Torchvision's ``alexnet``, which is the form "one-tower"; of the others the same layers."""
-    convs = {f"conv{n}": f"features.{place}" for n, place in enumerate((0, 3, 6, 8, 10), 1)}
+    """Returns torchvision's names of `alexnet`, which is the form "one-tower"; of the others the same layers."""
+    convs = {f"conv{n}": f"features.{index}" for n, index in enumerate((0, 3, 6, 8, 10), 1)}
     dense = {"dense1": "classifier.1", "dense2": "classifier.4", "dense3": "classifier.6"}
     side = last_side(model.size)
     return Naming(convs | dense, {"dense1": (side, side)})
 
 
 def vgg(model: VGG) -> Naming:
-    """Torchvision's ``vgg11`` to ``vgg19_bn``: a place for each convolution, norm, ReLU and pooling."""
-    layers, place, number = {}, 0, 0
+    """Returns torchvision's names of `vgg11` to `vgg19_bn`: each convolution, norm, ReLU and pool has an index."""
+    layers, index, number = {}, 0, 0
     for count in STAGES[model.depth]:
         for _ in range(count):
-            layers[f"convs/{number}"] = f"features.{place}"
+            layers[f"convs/{number}"] = f"features.{index}"
             if model.norms:
-                layers[f"norms/{number}"] = f"features.{place + 1}"
-            place += 3 if model.norms else 2
+                layers[f"norms/{number}"] = f"features.{index + 1}"
+            index += 3 if model.norms else 2
             number += 1
-        place += 1
+        index += 1
     dense = {"dense1": "classifier.0", "dense2": "classifier.3", "dense3": "classifier.6"}
     return Naming(layers | dense, {"dense1": (model.size // 32, model.size // 32)})
 
@@ -91,53 +121,52 @@ NAMINGS: dict[type[nnx.Module], Callable[[Any], Naming]] = {
 }
 
 
-def load_weights(model: nnx.Module, path: str | Path) -> nnx.Module:
-    """A copy of `model`, in evaluation mode, with the weights of a file in PyTorch's naming.
+def load_weights(model: nnx.Module, path: str | Path | Mapping[str, torch.Tensor | np.ndarray]) -> nnx.Module:
+    """Returns a copy of `model`, in evaluation mode, with weights in PyTorch's naming.
 
     Args:
-      model: an `AlexNet`, a `LeNet5`, a `ResNet18` or a `VGG`. Names are torchvision's: ``features.0.weight``,
-        ``layer2.0.downsample.0.weight``, ``fc.bias``; LeNet-5, which torchvision lacks, has those of PyTorch's
-        tutorial: ``conv1``, ``conv2``, ``fc1``, ``fc2``, ``fc3``. torchvision's ``alexnet`` is the form "one-tower".
-      path: a safetensors file, or what ``torch.save(net.state_dict(), path)`` wrote. The latter needs torch; it is read
-        with ``weights_only=True``, so that nothing in it is executed.
+      model: an `AlexNet`, a `LeNet5`, a `ResNet18` or a `VGG`, or of a subclass of theirs. Names are torchvision's:
+        `features.0.weight`, `layer2.0.downsample.0.weight`, `fc.bias`; LeNet-5, which torchvision lacks, has those of
+        PyTorch's tutorial: `conv1`, `conv2`, `fc1`, `fc2`, `fc3`. torchvision's `alexnet` is the form "one-tower".
+      path: a safetensors file, or what `torch.save(net.state_dict(), path)` wrote, or the state dict itself. A file of
+        the second kind needs torch; it is read with `weights_only=True`, so that nothing in it is executed.
 
     Raises:
       UserError: the file cannot be read, or does not fit: which array, its shape and the expected one.
     """
-    return load_state(model, *from_torch_names(model, read(Path(path)), source=str(path)))
+    if isinstance(path, Mapping):
+        return load_state(model, *from_torch_names(model, path))
+    return load_state(model, *from_torch_names(model, load_torch_weights(Path(path)), source=str(path)))
 
 
 def from_torch_names(
-    model: nnx.Module, arrays: Mapping[str, np.ndarray], *, source: str = "the state dict"
+    model: nnx.Module, arrays: Mapping[str, torch.Tensor | np.ndarray], *, source: str = "the state dict"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The params and the rest of a model's state (see `train.load`), from arrays in PyTorch's naming and layout.
+    """Returns the params and the rest of a model's state, as `train.load` takes them, from a PyTorch state dict.
 
     A convolution's (F, C, H, W) becomes (H, W, C, F), a dense layer's (F, C) becomes (C, F); a norm's weight, bias,
     running_mean and running_var become scale, bias, mean and var. What else the model holds stays as it is.
 
     Args:
       model: as for `load_weights`. It is not changed.
-      arrays: by name, of any floating dtype; they are cast to the model's.
+      arrays: by name, of any floating dtype; they are cast to the model's. The prefixes of `DataParallel` and
+        `torch.compile`, `module.` and `_orig_mod.`, are taken off.
       source: what an error calls them.
 
     Raises:
       UserError: no naming is known for the model; an array is missing, left over, of another shape, not floating.
     """
-    if type(model) not in NAMINGS:
-        known = ", ".join(kind.__name__ for kind in NAMINGS)
-        raise UserError(f"model must be one of {known}, was {type(model).__name__}: of others no names are known.")
-    naming = NAMINGS[type(model)](model)
+    naming = _naming_of(model)
     _, params, rest = split(model)
     own = to_arrays(TrainState(params, rest, (), jnp.zeros((), jnp.int32)))
     names = {name: theirs for name in own if (theirs := torch_name(naming, name))}
     wanted = {theirs: torch_shape(own[name].shape) for name, theirs in names.items()}
-    there = {name: array for name, array in arrays.items() if name.rpartition(".")[2] != UNUSED}
+    given = without_wrappers({name: as_numpy(array) for name, array in arrays.items()})
+    there = {name: array for name, array in given.items() if name.rpartition(".")[2] != UNUSED}
     differing = [
         f"{name} is {_describe(there.get(name))}, must be {wanted.get(name, 'absent')}"
         for name in [*wanted, *(name for name in there if name not in wanted)]
-        if name not in there
-        or there[name].shape != wanted.get(name)
-        or not jnp.issubdtype(there[name].dtype, jnp.floating)  # jnp's, which knows bfloat16
+        if name not in there or there[name].shape != wanted.get(name) or not _is_floating(there[name])
     ]
     if differing:
         raise UserError(
@@ -153,7 +182,7 @@ def from_torch_names(
 
 
 def torch_name(naming: Naming, name: str) -> str | None:
-    """``params/stem/conv/kernel`` as ``conv1.weight``; None for what PyTorch has no array of."""
+    """Returns `params/stem/conv/kernel` as `conv1.weight`; None for what PyTorch has no array of."""
     layer, _, array = name.partition("/")[2].rpartition("/")
     if layer not in naming.layers or array not in ARRAYS:
         return None
@@ -161,15 +190,20 @@ def torch_name(naming: Naming, name: str) -> str | None:
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(*window, C, F) as (F, C, *window)."""
+    """Returns (*window, C, F) as (F, C, *window)."""
     return (*shape[:-3:-1], *shape[:-2])
 
 
 def from_torch_layout(array: np.ndarray, flattened: tuple[int, int] | None = None) -> np.ndarray:
-    """(F, C, *window) as (*window, C, F); of a dense layer behind flattened (C, H, W) the inputs in our order.
+    """Returns (F, C, *window) as (*window, C, F).
 
-    >>> from_torch_layout(np.array([[1, 2, 3, 4]]), flattened=(1, 2)).ravel()
-    array([1, 3, 2, 4])
+    Args:
+      array: of a convolution or a dense layer.
+      flattened: the (H, W) of the images that a dense layer reads flattened: its inputs are put into our order.
+
+    Example:
+      >>> from_torch_layout(np.array([[1, 2, 3, 4]]), flattened=(1, 2)).ravel()
+      array([1, 3, 2, 4])
     """
     if array.ndim < 2:
         return array
@@ -178,10 +212,29 @@ def from_torch_layout(array: np.ndarray, flattened: tuple[int, int] | None = Non
     return array.transpose(*range(2, array.ndim), 1, 0)
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file, or of a state dict that ``torch.save`` wrote, by name.
+def without_wrappers(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns arrays under the names that they have in the net itself, whatever wrapped it when it was saved.
 
-    Raises UserError where the file cannot be read.
+    A prefix is taken off where all names have it; `_orig_mod`, of parts that were compiled alone, anywhere.
+
+    Example:
+      >>> list(without_wrappers({"module._orig_mod.fc.bias": np.zeros(1)}))
+      ['fc.bias']
+    """
+    paths = {name: name.split(".") for name in arrays}
+    while paths and all(path[0] in WRAPPERS and len(path) > 1 for path in paths.values()):
+        paths = {name: path[1:] for name, path in paths.items()}
+    names = {name: ".".join(part for part in path if part != "_orig_mod") for name, path in paths.items()}
+    if len(set(names.values())) < len(names):
+        return dict(arrays)
+    return {names[name]: array for name, array in arrays.items()}
+
+
+def load_torch_weights(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors file, or of a state dict that `torch.save` wrote, by name.
+
+    Raises:
+      UserError: the file cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -189,20 +242,43 @@ def read(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     # A safetensors file begins with the length of its header, eight bytes, and the header, JSON.
-    return _read_safetensors(path) if start[8:] == b"{" else _read_torch(path)
+    return _load_safetensors(path) if start[8:] == b"{" else _load_torch(path)
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def as_numpy(array: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Returns a tensor of PyTorch as an array, of float32 where NumPy lacks its dtype; arrays as they are."""
+    if not hasattr(array, "detach"):
+        return np.asarray(array)
+    tensor = array.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _naming_of(model: nnx.Module) -> Naming:
+    for kind in type(model).__mro__:
+        if kind in NAMINGS:
+            return NAMINGS[kind](model)
+    known = ", ".join(kind.__name__ for kind in NAMINGS)
+    raise UserError(f"model must be one of {known}, was {type(model).__name__}: of others no names are known.")
+
+
+def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads by safetensors' own parser, but for the dtypes, of which its NumPy door knows no float8."""
+    from safetensors import SafetensorError, deserialize
 
     try:
-        return load_file(path)
+        found = deserialize(path.read_bytes())
     except SafetensorError as error:
         raise UserError(f"{path} is a damaged safetensors file ({error}): fetch it again.") from None
+    arrays = {}
+    for name, stored in found:
+        if stored["dtype"] not in SAFETENSORS_DTYPES:
+            raise UserError(f"{path}: {name} has the dtype {stored['dtype']}, which JAX lacks: save it as float32.")
+        dtype = np.dtype(SAFETENSORS_DTYPES[stored["dtype"]])
+        arrays[name] = np.frombuffer(stored["data"], dtype).reshape(stored["shape"])
+    return arrays
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _load_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError:
@@ -222,15 +298,14 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} must hold a state dict, names and tensors: write it with torch.save(net.state_dict())."
         )
-    return {name: _as_numpy(tensor) for name, tensor in found.items()}
+    return {name: as_numpy(tensor) for name, tensor in found.items()}
 
 
-def _as_numpy(tensor: Any) -> np.ndarray:
-    """A tensor as an array; bfloat16, which NumPy lacks, as float32."""
-    return (tensor.detach().float() if tensor.is_floating_point() else tensor).numpy()
+def _is_floating(array: np.ndarray) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)  # JAX's, which knows bfloat16
 
 
 def _describe(array: np.ndarray | None) -> str:
     if array is None:
         return "absent"
-    return f"{array.shape}" if jnp.issubdtype(array.dtype, jnp.floating) else f"{array.dtype} {array.shape}"
+    return f"{array.shape}" if _is_floating(array) else f"{array.dtype} {array.shape}"

@@ -167,7 +167,7 @@ def test_logits_are_pytorchs(
     logits = jax.jit(lambda model, x: model(x))(loaded, jnp.asarray(x))
     assert expected.std() > 0.1, "the logits must not be near 0, where any would do"
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-    arrays, others = (interop.read(tmp_path / file) for file in ("weights.pth", "weights.safetensors"))
+    arrays, others = (interop.load_torch_weights(tmp_path / file) for file in ("weights.pth", "weights.safetensors"))
     assert arrays.keys() == others.keys() and all(np.array_equal(arrays[name], others[name]) for name in arrays)
 
 

@@ -324,10 +324,12 @@ def _own_windows(equation: JaxprEqn, values: list[Value], image: Shape) -> Seque
 def window_of_primitive(equation: JaxprEqn) -> tuple[int, WindowGeometry] | None:
     """Returns which operand a primitive of `cnnjax.ops` reads through windows, and how; None where none does.
 
-    Its parameter `windows` is a `cnnjax.ops.geometry.Windows`. Its parameter `of` says what it computes: "y", what the
-    windows give, or "x", as its transpose does, what they read.
+    Its parameter `windows` is a `cnnjax.ops.geometry.Windows`. It computes what the windows give, y, or as its transpose
+    does, what they read, x: a pool says so by its parameter `of`, a convolution by `derivative`.
     """
     windows, of = equation.params["windows"], equation.params.get("of", "y")
+    if "derivative" in equation.params:
+        of = {"forward": "y", "input_grad": "x"}.get(equation.params["derivative"])
     if not isinstance(windows, Windows) or of not in ("x", "y"):
         return None
     given, result = (windows.sizes, windows.output) if of == "y" else (windows.output, windows.sizes)
