@@ -13,7 +13,7 @@ __all__ = ["data", "describe", "interop", "layers", "models", "ops", "report", "
 
 def __getattr__(name: str) -> Any:
     if name == "describe":
-        return importlib.import_module("cnnjax.inspect.layer_table").describe
+        return importlib.import_module("cnnjax.inspect").describe
     if name in PARTS:
         return importlib.import_module(f"cnnjax.{name}")
     raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")

@@ -12,9 +12,9 @@ from flax import nnx
 
 from cnnjax.errors import UserError
 from cnnjax.models import VGG, AlexNet, LeNet5, ResNet18
-from cnnjax.models.alexnet import places
+from cnnjax.models.alexnet import last_side
 from cnnjax.models.vgg import STAGES
-from cnnjax.train.state import TrainState, load, nested, split, to_arrays
+from cnnjax.train.state import TrainState, load_state, nested, split, to_arrays
 
 
 class Naming(NamedTuple):
@@ -64,7 +64,7 @@ def alexnet(model: AlexNet) -> Naming:
     """Torchvision's ``alexnet``, which is the form "one-tower"; of the others the same layers."""
     convs = {f"conv{n}": f"features.{place}" for n, place in enumerate((0, 3, 6, 8, 10), 1)}
     dense = {"dense1": "classifier.1", "dense2": "classifier.4", "dense3": "classifier.6"}
-    side = places(model.size)
+    side = last_side(model.size)
     return Naming(convs | dense, {"dense1": (side, side)})
 
 
@@ -104,7 +104,7 @@ def load_weights(model: nnx.Module, path: str | Path) -> nnx.Module:
     Raises:
       UserError: the file cannot be read, or does not fit: which array, its shape and the expected one.
     """
-    return load(model, *from_torch_names(model, read(Path(path)), source=str(path)))
+    return load_state(model, *from_torch_names(model, read(Path(path)), source=str(path)))
 
 
 def from_torch_names(

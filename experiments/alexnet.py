@@ -25,8 +25,8 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax import experiment
-from cnnjax import flags as shared
+from cnnjax.app import classify, process
+from cnnjax.app import flags as shared
 from cnnjax.models.alexnet import FORMS, SMALLEST
 
 FLAGS = flags.FLAGS
@@ -51,14 +51,23 @@ RECIPE: dict[str, Any] = {
 
 
 def main(arguments: list[str]) -> None:
-    """Train, resume and report."""
+    """Trains, resumes and reports."""
     shared.no_arguments(arguments)
     size = FLAGS.image_size
     model = {"name": "alexnet", "form": FLAGS.form, "width": FLAGS.width, "dense": FLAGS.dense, "size": size}
     # the paper's weights are made for pixels of 0..255 less their mean
     pixels = None if FLAGS.form == "one-tower" else "centred"
-    experiment.run("alexnet", model, RECIPE, size=size, crops=True, ten_crop=FLAGS.ten_crop, pixels=pixels)
+    experiment = classify.Experiment(
+        name="alexnet",
+        model=model,
+        recipe=RECIPE,
+        size=size,
+        crops=True,
+        ten_crop=FLAGS.ten_crop,
+        pixels=pixels,
+    )
+    classify.run(experiment)
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

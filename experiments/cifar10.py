@@ -27,8 +27,8 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax import experiment
-from cnnjax import flags as shared
+from cnnjax.app import classify, process
+from cnnjax.app import flags as shared
 from cnnjax.errors import UserError
 from cnnjax.models.cifar import CONVS
 from cnnjax.ops.conv.choose import ALGORITHM_NAMES
@@ -64,23 +64,31 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def main(arguments: list[str]) -> None:
-    """Train, resume and report."""
+    """Trains, resumes and reports."""
     shared.no_arguments(arguments)
     if FLAGS.model == "resnet18":
         for name in ("conv", "algorithm", "blocks", "width", "batch_norm"):
             if FLAGS[name].present:
                 raise UserError(f"--{name} is for --model=cnn; leave it out with --model=resnet18.")
-        experiment.run("cifar10", {"name": "resnet18"}, RECIPES["resnet18"], size=32, first_layer="stem/conv")
-        return
-    model = {
+        model, first_layer = {"name": "resnet18"}, "stem/conv"
+    else:
+        model, first_layer = cnn(), "blocks/0/conv"
+    experiment = classify.Experiment(
+        name="cifar10", model=model, recipe=RECIPES[FLAGS.model], size=32, first_layer=first_layer
+    )
+    classify.run(experiment)
+
+
+def cnn() -> dict[str, Any]:
+    """Returns name and keywords of the tutorial's net, as the flags have them."""
+    return {
         "name": "cifar_cnn",
         "widths": [FLAGS.width * 2**block for block in range(FLAGS.blocks)],
         "batch_norm": FLAGS.batch_norm,
         "conv": FLAGS.conv,
         "algorithm": FLAGS.algorithm,
     }
-    experiment.run("cifar10", model, RECIPES["cnn"], size=32, first_layer="blocks/0/conv")
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

@@ -1,4 +1,6 @@
-"""The edge detector of the tutorials: K = (1, -1) finds vertical edges, and is learned back from what it made.
+"""The edge detector of the tutorials: K = (1, -1) finds vertical edges.
+
+From its output the kernel is learned back.
 
   python experiments/edge_detection.py
   python experiments/edge_detection.py --kernel=laplace --image=photo.jpg --seeds=1
@@ -10,9 +12,10 @@ and bias 0, over 200 seeds, k1 = 0.917 ± 0.053, k2 = -0.917 ± 0.052, bias = 0.
 -1.0125, 0.0008 is one such end: it comes from a start, not published, with k1 - k2 = 2.30. From every start the
 antisymmetric error (k1 - k2) / 2 - 1 shrinks to 0.0776 of what it was. Why: each step takes 2 learning_rate A e from
 the error e of (k1, k2, bias); A = ((18, 12, 18), (12, 18, 18), (18, 18, 42)) sums the products of left pixel, right
-pixel and 1 over the 42 places. A (1, -1, 0) = 6 (1, -1, 0), so its share shrinks to (1 - 2 * 0.01 * 6)^20 = 0.0776.
+pixel and 1 over the 42 output pixels. A (1, -1, 0) = 6 (1, -1, 0), so its share shrinks to
+(1 - 2 * 0.01 * 6)^20 = 0.0776.
 
-A photograph is brought to mean 0, variance 1 and at most 256 pixels a side, and the error is the mean over the places:
+A photograph is brought to mean 0, variance 1 and at most 256 pixels a side, and the error is the mean over the pixels:
 the sum over 54,864 of them would need a rate of 1e-6. Neighbours have nearly the same gray, so the eigenvalues of A
 lie far apart (0.0066 to 8.2), and plain gradient descent (--momentum=0) still has errors of 0.03 to 0.23 after 1,000
 steps. With momentum 0.9 each of the five 3x3 kernels comes back to within 0.01 in 150 to 383 steps, and to within 4e-6
@@ -32,8 +35,9 @@ import optax
 from absl import flags
 from flax import nnx
 
-from cnnjax import flags as shared
 from cnnjax import layers, ops, report, train
+from cnnjax.app import flags as shared
+from cnnjax.app import process
 from cnnjax.errors import UserError
 from cnnjax.train.state import initial
 
@@ -60,7 +64,7 @@ flags.DEFINE_string("output", "runs/edge_detection", "the folder of the figures"
 
 
 def main(arguments: list[str]) -> None:
-    """Detect, learn back, print, draw."""
+    """Detects edges, learns the kernels back, prints and draws."""
     shared.no_arguments(arguments)
     photograph, name = read_photograph(FLAGS.image)
     folder = Path(FLAGS.output)
@@ -71,7 +75,10 @@ def main(arguments: list[str]) -> None:
 
 
 def columns(path: Path) -> None:
-    """The 6x8 image, its output by column, and (k1, k2, bias) learned back by the summed squared error."""
+    """Detects the edges of the 6x8 image, and learns the kernel back.
+
+    (k1, k2, bias) are learned by the summed squared error.
+    """
     x = jnp.ones((1, 6, 8, 1)).at[:, :, 2:6].set(0)
     y = ops.conv(x, jnp.array([1.0, -1.0]).reshape(1, 2, 1, 1))
     print("K = (1, -1) on the 6x8 image; the output column by column:")
@@ -95,7 +102,10 @@ def columns(path: Path) -> None:
 
 
 def filtered(photograph: np.ndarray, name: str, path: Path) -> None:
-    """The photograph through the kernel, and the kernel learned back by the mean squared error."""
+    """Filters the photograph, and learns the kernel back.
+
+    It is learned by the mean squared error.
+    """
     standard = (photograph - photograph.mean()) / photograph.std()
     x = jnp.asarray(standard, jnp.float32)[None, ..., None]
     kernel = np.array(KERNELS[FLAGS.kernel], np.float32)
@@ -110,8 +120,8 @@ def filtered(photograph: np.ndarray, name: str, path: Path) -> None:
     print(f"{FLAGS.kernel} on {name} ({height}x{width}), learned back, steps={steps}:")
     print("            error of the kernel     bias     loss   error below 0.01 from step")
     for seed, (error, bias, loss) in enumerate(zip(errors, biases, losses, strict=True)):
-        below = np.flatnonzero(error >= 0.01).max(initial=-1) + 1 if error[-1] < 0.01 else "-"
-        print(f"  seed {seed:<4}{error[-1]:20.1e}{abs(bias[-1]):9.0e}{loss[-1]:9.0e}{below:>29}")
+        first_below = np.flatnonzero(error >= 0.01).max(initial=-1) + 1 if error[-1] < 0.01 else "-"
+        print(f"  seed {seed:<4}{error[-1]:20.1e}{abs(bias[-1]):9.0e}{loss[-1]:9.0e}{first_below:>29}")
     learned = ops.conv(x, jnp.asarray(found[0, -1])[..., None, None]) + biases[0, -1]
     images = {
         "photograph": photograph,
@@ -132,9 +142,21 @@ def learn(
     steps: int,
     too_large: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train a one-channel `layers.Conv` from x to y, once per seed, and look at it before and after every step.
+    """Trains a one-channel `layers.Conv` to map x to y, once per seed.
 
-    Returns the kernels (seeds, steps + 1, *window), the biases and the losses (seeds, steps + 1).
+    It is recorded before and after every step.
+
+    Args:
+      x: input image, `(1, H, W, 1)`.
+      y: wanted output, `(1, H', W', 1)`.
+      window: of the kernel.
+      loss: `loss(output, wanted)`.
+      optimizer: of optax.
+      steps: number of updates.
+      too_large: the flags to name in the error where gradient descent diverges.
+
+    Returns:
+      The kernels `(seeds, steps + 1, *window)`, the biases and the losses `(seeds, steps + 1)`.
     """
     normal = nnx.initializers.normal(1.0)
     nets, states = zip(
@@ -161,17 +183,20 @@ def learn(
 
 
 def squared_error(output: jax.Array, wanted: jax.Array) -> jax.Array:
-    """The sum over all places."""
+    """Returns the sum over all pixels."""
     return ((output - wanted) ** 2).sum()
 
 
 def mean_squared_error(output: jax.Array, wanted: jax.Array) -> jax.Array:
-    """The mean over all places."""
+    """Returns the mean over all pixels."""
     return ((output - wanted) ** 2).mean()
 
 
 def read_photograph(path: str | None) -> tuple[np.ndarray, str]:
-    """An image file as gray values (H, W), made smaller where it is large, and its name; None for the sample."""
+    """Reads an image file, or the sample, as gray values (H, W); returns its name too.
+
+    The longer side has at most `LONGEST_SIDE` pixels.
+    """
     from matplotlib.cbook import get_sample_data
     from PIL import Image
 
@@ -189,4 +214,4 @@ def read_photograph(path: str | None) -> tuple[np.ndarray, str]:
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

@@ -26,11 +26,13 @@ from functools import partial
 from typing import Any
 
 from absl import flags
+from flax import nnx
 
-from cnnjax import experiment, train
-from cnnjax import flags as shared
+from cnnjax import train
+from cnnjax.app import classify, process
+from cnnjax.app import flags as shared
 from cnnjax.errors import UserError
-from cnnjax.models.lenet import INITS, VARIANTS, curvature, map_loss
+from cnnjax.models.lenet import INITS, VARIANTS, LeNet5Of1998, curvature, map_loss
 
 FLAGS = flags.FLAGS
 shared.define_training_flags()
@@ -69,7 +71,7 @@ FEW_EXAMPLES = {"epochs": 100, "augment": True}  # the digits: 1,437 to learn fr
 
 
 def main(arguments: list[str]) -> None:
-    """Train, resume and report."""
+    """Trains, resumes and reports."""
     shared.no_arguments(arguments)
     recipe = RECIPES[FLAGS.variant]
     if FLAGS.dataset == "digits" and FLAGS.variant == "modern":
@@ -81,20 +83,25 @@ def main(arguments: list[str]) -> None:
         if FLAGS[name].present:
             raise UserError(f"--{name} is for --variant=1998; leave it out with --variant={FLAGS.variant}.")
     model = {"name": "lenet5", "variant": FLAGS.variant}
-    experiment.run("lenet5", model, recipe, size=32, pixels=None if FLAGS.variant == "modern" else (0, 1))
+    pixels = None if FLAGS.variant == "modern" else (0, 1)
+    classify.run(classify.Experiment(name="lenet5", model=model, recipe=recipe, size=32, pixels=pixels))
 
 
 def published(recipe: dict[str, Any]) -> None:
-    """The experiment of 1998: its own pixels, loss and, before each pass, the curvature of 500 examples."""
+    """Runs the experiment of 1998, with its own pixels and loss.
+
+    Before each epoch it computes the curvature of 500 examples.
+    """
     j = FLAGS.j
 
-    def before_epoch(net: Any) -> train.BeforeEpoch:
+    def before_epoch(net: nnx.Module) -> train.BeforeEpoch:
+        assert isinstance(net, LeNet5Of1998)
         return train.BeforeEpoch(500, lambda params, x, labels: {"curvature": curvature(net, params, x, labels, j)})
 
-    experiment.run(
-        "lenet5",
-        {"name": "lenet5-1998", "init": FLAGS.init},
-        recipe,
+    experiment = classify.Experiment(
+        name="lenet5",
+        model={"name": "lenet5-1998", "init": FLAGS.init},
+        recipe=recipe,
         size=32,
         pixels=(-0.1, 1.175),
         first_layer="c1",
@@ -102,7 +109,8 @@ def published(recipe: dict[str, Any]) -> None:
         before_epoch=before_epoch,
         settings={"j": j},
     )
+    classify.run(experiment)
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

@@ -1,4 +1,6 @@
-"""The tutorial's MNIST net: 3x3 convolutions of 32, 64 and 128 maps, dense 128, softmax; Adam, batch 64, 5 epochs.
+"""The tutorial's MNIST net, by Adam, batch 64, 5 epochs.
+
+3x3 convolutions of 32, 64 and 128 channels, dense 128, softmax.
 
   python experiments/mnist_cnn.py
   python experiments/mnist_cnn.py --downsample=stride
@@ -24,8 +26,8 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax import experiment
-from cnnjax import flags as shared
+from cnnjax.app import classify, process
+from cnnjax.app import flags as shared
 from cnnjax.models.mnist_cnn import DOWNSAMPLES
 
 FLAGS = flags.FLAGS
@@ -44,11 +46,11 @@ RECIPE: dict[str, Any] = {
 
 
 def main(arguments: list[str]) -> None:
-    """Train, resume and report."""
+    """Trains, resumes and reports."""
     shared.no_arguments(arguments)
     model = {"name": "mnist_cnn", "downsample": FLAGS.downsample, "last_pool": FLAGS.last_pool}
-    experiment.run("mnist_cnn", model, RECIPE, size=28)
+    classify.run(classify.Experiment(name="mnist_cnn", model=model, recipe=RECIPE, size=28))
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

@@ -9,14 +9,16 @@ of alexnet.py or vgg.py they may have any size. Colours are turned to gray where
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from cnnjax import data, experiment, models, report, train
-from cnnjax import flags as shared
+from cnnjax import data, models, report, train
+from cnnjax.app import classify, process
 from cnnjax.errors import UserError
 from cnnjax.train.metrics import softmax
 
@@ -29,16 +31,16 @@ flags.DEFINE_string("output", None, "the figure; by default prediction.png in th
 
 
 def main(arguments: list[str]) -> None:
-    """Restore, classify, print, draw."""
+    """Restores the net, classifies, prints and draws."""
     state, config = train.restore(FLAGS.workdir, FLAGS.step)
-    experiment.require_images(FLAGS.workdir, config)
+    classify.require_images(FLAGS.workdir, config)
     model = train.load(models.build(config), state["params"], state["rest"])
-    named = [(Path(path).name, experiment.read_image(path, config)) for path in arguments] + test_examples(config)
+    named = [(Path(path).name, classify.read_image(path, config)) for path in arguments] + test_examples(config)
     if not named:
         raise UserError("nothing to classify: give PNG or JPEG files, or --index=N for a test example.")
     titles, images = zip(*named, strict=True)
-    canvases = np.concatenate([experiment.as_input(image[None], config) for image in images])
-    inputs = experiment.preparation(config)(jnp.asarray(canvases, jnp.float32))
+    canvases = np.concatenate([classify.as_input(image[None], config) for image in images])
+    inputs = classify.preparation(config)(jnp.asarray(canvases, jnp.float32))
     probabilities = softmax(np.asarray(model(inputs), np.float64))
     show(titles, probabilities, config["class_names"])
     path = Path(FLAGS.output or Path(FLAGS.workdir) / "prediction.png")
@@ -46,22 +48,22 @@ def main(arguments: list[str]) -> None:
     print(f"checkpoint {int(state['step'])} of {FLAGS.workdir}; figure: {path}")
 
 
-def test_examples(config: dict) -> list[tuple[str, np.ndarray]]:
-    """The test examples that ``--index`` names, each with its true class for a title."""
+def test_examples(config: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+    """Returns the test examples that `--index` names, each titled with its true class."""
     if not FLAGS.index:
         return []
-    dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"], config["input"].get("frame"))
-    return [experiment.test_example(dataset, number) for number in FLAGS.index]
+    dataset = data.load_dataset(config["dataset"], FLAGS.data_dir or config["data_dir"], config["input"].get("frame"))
+    return [classify.test_example(dataset, number) for number in FLAGS.index]
 
 
 def show(titles: tuple[str, ...], probabilities: np.ndarray, names: list[str]) -> None:
-    """Print a row per image: the most probable class, then the probability of each of the ten most probable."""
+    """Prints for each image the most probable class, and ten probabilities."""
     width = max(map(len, names))
     for title, row in zip(titles, probabilities, strict=True):
         print(f"{title}: {names[row.argmax()]} ({row.max():.1%})")
-        for place in np.argsort(-row, kind="stable")[:10]:
-            print(f"  {names[place]:>{width}}  {row[place]:8.4f}  {'#' * round(40 * row[place])}")
+        for label in np.argsort(-row, kind="stable")[:10]:
+            print(f"  {names[label]:>{width}}  {row[label]:8.4f}  {'#' * round(40 * row[label])}")
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

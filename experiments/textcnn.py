@@ -33,12 +33,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from cnnjax import data, describe, experiment, models, report, train
-from cnnjax import flags as shared
+from cnnjax import data, describe, models, report, train
+from cnnjax.app import flags as shared
+from cnnjax.app import process
+from cnnjax.app.summary import print_header, print_scores
 from cnnjax.data.sentences import FOLDS
 from cnnjax.errors import UserError
 from cnnjax.models.textcnn import FORMS, TextCNN
-from cnnjax.train import workdir
+from cnnjax.train import run_dir
 
 FLAGS = flags.FLAGS
 shared.define_run_flags()
@@ -63,7 +65,7 @@ Vectors = tuple[np.ndarray, np.ndarray]  # ids (M,), and their vectors (M, width
 
 
 def main(arguments: list[str]) -> None:
-    """Train each fold, resume and report."""
+    """Trains each fold, resumes and reports."""
     shared.no_arguments(arguments)
     form = chosen_form()
     reviews = data.movie_reviews(FLAGS.data_dir)
@@ -72,7 +74,7 @@ def main(arguments: list[str]) -> None:
     folds = {number: data.fold(reviews, number, FLAGS.seed) for number in numbers}
     tenths = {number: len(fold.train_labels) // 10 for number, fold in folds.items()}
     options = {number: shared.options({**RECIPE, "validation": tenths[number]}) for number in numbers}
-    folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.dated(Path("runs"), "textcnn")
+    folder = Path(FLAGS.workdir) if FLAGS.workdir else run_dir.dated(Path("runs"), "textcnn")
     accuracies = []
     for number in numbers:
         result = run(folder / f"fold{number}", reviews, folds[number], number, form, vectors, options[number])
@@ -89,7 +91,7 @@ def main(arguments: list[str]) -> None:
 
 
 def chosen_form() -> str:
-    """The form by ``--form`` and ``--embeddings``."""
+    """Returns the form that `--form` and `--embeddings` ask for."""
     form = FLAGS.form or ("non-static" if FLAGS.embeddings else "rand")
     if form != "rand" and not FLAGS.embeddings:
         raise UserError(f"--form={form} needs the vectors of the words: give --embeddings=FILE.")
@@ -101,10 +103,10 @@ def chosen_form() -> str:
 
 
 def read_vectors(words: Sequence[str]) -> Vectors:
-    """The ids of the words for which ``--embeddings`` has vectors, and these."""
-    places, vectors = data.word_vectors(FLAGS.embeddings, words)
-    print(f"{FLAGS.embeddings}: vectors of {vectors.shape[1]} numbers for {len(places):,} of {len(words):,} words")
-    return places + 1, vectors
+    """Returns the ids of the words for which `--embeddings` has vectors, and the vectors."""
+    found, vectors = data.word_vectors(FLAGS.embeddings, words)
+    print(f"{FLAGS.embeddings}: vectors of {vectors.shape[1]} numbers for {len(found):,} of {len(words):,} words")
+    return found + 1, vectors
 
 
 def run(
@@ -116,8 +118,8 @@ def run(
     vectors: Vectors | None,
     options: train.Options,
 ) -> train.Result:
-    """Train and score one fold in its folder."""
-    with workdir.claim(folder):
+    """Trains and scores one fold in its folder."""
+    with run_dir.claim(folder):
         held = data.hold_out(fold, options.validation, options.seed)
         splits = {
             "train": train.Examples(*held[:2]),
@@ -130,7 +132,7 @@ def run(
         assert isinstance(net, TextCNN)
         if vectors is not None:
             net.set_vectors(*vectors)
-        experiment.introduce(folder, config, splits)
+        print_header(folder, config, splits)
         describe(net, reviews.ids.shape[1:], dtype="int32")
         result = train.fit(
             net,
@@ -148,14 +150,17 @@ def run(
             predicted = result.logits.argmax(-1)
             report.confusion(fold.test_labels, predicted, fold.class_names, folder / "confusion.png")
             train.add_pictures(folder, int(result.state.step), ["curves", "confusion"])
-            experiment.outcome(result)
+            print_scores(result)
         return result
 
 
 def configuration(
     reviews: data.Corpus, number: int, form: str, vectors: Vectors | None, options: train.Options
 ) -> dict[str, Any]:
-    """What ``config.json`` and each checkpoint hold: what decides the numbers, and what a user of them needs."""
+    """Returns what `config.json` and each checkpoint hold.
+
+    That is what decides the numbers, and what users of the net need.
+    """
     width = FLAGS.width if vectors is None else vectors[1].shape[1]
     model = {"name": "textcnn", "num_classes": len(reviews.class_names), "vocabulary": len(reviews.words)}
     return {
@@ -169,12 +174,12 @@ def configuration(
         "embeddings_crc32": None if vectors is None else crc32(*vectors),
         "max_norm": FLAGS.max_norm,
         **dataclasses.asdict(options),
-        "environment": workdir.environment(),
+        "environment": run_dir.environment(),
     }
 
 
 def crc32(*arrays: np.ndarray) -> int:
-    """A checksum over the bytes of all arrays."""
+    """Returns a checksum over the bytes of all arrays."""
     checksum = 0
     for array in arrays:
         checksum = zlib.crc32(array.tobytes(), checksum)
@@ -182,13 +187,16 @@ def crc32(*arrays: np.ndarray) -> int:
 
 
 def chosen_accuracy(records: Sequence[report.Record]) -> float:
-    """The test accuracy at the epoch of the best validation accuracy, of equal ones the last; without one the last."""
+    """Returns the test accuracy at the best validation accuracy.
+
+    Of equally good epochs the last counts; without validation the last epoch does.
+    """
     tested = [record for record in records if "test_accuracy" in record]
     return max(reversed(tested), key=lambda record: record.get("validation_accuracy", 0))["test_accuracy"]
 
 
 def summary(form: str, accuracies: Sequence[float]) -> str:
-    """The mean over the folds beside the published one."""
+    """Returns a sentence with the mean over the folds and the published one."""
     mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
     return (
         f"CNN-{form}, mean over {len(accuracies)} folds: {mean:.1f} % ± {deviation:.1f} (Kim 2014: {PUBLISHED[form]} %)"
@@ -196,4 +204,4 @@ def summary(form: str, accuracies: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

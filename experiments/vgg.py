@@ -25,8 +25,8 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax import experiment
-from cnnjax import flags as shared
+from cnnjax.app import classify, process
+from cnnjax.app import flags as shared
 from cnnjax.models.vgg import SMALLEST, STAGES
 
 FLAGS = flags.FLAGS
@@ -50,7 +50,7 @@ RECIPE: dict[str, Any] = {
 
 
 def main(arguments: list[str]) -> None:
-    """Train, resume and report."""
+    """Trains, resumes and reports."""
     shared.no_arguments(arguments)
     model = {
         "name": "vgg",
@@ -60,10 +60,17 @@ def main(arguments: list[str]) -> None:
         "dense": FLAGS.dense,
         "size": FLAGS.image_size,
     }
-    experiment.run(
-        "vgg", model, RECIPE, size=FLAGS.image_size, crops=True, ten_crop=FLAGS.ten_crop, first_layer="convs/0"
+    experiment = classify.Experiment(
+        name="vgg",
+        model=model,
+        recipe=RECIPE,
+        size=FLAGS.image_size,
+        crops=True,
+        ten_crop=FLAGS.ten_crop,
+        first_layer="convs/0",
     )
+    classify.run(experiment)
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

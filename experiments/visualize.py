@@ -1,4 +1,4 @@
-"""Look inside a trained net: its kernels, what each layer gives for an image, what each layer sees of it, its errors.
+"""Draw the inside of a trained net: kernels, feature maps, receptive fields, errors.
 
   python experiments/visualize.py --workdir=runs/...
   python experiments/visualize.py --workdir=runs/... --index=17
@@ -26,14 +26,14 @@ import optax
 from absl import flags
 from flax import nnx
 
-from cnnjax import data, experiment, layers, models, report, train
-from cnnjax import flags as shared
+from cnnjax import data, layers, models, report, train
+from cnnjax.app import classify, process
 from cnnjax.errors import UserError
-from cnnjax.inspect.layer_table import Activation, activations, sights
-from cnnjax.train.loop import group, progress
+from cnnjax.inspect import Activation, activations, receptive_regions
+from cnnjax.train.devices import data_mesh, replicate
+from cnnjax.train.loop import progress, updates_in_call
 from cnnjax.train.metrics import softmax
 from cnnjax.train.state import initial
-from cnnjax.train.step import data_mesh, replicate
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "the folder of a run", required=True)
@@ -54,16 +54,16 @@ UPDATES_PER_CALL = 10
 
 
 def main(arguments: list[str]) -> None:
-    """Restore, look, draw."""
+    """Restores the net and draws the pictures."""
     rates = learning_rates(FLAGS.learning_rates)
     if len(arguments) > 1:
         raise UserError(f"give one image file, not {len(arguments)}: {' '.join(arguments)}.")
     state, config = train.restore(FLAGS.workdir, FLAGS.step)
-    experiment.require_images(FLAGS.workdir, config)
+    classify.require_images(FLAGS.workdir, config)
     model = train.load(models.build(config), state["params"], state["rest"])
-    image = experiment.read_image(arguments[0], config) if arguments else None  # before the data set, which takes long
-    dataset = data.load(config["dataset"], FLAGS.data_dir or config["data_dir"], config["input"].get("frame"))
-    title, image = experiment.test_example(dataset, FLAGS.index) if image is None else (Path(arguments[0]).name, image)
+    image = classify.read_image(arguments[0], config) if arguments else None  # before the data set, which takes long
+    dataset = data.load_dataset(config["dataset"], FLAGS.data_dir or config["data_dir"], config["input"].get("frame"))
+    title, image = classify.test_example(dataset, FLAGS.index) if image is None else (Path(arguments[0]).name, image)
     folder = Path(FLAGS.output or FLAGS.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     step = int(state["step"])
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
 
 
 def learning_rates(words: list[str]) -> list[float]:
-    """The numbers of ``--learning_rates``, each once."""
+    """Returns the numbers of `--learning_rates`, each once."""
     rates: dict[float, None] = {}
     for word in words:
         try:
@@ -91,9 +91,12 @@ def learning_rates(words: list[str]) -> list[float]:
 
 
 def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], image: np.ndarray, title: str) -> list[str]:
-    """The kernels, and for one image the feature maps and the receptive fields. Returns the pictures' names."""
-    canvas = experiment.as_input(image[None], config)
-    x = experiment.preparation(config)(jnp.asarray(canvas, jnp.float32))
+    """Draws the kernels, and the feature maps and receptive fields of one image.
+
+    Returns the pictures' names.
+    """
+    canvas = classify.as_input(image[None], config)
+    x = classify.preparation(config)(jnp.asarray(canvas, jnp.float32))
     logits = np.asarray(model(x), np.float32)
     seen = activations(model, x)
     kernels = kernels_of(seen)
@@ -118,7 +121,7 @@ def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], imag
         image=canvas[0],
         names=config["class_names"],
     )
-    fields = [(sight.name, sight.pixels) for sight in sights(model, x.shape[1:])]
+    fields = [(region.name, region.pixels) for region in receptive_regions(model, x.shape[1:])]
     if fields:
         what = f"{title}: the pixels that the centre unit of each layer sees"
         report.receptive_fields(canvas[0], fields, folder / "receptive_fields.png", what)
@@ -126,23 +129,29 @@ def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], imag
 
 
 def kernels_of(seen: list[Activation]) -> dict[str, np.ndarray]:
-    """The kernels (H, W, C, F) of the 2-D convolutions by name, in the order of the layers; not those of one pixel."""
+    """Returns the kernels (H, W, C, F) of the 2-D convolutions but 1x1, by name.
+
+    They are in the order of the layers.
+    """
     convolutions = (layers.Conv, layers.ConnectedConv, nnx.Conv)
     found = {one.name: np.asarray(one.layer.kernel[...]) for one in seen if isinstance(one.layer, convolutions)}
     return {name: kernel for name, kernel in found.items() if kernel.ndim == 4 and kernel.shape[:2] != (1, 1)}
 
 
 def squeezed(output: np.ndarray) -> np.ndarray:
-    """Maps of a single pixel as values: (1, 1, C) -> (C,)."""
+    """Flattens maps of a single pixel, (1, 1, C) -> (C,); leaves others unchanged."""
     return output.reshape(-1) if output.size == output.shape[-1] else output
 
 
 def draw_errors(folder: Path, model: nnx.Module, config: Mapping[str, Any], dataset: data.Dataset) -> list[str]:
-    """The confusion matrix and the surest mistakes on the test set. Returns the pictures' names."""
-    images = experiment.as_input(dataset.test_images, config)
+    """Draws the confusion matrix and the surest mistakes on the test set.
+
+    Returns the pictures' names.
+    """
+    images = classify.as_input(dataset.test_images, config)
     net, params, rest = train.split(model)
     state = train.TrainState(params, rest, (), jnp.zeros((), jnp.int32))
-    logits = train.make_predict(net, data_mesh(), experiment.preparation(config))(state, images)
+    logits = train.make_predict(net, data_mesh(), classify.preparation(config))(state, images)
     names, labels = config["class_names"], dataset.test_labels
     report.confusion(labels, logits.argmax(-1), names, folder / "confusion.png")
     report.mistakes(images, labels, softmax(logits), names, folder / "mistakes.png")
@@ -152,11 +161,14 @@ def draw_errors(folder: Path, model: nnx.Module, config: Mapping[str, Any], data
 def draw_learning_rates(
     folder: Path, config: Mapping[str, Any], dataset: data.Dataset, rates: list[float]
 ) -> list[str]:
-    """The loss of the first updates under each learning rate. Returns the picture's name."""
+    """Draws the loss of the first updates under each learning rate.
+
+    Returns the picture's name.
+    """
     options = train.Options(**{field.name: config[field.name] for field in dataclasses.fields(train.Options)})
     size = FLAGS.batch_size or options.batch_size
     side = config["input"].get("frame", config["input"]["size"])
-    training = experiment.examples(dataset, options, side)["train"]
+    training = classify.examples(dataset, options, side)["train"]
     updates = FLAGS.updates or max(200, 200 * 64 // size)  # of small batches it takes more of them to see anything
     curves = losses(config, training, options, rates, updates, size)
     title = f"{config['model']['name']} on {config['dataset']}: SGD, batches of {size}"
@@ -172,21 +184,25 @@ def losses(
     updates: int,
     batch_size: int,
 ) -> dict[float, np.ndarray]:
-    """The batch's loss before each of the first `updates` of SGD, by learning rate, up to one that is not finite."""
+    """Returns the loss before each of the first updates of SGD, by learning rate.
+
+    A curve ends with its first loss that is not finite.
+    """
     mesh = data_mesh()
     if batch_size % mesh.size:
         raise UserError(f"--batch_size={batch_size} cannot be shared out over {mesh.size} devices: give a multiple.")
-    rule = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)  # the rate is in the state: one compilation for all
-    net, start = initial(models.build(config), rule)
-    augment = experiment.augmentation(config, training.images)
-    step = train.make_train_step(train.make_update(net, rule, seed=options.seed))
-    make = train.make_batches(mesh, options.seed, experiment.preparation(config), augment)
+    # with the rate in the state, all rates share one compilation
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)
+    net, start = initial(models.build(config), optimizer)
+    augment = classify.augmentation(config, training.images)
+    step = train.make_train_step(train.make_update(net, optimizer, seed=options.seed))
+    make = train.make_batches(mesh, options.seed, classify.preparation(config), augment)
     images, labels = replicate(mesh, training)
 
     def batches() -> Iterator[tuple[jax.Array, jax.Array]]:
         done = 0
         while done < updates:
-            count = group(done, max(options.updates_per_call, UPDATES_PER_CALL), updates)
+            count = updates_in_call(done, max(options.updates_per_call, UPDATES_PER_CALL), updates)
             chosen = data.indices(options.seed, done, count, len(training.labels), batch_size)
             yield make(images, labels, chosen, np.int32(done))
             done += count
@@ -209,4 +225,4 @@ def losses(
 
 
 if __name__ == "__main__":
-    shared.run(main)
+    process.run(main)

@@ -9,6 +9,7 @@ import itertools
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 
 def source(position, size, low, high, mode="zeros", hole=1):
@@ -73,6 +74,18 @@ def conv(x, w, b, dy, *, stride, padding, mode, dilation, holes, groups):
                 dx[i] += dy[(n, *o, f)] * w[j]
                 dw[j] += dy[(n, *o, f)] * x[i]
     return y, dx, dw, db
+
+
+def windows(x, *window):
+    """(N, *S', C, *K): what each window sees."""
+    return sliding_window_view(x, window, tuple(range(1, 1 + len(window))))
+
+
+def correlate(x, w):
+    """`conv` without options, of arrays of any size and dtype: NumPy's longest floats for what half precision loses."""
+    seen = windows(x, *w.shape[:-2])
+    rank = w.ndim - 2
+    return np.tensordot(seen, w, ((rank + 1, *range(rank + 2, 2 * rank + 2)), (rank, *range(rank))))
 
 
 def linear_sample(plane, position):

@@ -1,7 +1,14 @@
-"""Launching the experiment scripts as real processes."""
+"""Experiment scripts and small programs in processes of their own.
+
+To import JAX, flax and the rest takes seconds of each start.  Most tests care about what a script does, not about its
+imports: one process, which has imported everything and touched no device, forks itself for each of them.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +16,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+#: Seconds after which a script that hangs is ended.
+LIMIT = 240
 #: Compiled code is kept for the next process: the bits are the same, the start is twice as quick.
 CACHE = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
 ENVIRONMENT = {
@@ -17,29 +26,93 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.argv[2], sys.argv[2:])
+
+#: Reads requests, one a line; forks; the child goes on below the loop and ends as any program does.
+SERVER = """
+import gc, json, os, resource, runpy, signal, sys
+import absl.app, flax.nnx, jax, matplotlib.figure, optax, orbax.checkpoint, PIL.Image, tensorboardX
+from cnnjax import data, inspect, layers, models, ops, report, train
+
+gc.freeze()
+while line := sys.stdin.readline():
+    child = os.fork()
+    if not child:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+request = json.loads(line)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+for number, name in enumerate(("output", "errors"), 1):
+    os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT), number)
+signal.alarm(request["limit"])
+if request["file_limit"] is not None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+os.environ.update(request["environment"])
+sys.argv = request["argv"]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def start(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.Popen[str]:
-    """Start ``experiments/SCRIPT ARGUMENTS`` with the tests' own interpreter, its output in pipes.
-
-    With `file_limit` no file that it writes can grow beyond so many bytes.
-    """
-
-    command = [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
-    if file_limit is not None:  # set by a process between, as JAX warns where its own process forks
-        command = [sys.executable, "-c", LIMITED, str(file_limit), *command]
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """Starts `experiments/SCRIPT ARGUMENTS` as a user does, its output in pipes."""
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
-    )
+        [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT},
+    )  # fmt: skip
 
 
 def run(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end; its exit code, standard output and standard error."""
-    process = start(script, *arguments, file_limit=file_limit)
-    output, errors = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+    """Runs `experiments/SCRIPT ARGUMENTS` to its end; its exit code, standard output and standard error.
+
+    With `file_limit` no file that it writes can grow beyond so many bytes.
+    """
+    return _forked(str(ROOT / "experiments" / script), arguments, {}, file_limit)
+
+
+def program(text: str, *arguments: object, devices: int = 1) -> str:
+    """Runs a program with so many CPU devices and returns what it printed; fails if it fails."""
+    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "program.py")
+        path.write_text(text)
+        done = _forked(str(path), arguments, environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def refusal(script: str, *arguments: object, file_limit: int | None = None) -> str:
+    """The error of a script that must fail well: exit code 1, one message, no traceback."""
+    done = run(script, *arguments, file_limit=file_limit)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr and "Traceback" not in done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "FATAL"))]
+    assert len(lines) == 1, done.stderr
+    return done.stderr
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    server = subprocess.Popen([sys.executable, "-c", SERVER], env=environment, **pipes)
+    atexit.register(server.communicate)  # closes its input, at which it ends
+    return server
+
+
+def _forked(
+    path: str, arguments: tuple[object, ...], environment: dict[str, str], file_limit: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    server = _server()
+    argv = [path, *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: str(Path(folder, name)) for name in ("output", "errors")}
+        request = {"argv": argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT, **files}
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        output, errors = (Path(file).read_text() for file in files.values())
+    return subprocess.CompletedProcess(argv, code, output, errors)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import data, experiment
+from cnnjax import data
+from cnnjax.app import classify
 from cnnjax.errors import UserError
 
 CONFIG = {"dataset": "digits", "input": {"size": 32, "stored_shape": [8, 8, 1]}}
@@ -18,10 +19,10 @@ def test_an_image_file_as_the_net_wants_it(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "colours.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "gray.png")
-    assert experiment.read_image(str(tmp_path / "colours.png"), CONFIG).shape == (8, 8, 1)
-    np.testing.assert_array_equal(experiment.read_image(str(tmp_path / "gray.png"), CONFIG), pixels[..., :1])
+    assert classify.read_image(str(tmp_path / "colours.png"), CONFIG).shape == (8, 8, 1)
+    np.testing.assert_array_equal(classify.read_image(str(tmp_path / "gray.png"), CONFIG), pixels[..., :1])
     colours = {"dataset": "photos", "input": {"size": 32, "stored_shape": [8, 8, 3]}}
-    np.testing.assert_array_equal(experiment.read_image(str(tmp_path / "colours.png"), colours), pixels)
+    np.testing.assert_array_equal(classify.read_image(str(tmp_path / "colours.png"), colours), pixels)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -36,14 +37,14 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("absent.png", "absent.png cannot be read"),
     ):
         with pytest.raises(UserError, match=message):
-            experiment.read_image(str(tmp_path / name), CONFIG)
+            classify.read_image(str(tmp_path / name), CONFIG)
 
 
 def test_a_test_example_by_number() -> None:
     digits = data.digits()
-    title, image = experiment.test_example(digits, " 40")
+    title, image = classify.test_example(digits, " 40")
     assert title == f"test 40 (true: {digits.test_labels[40]})"
     np.testing.assert_array_equal(image, digits.test_images[40])
     for index in ("360", "-1", "one", "1.5", ""):
         with pytest.raises(UserError, match=f"--index={index}: must be a number from 0 to 359"):
-            experiment.test_example(digits, index)
+            classify.test_example(digits, index)

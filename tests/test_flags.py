@@ -15,8 +15,8 @@ from cnnjax.ops.conv import onednn
 ALLOTTED_IN_TURN = """
 import resource
 import numpy as np
-from cnnjax import flags
-flags.keep_memory()
+from cnnjax.app import process
+process.keep_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     np.ones(2**24, np.float32)
@@ -39,8 +39,9 @@ def test_memory_is_kept_unless_the_user_set_malloc(setting: dict[str, str], kept
 # the compiled code of a convolution by oneDNN is not kept, that of the function after it is
 CONVOLUTION_AND_SINE = """
 import jax, jax.numpy as jnp, os
-from cnnjax import flags, ops
-flags.keep_compiled()
+from cnnjax import ops
+from cnnjax.app import process
+process.keep_compiled()
 x = jnp.ones((2, 8, 8, 20))
 def convolution(x): return ops.conv(x, jnp.ones((3, 3, 20, 24)), padding=1)
 def sine(x): return jnp.sin(x)

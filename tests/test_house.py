@@ -1,8 +1,10 @@
-"""Imports run one way, heavy libraries have one door each, and importing sets nothing behind the user's back."""
+"""Imports run one way, heavy libraries have one door each, files stay short, and importing sets nothing."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import graphlib
 import json
 import os
 import subprocess
@@ -15,9 +17,11 @@ import cnnjax
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "cnnjax").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-#: What each part of the house may import of the others.
-ARROWS = {
+#: What each part of the house imports of the others: no more, and no less.
+ARROWS: dict[str, set[str]] = {
     "ops": set(),
     "errors": set(),
     "layers": {"ops"},
@@ -25,59 +29,138 @@ ARROWS = {
     "models": {"ops", "layers", "errors"},
     "data": {"errors"},
     "train": {"data", "errors"},
-    "report": {"errors"},
-    "interop": {"ops", "layers", "models", "train", "errors"},
-    "flags": {"ops", "data", "train", "errors"},
-    "experiment": {"data", "describe", "models", "report", "train", "flags", "errors"},
-    "__init__": {"ops", "layers", "inspect", "models", "data", "train", "report", "interop", "errors"},
+    "report": set(),
+    "interop": {"models", "train", "errors"},
+    "app": {"inspect", "models", "data", "train", "report", "errors"},
+    "__init__": {"ops", "layers", "inspect", "models", "data", "train", "report", "interop"},
 }
 #: The only files that may import a library.
 DOORS = {
     "tensorflow_datasets": {"data/tfds_source.py"},
     "orbax": {"train/checkpoint.py"},
     "tensorboardX": {"train/metrics.py"},
-    "matplotlib": {"report.py"},
-    "flax": {"layers.py", "inspect", "models", "train/state.py", "train/loop.py", "experiment.py", "interop.py"},
-    "absl": {"flags.py", "experiment.py", "data/tfds_source.py"},
+    "matplotlib": {"report"},
+    "flax": {"layers", "inspect", "models", "train/state.py", "train/loop.py", "app/classify.py", "interop.py"},
+    "absl": {"app", "data/tfds_source.py"},
     "torch": {"interop.py"},
     "safetensors": {"interop.py"},
     "tensorflow": set(),
 }
 
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 60  # its docstring aside
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
 
 def imported(path: Path) -> set[str]:
-    """The dotted names of every module that a file imports, at its top or inside a function."""
+    """The dotted names that a file imports, at its top or inside a function, and those it hands to import_module."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are written in full"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names |= {one.value for one in node.args if isinstance(one, ast.Constant)}
+    return {"cnnjax.inspect.describe" if one == "cnnjax.describe" else one for one in names}  # as cnnjax offers it
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows(path: Path) -> None:
-    part = path.relative_to(ROOT / "cnnjax").parts[0].removesuffix(".py")
-    others = {name.split(".")[1] for name in imported(path) if name.startswith("cnnjax.")} - {part}
-    assert others <= ARROWS[part], f"{part} must not import {others - ARROWS[part]}"
+def modules(paths: list[Path]) -> dict[str, Path]:
+    """Files by the dotted names of their modules; a package's is its `__init__.py`."""
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def files(path: Path, known: dict[str, Path]) -> set[Path]:
+    """The files among those known that a file imports."""
+    found = set()
+    for name in imported(path):
+        name = name if name in known else name.rpartition(".")[0]  # a module, or something of a module
+        if name in known:
+            found.add(known[name])
+    return found - {path}
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT / "cnnjax").parts[0].removesuffix(".py")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_arrows() -> None:
+    """To the letter: a part may import what stands here, and does."""
+    found: dict[str, set[str]] = {part(path): set() for path in PACKAGE}
+    known = modules(PACKAGE)
+    for path in PACKAGE:
+        found[part(path)] |= {part(other) for other in files(path, known)}
+        if path == ROOT / "cnnjax" / "__init__.py":
+            found["__init__"] |= {*cnnjax.PARTS}
+    found = {one: others - {one, "__init__"} for one, others in found.items()}
+    assert found == ARROWS
+
+
+def test_no_circle_of_files() -> None:
+    """Not even one that is broken by an import inside a function."""
+    known = modules(PACKAGE)
+    try:
+        graphlib.TopologicalSorter({path: files(path, known) for path in PACKAGE}).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(map(name, error.args[1])))
 
 
 @pytest.mark.parametrize("library", DOORS)
 def test_doors(library: str) -> None:
     for path in PACKAGE:
-        name = str(path.relative_to(ROOT / "cnnjax"))
         if any(module.split(".")[0] == library for module in imported(path)):
-            assert any(name.startswith(door) for door in DOORS[library]), f"{name} imports {library}"
+            own = str(path.relative_to(ROOT / "cnnjax"))
+            assert any(own.startswith(door) for door in DOORS[library]), f"{own} imports {library}"
 
 
 def test_nnx_is_split_and_merged_in_one_place() -> None:
     for path in PACKAGE:
-        calls = {f"{n.value.id}.{n.attr}" for n in ast.walk(ast.parse(path.read_text()))
+        calls = {f"{n.value.id}.{n.attr}" for n in ast.walk(tree(path))
                  if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}  # fmt: skip
         if calls & {"nnx.split", "nnx.merge", "nnx.graphdef"}:
             assert path.name == "state.py", path
+
+
+def test_no_op_asks_for_the_platform() -> None:
+    """It is known at lowering: a program may be compiled here for another machine."""
+    for path in (ROOT / "cnnjax" / "ops").rglob("*.py"):
+        assert "default_backend(" not in path.read_text(), name(path)
+
+
+def test_the_package_mocks_nothing() -> None:
+    assert [name(path) for path in PACKAGE if any(one.startswith("unittest") for one in imported(path))] == []
+
+
+def test_files_and_functions_stay_short() -> None:
+    long = []
+    for path in (*PACKAGE, *EXPERIMENTS):
+        lines = path.read_text().count("\n")
+        if lines > MOST_LINES_OF_A_FILE:
+            long.append(f"{name(path)}: {lines} lines")
+        for node in ast.walk(tree(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                start = node.body[0].end_lineno if ast.get_docstring(node, clean=False) is not None else node.lineno
+                assert start is not None and node.end_lineno is not None
+                if node.end_lineno - start > MOST_LINES_OF_A_FUNCTION:
+                    long.append(f"{name(path)}: {node.name}, {node.end_lineno - start} lines")
+    assert long == []
+
+
+def test_no_test_imports_a_test() -> None:
+    """What tests share stands in modules that hold no tests."""
+    known = modules(TESTS)
+    tests = {path for path in TESTS if path.name.startswith("test_")}
+    found = {name(path): sorted(map(name, files(path, known) & tests)) for path in TESTS}
+    assert {one: others for one, others in found.items() if others} == {}
 
 
 def test_parts_are_found_by_attribute() -> None:

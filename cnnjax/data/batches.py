@@ -1,4 +1,7 @@
-"""Which examples make up which batch: functions of (seed, step) alone, so that resuming needs no iterator."""
+"""The examples of each batch, as functions of (seed, step).
+
+Resuming thus needs no iterator state.
+"""
 
 from functools import lru_cache
 
@@ -9,9 +12,11 @@ from cnnjax.data import rng
 from cnnjax.errors import UserError
 
 
-@lru_cache(maxsize=2)  # a group of updates may straddle two epochs
+@lru_cache(maxsize=2)  # the updates of one call may straddle two epochs
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of the examples in one epoch: ``jax.random.permutation(key(seed, SHUFFLE, epoch), n)``.
+    """Returns the order of the examples in one epoch.
+
+    It is `jax.random.permutation(key(seed, SHUFFLE, epoch), n)`.
 
     Args:
       seed: the run's seed.
@@ -19,7 +24,7 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
       n: number of training examples.
 
     Returns:
-      (n,) int32 on the host, read-only because it is shared with the next caller.
+      `(n,)` int32 on the host, read-only because it is shared with the next caller.
     """
     order = np.array(jax.random.permutation(rng.key(seed, rng.SHUFFLE, epoch), n), np.int32)
     order.flags.writeable = False
@@ -27,16 +32,19 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def sample(seed: int, epoch: int, n: int, count: int) -> np.ndarray:
-    """``count`` different examples (all, if there are no more) to look at before an epoch: (count,) int32."""
+    """Draws different examples to look at before an epoch.
+
+    Returns `(count,)` int32, or all n where `count` is larger.
+    """
     order = jax.random.permutation(rng.key(seed, rng.CURVATURE, epoch), n)
     return np.array(order[:count], np.int32)
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """``n // batch_size``: the last, partial batch of an epoch is dropped.
+    """Returns `n // batch_size`: the last, partial batch of an epoch is dropped.
 
     Raises:
-      UserError: when not even one batch fits, or ``batch_size`` is not positive.
+      UserError: not even one batch fits, or `batch_size` is not positive.
     """
     if batch_size < 1:
         raise UserError(f"The batch size is {batch_size}; it must be at least 1.")
@@ -48,16 +56,23 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 
 def indices(seed: int, step: int, count: int, n: int, batch_size: int) -> np.ndarray:
-    """The examples of the updates ``step``, ..., ``step + count - 1``, counted from the start of training.
+    """Returns the examples of `count` updates from `step` on.
 
-    Update ``t`` takes rows ``[i * batch_size, (i + 1) * batch_size)`` of ``permutation(seed, epoch, n)``,
-    where ``epoch, i = divmod(t, steps_per_epoch(n, batch_size))``.
+    Update t takes entries `[i * batch_size, (i + 1) * batch_size)` of `permutation(seed, epoch, n)`, where
+    `epoch, i = divmod(t, steps_per_epoch(n, batch_size))`.
+
+    Args:
+      seed: the run's seed.
+      step: number of the first update, from 0.
+      count: number of updates.
+      n: number of training examples.
+      batch_size: examples per update.
 
     Returns:
-      (count, batch_size) int32 on the host, each in ``0..n-1``.
+      `(count, batch_size)` int32 on the host, each in `0..n-1`.
 
     Raises:
-      UserError: as :func:`steps_per_epoch`.
+      UserError: not even one batch fits, or `batch_size` is not positive.
     """
     per_epoch = steps_per_epoch(n, batch_size)
     batches = np.empty((count, batch_size), np.int32)

@@ -1,4 +1,4 @@
-"""Decoded arrays kept in one file, which is checked before it is trusted."""
+"""Keeps decoded arrays in one file, which is verified when it is read."""
 
 import contextlib
 import hashlib
@@ -14,12 +14,12 @@ _DIGEST = "sha256"
 
 
 def directory() -> Path:
-    """``$XDG_CACHE_HOME/cnnjax``, or ``~/.cache/cnnjax``; it need not exist."""
+    """Returns `$XDG_CACHE_HOME/cnnjax`, or `~/.cache/cnnjax`; it need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cnnjax"
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the name, dtype, shape and bytes of every array, in the order of the names."""
+    """Returns the SHA-256 of the arrays' names, dtypes, shapes and bytes."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -29,9 +29,9 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays that :func:`write` put into ``path``; None when there is no such file.
+    """Reads the arrays that `write` stored in `path`; None where there is no such file.
 
-    A file that is truncated, or changed in any bit of its content, gives None too, with a warning.
+    A file that is truncated, or changed in any bit of its content, gives None and a warning.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -48,9 +48,11 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Stores the arrays in ``path``, atomically: a reader sees the old file or the whole new one.
+    """Stores the arrays in `path`, atomically.
 
-    Two processes may write the same file at once; the last one wins.  When the file cannot be written (no
+    A reader sees the old file or the whole new one.
+
+    Two processes may write the same file at once; the last one wins. Where the file cannot be written (no
     permission, disk full) there is a warning and no file: a cache is never worth a failed run.
     """
     temporary = None

@@ -1,7 +1,9 @@
-"""Random keys as a function of (seed, purpose, index): nothing random is ever carried along.
+"""Random keys as a function of (seed, purpose, index).
 
-Each purpose has a number of its own, so that, say, another number of augmentations leaves the order of
-the examples alone.  The numbers are part of every recorded result: add new ones, never renumber.
+No random state is carried from step to step.
+
+Each purpose has its own number, so that more draws for one, such as the augmentation, leave the others unchanged. The
+numbers are part of every recorded result: add new ones, never renumber.
 """
 
 import jax
@@ -15,16 +17,18 @@ CURVATURE = 5
 FOLDS = 6
 
 
-def key(seed, purpose, index=0) -> jax.Array:
-    """``fold_in(fold_in(key(seed), purpose), index)``: the key of the ``index``-th draw for one purpose.
+def key(seed: int, purpose: int, index: int | jax.Array = 0) -> jax.Array:
+    """Returns the key of the `index`-th draw for one purpose.
+
+    It is `fold_in(fold_in(key(seed), purpose), index)`.
 
     Args:
       seed: int, the run's seed.
-      purpose: one of ``INIT``, ``SHUFFLE``, ``AUGMENT``, ``HOLD_OUT``, ``DROPOUT``, ``CURVATURE``, ``FOLDS``.
+      purpose: one of `INIT`, `SHUFFLE`, `AUGMENT`, `HOLD_OUT`, `DROPOUT`, `CURVATURE`, `FOLDS`.
       index: int or int32 scalar, traced or not: the epoch or the step.
 
     Returns:
-      A typed scalar key.  Always threefry2x32, whatever ``jax_default_prng_impl`` says.
+      A typed scalar key. Always threefry2x32, whatever `jax_default_prng_impl` says.
     """
     root = jax.random.key(seed, impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(root, purpose), index)

@@ -1,4 +1,4 @@
-"""Sentences with a class as arrays of word numbers: the movie reviews, and the folds of a cross-validation."""
+"""Labelled sentences as word ids: movie reviews, and cross-validation folds."""
 
 import os
 import re
@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from cnnjax.data import rng
-from cnnjax.data.sources import Dataset
+from cnnjax.data.dataset import Dataset
 from cnnjax.errors import UserError
 
 FOLDS = 10
-#: Empty places before each sentence and, at least, behind it: a window of 5 words then sees each of them 5 times.
+#: Padding tokens before each sentence and, at least, after it: a window of 5 words then covers each word 5 times.
 MARGIN = 4
 #: The files of the movie reviews, by class.
 REVIEWS = {"negative": "rt-polarity.neg", "positive": "rt-polarity.pos"}
@@ -25,9 +25,9 @@ class Corpus(NamedTuple):
     """Sentences in memory, on the host.
 
     Attributes:
-      words: the vocabulary; the word ``words[i]`` has the id ``i + 1``.
-      ids: (N, L) int32, a sentence a row; 0 stands for no word.
-      labels: (N,) int32, each in ``0..len(class_names) - 1``.
+      words: the vocabulary; the word `words[i]` has the id `i + 1`.
+      ids: `(N, L)` int32, one sentence per row; 0 is padding.
+      labels: `(N,)` int32, each in `0..len(class_names) - 1`.
       class_names: one name per class.
     """
 
@@ -38,10 +38,15 @@ class Corpus(NamedTuple):
 
 
 def movie_reviews(data_dir: str | os.PathLike | None) -> Corpus:
-    """5,331 negative and 5,331 positive sentences from movie reviews, 18,765 different words.
+    """Reads 5,331 negative and 5,331 positive sentences from movie reviews.
+
+    They have 18,765 different words.
 
     Args:
-      data_dir: the folder of the two files, ``rt-polarity.neg`` and ``rt-polarity.pos``: a sentence a line, latin-1.
+      data_dir: folder of the two files, `rt-polarity.neg` and `rt-polarity.pos`: one sentence per line, latin-1.
+
+    Returns:
+      The sentences, the negative ones first.
 
     Raises:
       UserError: no folder was given, or a file cannot be read.
@@ -69,12 +74,15 @@ def movie_reviews(data_dir: str | os.PathLike | None) -> Corpus:
 
 
 def tokens(sentence: str) -> list[str]:
-    """The words of a sentence as in Kim 2014: lower case, punctuation by itself, 's, n't and their like split off.
+    """Splits a sentence into words as Kim 2014 did.
 
-    Signs other than letters, digits and ( ) , ! ? ' ` are dropped, full stops too.
+    Words are in lower case; punctuation, 's, n't and the like are words of their own.
 
-    >>> tokens("It's a film that doesn't, well, end (or so).")
-    ['it', "'s", 'a', 'film', 'that', 'does', "n't", ',', 'well', ',', 'end', '(', 'or', 'so', ')']
+    All characters but letters, digits and ( ) , ! ? ' ` are dropped, full stops too.
+
+    Example:
+      >>> tokens("It's a film that doesn't, well, end (or so).")
+      ['it', "'s", 'a', 'film', 'that', 'does', "n't", ',', 'well', ',', 'end', '(', 'or', 'so', ')']
 
     References:
       Kim, Convolutional neural networks for sentence classification, EMNLP 2014; the rules are those of its code.
@@ -86,29 +94,49 @@ def tokens(sentence: str) -> list[str]:
 
 
 def corpus(sentences: Sequence[Sequence[Sequence[str]]], class_names: tuple[str, ...]) -> Corpus:
-    """The sentences of each class as one array: numbered in the order of their first use, `MARGIN` empty places around.
+    """Packs the sentences of each class into one array of word ids.
 
-    A row is as long as the longest sentence and two margins; a shorter sentence has more room behind it.
+    `MARGIN` padding tokens stand on both sides of each.
 
-    >>> corpus([[["a", "dull", "film"]], [["a", "film"]]], ("negative", "positive")).ids
-    array([[0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0],
-           [0, 0, 0, 0, 1, 3, 0, 0, 0, 0, 0]], dtype=int32)
+    Words are numbered in the order of their first use. A row is as long as the longest sentence and its padding;
+    shorter sentences have more padding at the end.
+
+    Args:
+      sentences: for each class its sentences, each a list of words.
+      class_names: one name per class.
+
+    Returns:
+      The sentences of all classes, in the order given.
+
+    Example:
+      >>> corpus([[["a", "dull", "film"]], [["a", "film"]]], ("negative", "positive")).ids
+      array([[0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0],
+             [0, 0, 0, 0, 1, 3, 0, 0, 0, 0, 0]], dtype=int32)
     """
     rows = [row for of_class in sentences for row in of_class]
     numbers: dict[str, int] = {}
     for word in (word for row in rows for word in row):
         numbers.setdefault(word, len(numbers) + 1)
     ids = np.zeros((len(rows), max(map(len, rows), default=0) + 2 * MARGIN), np.int32)
-    for place, row in zip(ids, rows, strict=True):
-        place[MARGIN : MARGIN + len(row)] = [numbers[word] for word in row]
+    for sentence, row in zip(ids, rows, strict=True):
+        sentence[MARGIN : MARGIN + len(row)] = [numbers[word] for word in row]
     labels = np.repeat(np.arange(len(sentences), dtype=np.int32), [len(of_class) for of_class in sentences])
     return Corpus(tuple(numbers), ids, labels, class_names)
 
 
 def fold(sentences: Corpus, number: int, seed: int) -> Dataset:
-    """Fold `number` of `FOLDS` to test on, the others to train on: a function of (corpus, number, seed) alone.
+    """Returns fold `number` of `FOLDS` as test set, the others as training set.
 
-    The examples in random order, cut into parts that differ by at most one; each is tested on in one fold.
+    The split is a function of (corpus, number, seed) alone. The examples are shuffled and cut into parts whose sizes
+    differ by at most one; each example is tested on in one fold.
+
+    Args:
+      sentences: the whole corpus.
+      number: which fold, from 0.
+      seed: decides the shuffle.
+
+    Returns:
+      The corpus as training and test set.
 
     Raises:
       UserError: there is no such fold.

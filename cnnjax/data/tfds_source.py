@@ -1,9 +1,10 @@
 """Image-classification data sets of TFDS as arrays, read without TensorFlow.
 
-TFDS wants to be handled with care (seen with 4.9.10): its ``data_source`` reads array_record files only;
-preparing mnist, cifar10 and others needs TensorFlow; and without a network it tries for minutes before it
-gives up, hence the questions asked here before it is let loose.
+Some limits of TFDS (4.9.10) are checked before it is called: its `data_source` reads array_record files only;
+preparing mnist, cifar10 and others needs TensorFlow; and without a network it tries for minutes before it fails.
 """
+
+from __future__ import annotations
 
 import contextlib
 import difflib
@@ -20,13 +21,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnnjax.data import cache
-from cnnjax.data.sources import resize
+from cnnjax.data.preprocess import resize
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 _CACHE_FORMAT = 1  # raise it when the arrays in the cache change their meaning
 _CHUNK = 1000  # examples decoded per call
@@ -35,13 +39,15 @@ _PROBE_URL = "https://storage.googleapis.com"  # TFDS fetches mnist and much els
 _PROBE_SECONDS = 3.0
 
 
-def load(
+def load_tfds(
     name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
-    """``(train_images, train_labels, test_images, test_labels, class_names)`` of a TFDS data set.
+    """Loads the arrays of a TFDS data set.
 
-    See :func:`cnnjax.data.load` for the arguments and errors, :class:`cnnjax.data.Dataset` for the arrays.
-    Images that are larger than ``size``, or of many sizes, come resized; the others as they are stored.
+    Returns `(train_images, train_labels, test_images, test_labels, class_names)`.
+
+    See `cnnjax.data.load_dataset` for the arguments and errors, `cnnjax.data.Dataset` for the arrays. Images that are
+    larger than `size`, or differ in size, are resized; the others are returned as stored.
     """
     with _quiet_absl():
         builder = _open(name, data_dir)
@@ -76,7 +82,7 @@ def load(
 
 @contextlib.contextmanager
 def _quiet_absl() -> Iterator[None]:
-    """Holds back TFDS's warnings that mean nothing here: no OpenCV, no dataset_info.json yet."""
+    """Silences TFDS's warnings that do not matter here: no OpenCV, no dataset_info.json yet."""
     from absl import logging
 
     verbosity = logging.get_verbosity()
@@ -88,14 +94,14 @@ def _quiet_absl() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """What went wrong, in one line; TFDS wraps the cause in a longer story."""
+    """Returns the cause of an error in one line; TFDS wraps it in longer text."""
     error = error.__cause__ or error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
-    """TFDS's builder: what it knows about a data set.  Does not touch the network."""
+def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
+    """Returns the builder of a data set. Does not touch the network."""
     import tensorflow_datasets as tfds
 
     where = {}
@@ -125,8 +131,8 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> Any:
     raise UserError(f"{problem} {advice} It must be digits or the TFDS name of an image-classification data set.")
 
 
-def _supervised_keys(name: str, builder: Any, size: int | None) -> tuple[str, str]:
-    """The features that hold the image and the label, checked before anything is downloaded."""
+def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: int | None) -> tuple[str, str]:
+    """Returns the keys of image and label, before anything is downloaded."""
     import tensorflow_datasets as tfds
 
     features = dict(builder.info.features)
@@ -146,8 +152,11 @@ def _supervised_keys(name: str, builder: Any, size: int | None) -> tuple[str, st
     return keys[0], keys[1]
 
 
-def _prepare(name: str, builder: Any) -> None:
-    """Downloads a data set and writes it as array_record files, or says at once why that cannot be."""
+def _prepare(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    """Downloads a data set and writes it as array_record files.
+
+    Raises UserError at once where that is not possible.
+    """
     import tensorflow_datasets as tfds
 
     missing = f"The data set {name} was looked for in {builder.data_path} and is not there"
@@ -175,7 +184,10 @@ def _prepare(name: str, builder: Any) -> None:
 
 
 def _network_answers() -> bool:
-    """Whether an HTTPS request, through the proxy if one is set, is answered within seconds."""
+    """Returns True if an HTTPS request is answered within seconds.
+
+    It goes through the proxy if one is set.
+    """
     answers = []
 
     def ask():
@@ -189,14 +201,14 @@ def _network_answers() -> bool:
         except (OSError, ValueError, http.client.HTTPException):  # ValueError: a proxy that is no URL
             pass
 
-    # The timeout of urlopen does not hold for looking up the host's name, so the thread may be left behind.
+    # The timeout of urlopen does not cover the look-up of the host's name, so the thread may outlive this call.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_PROBE_SECONDS + 1)
     return bool(answers)
 
 
-def _check_prepared(name: str, builder: Any) -> None:
+def _check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
     info, folder = builder.info, builder.data_path
     if info.file_format.value != "array_record":
         raise UserError(
@@ -211,8 +223,11 @@ def _check_prepared(name: str, builder: Any) -> None:
         )
 
 
-def _test_split(builder: Any, label_key: str) -> str:
-    """``test``, or ``validation`` where there is no test split or, as in ImageNet's, its labels are kept back (-1)."""
+def _test_split(builder: tfds.core.DatasetBuilder, label_key: str) -> str:
+    """Returns `test`, or `validation` where no test labels are given.
+
+    That is so without a test split, and where its labels are withheld (-1), as ImageNet's are.
+    """
     splits = builder.info.splits
     if "test" not in splits:
         return "validation"
@@ -225,8 +240,13 @@ def _test_split(builder: Any, label_key: str) -> str:
     return "validation" if int(first[label_key]) < 0 else "test"
 
 
-def _check_memory(name: str, builder: Any, splits: tuple[str, ...], image_key: str, size: int | None) -> None:
-    """Refuses a data set that would not fit: once on the host, once on the device, which may be the host too."""
+def _check_memory(
+    name: str, builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], image_key: str, size: int | None
+) -> None:
+    """Refuses a data set that needs too much memory.
+
+    It is held once on the host and once on the device, which may be the host.
+    """
     shape = builder.info.features[image_key].shape
     side = shape[:2] if size is None else (size, size)
     count = sum(builder.info.splits[split].num_examples for split in splits if split in builder.info.splits)
@@ -240,12 +260,15 @@ def _check_memory(name: str, builder: Any, splits: tuple[str, ...], image_key: s
 
 
 def _memory() -> int:
-    """The machine's memory in bytes."""
+    """Returns the machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _cache_path(builder: Any, splits: tuple[str, ...], size: int | None) -> Path:
-    """A name that changes with the data set's version, the size and the name, size or time of any record file."""
+def _cache_path(builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], size: int | None) -> Path:
+    """Returns a path in the cache that changes when the data do.
+
+    It depends on the data set's version, `size`, and each record file's name, size and time.
+    """
     files = []
     for split in splits:
         for path in map(os.fspath, builder.info.splits[split].filepaths):
@@ -264,9 +287,12 @@ def _cache_path(builder: Any, splits: tuple[str, ...], size: int | None) -> Path
 
 
 def _decode(
-    name: str, builder: Any, split: str, image_key: str, label_key: str, size: int | None
+    name: str, builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str, size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All images (N, H, W, C) uint8 and labels (N,) int32 of a split, decoded from the record files, and resized."""
+    """Decodes and resizes all images of a split.
+
+    Returns them, (N, H, W, C) uint8, and the labels, (N,) int32.
+    """
     from tqdm import tqdm
 
     info = builder.info.splits[split]
@@ -303,8 +329,8 @@ def _decode(
     return images, labels
 
 
-def _record_files(split_info: Any, start: int, stop: int) -> str:
-    """The files that hold the examples ``start``, ..., ``stop - 1`` of a split."""
+def _record_files(split_info: tfds.core.SplitInfo, start: int, stop: int) -> str:
+    """Names the files that hold the examples `start`, ..., `stop - 1` of a split."""
     ends = list(itertools.accumulate(split_info.shard_lengths))
     spans = zip(split_info.filepaths, [0, *ends], ends, strict=False)
     return " or ".join(os.fspath(path) for path, low, high in spans if low < stop and high > start)

@@ -1,4 +1,4 @@
-"""Word vectors from files: word2vec's text and binary formats, and GloVe's."""
+"""Reads word vectors from files: word2vec's text and binary formats, and GloVe's."""
 
 import gzip
 import itertools
@@ -12,24 +12,24 @@ from cnnjax.errors import UserError
 
 
 def word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors that a file has for some of the words.
+    """Reads the vectors of the given words from a file, as far as it has them.
 
-    word2vec's formats begin with a line of two numbers, how many words and how wide; each word then stands before its
-    numbers, which are text, or float32 in binary. GloVe's has no first line. A file may be packed by gzip. Of a word
-    that stands there twice the first vector counts.
+    word2vec's formats begin with a line of two numbers, the count of words and the width; then each word is followed
+    by its numbers, as text or as binary float32. GloVe's format has no such line. The file may be compressed with
+    gzip. Where a word occurs twice, its first vector counts.
 
     Args:
       path: the file. It is read in one pass; only the vectors of `words` are kept.
-      words: different from each other.
+      words: all different.
 
     Returns:
-      ``(places, vectors)``: (M,) int32, the places in `words` of those that were found, ascending, and (M, width)
+      `(found, vectors)`: `(M,)` int32, the indices in `words` of those in the file, ascending, and `(M, width)`
       float32.
 
     Raises:
       UserError: the file cannot be read, is cut short, or holds none of the words.
     """
-    wanted = {word: place for place, word in enumerate(words)}
+    wanted = {word: index for index, word in enumerate(words)}
     found: dict[int, np.ndarray] = {}
     try:
         with open(path, "rb") as packed:
@@ -43,12 +43,15 @@ def word_vectors(path: str | os.PathLike, words: Sequence[str]) -> tuple[np.ndar
         raise UserError(f"{path} holds no word vectors of word2vec or GloVe: {error}.") from None
     if not found:
         raise UserError(f"{path} has vectors for none of the {len(words)} words: give one of this language.")
-    places = sorted(found)
-    return np.array(places, np.int32), np.stack([found[place] for place in places])
+    indices = sorted(found)
+    return np.array(indices, np.int32), np.stack([found[index] for index in indices])
 
 
 def _entries(file: BinaryIO, wanted: Container[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The wanted words and their vectors. Raises ValueError that says where a file is none of the three formats."""
+    """Yields the wanted words and their vectors.
+
+    The ValueError for another format says where it fails.
+    """
     first = file.readline()
     header = first.split()
     if len(header) == 2 and all(number.isdigit() for number in header):
@@ -63,7 +66,7 @@ def _entries(file: BinaryIO, wanted: Container[str]) -> Iterator[tuple[str, np.n
 
 
 def _is_text(line: bytes, width: int) -> bool:
-    """Whether a line is a word and `width` numbers in text; of a wide one, cut short, what there is."""
+    """Returns True where a line is a word and numbers in text; a wide line may be cut short."""
     _, *numbers = line.split() or [b""]
     try:
         return len(list(map(float, numbers[:width]))) > 0
@@ -72,7 +75,7 @@ def _is_text(line: bytes, width: int) -> bool:
 
 
 def _lines(lines: Iterable[tuple[int, bytes]], width: int, wanted: Container[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Lines of text and their numbers: each a word, in which there may be spaces, and `width` numbers."""
+    """Yields from text lines, each a word, which may contain spaces, and `width` numbers."""
     for number, line in lines:
         first, *numbers = line.rstrip().rsplit(b" ", width)
         if line.strip() and len(numbers) != width:
@@ -86,7 +89,10 @@ def _lines(lines: Iterable[tuple[int, bytes]], width: int, wanted: Container[str
 
 
 def _records(file: BinaryIO, count: int, width: int, wanted: Container[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """word2vec's binary format: each word, a space, its float32; some writers end a record with a line."""
+    """Yields from word2vec's binary format: a word, a space, float32 numbers.
+
+    Some writers end a record with a newline.
+    """
     for number in range(count):
         letters = bytearray()
         while (letter := file.read(1)) != b" ":

@@ -1,4 +1,4 @@
-"""The nets, one paper a file, and `build`, which makes one from a run's configuration."""
+"""The nets, one paper per file, and `build`, which makes one from a run's configuration."""
 
 from __future__ import annotations
 
@@ -31,17 +31,21 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 
 
 def build(config: Mapping[str, Any]) -> nnx.Module:
-    """The model that a run's config describes, freshly initialised.
+    """Builds the model that a run's config describes, freshly initialised.
 
     Args:
-      config: ``config["model"]`` holds the model's name and its keywords, ``{"name": "lenet5", "channels": 1, ...}``;
-        ``config["dtype"]`` the computation's dtype (default float32), ``config["seed"]`` the seed (default 0).
+      config: `config["model"]` holds the model's name and keywords, `{"name": "lenet5", "channels": 1, ...}`;
+        `config["dtype"]` is the computation's dtype (default float32), `config["seed"]` the seed (default 0).
+
+    Returns:
+      The model, in training mode.
 
     Raises:
       UserError: no such model, or one without these keywords.
 
-    >>> build({"model": {"name": "lenet5", "variant": "classic"}}).variant
-    'classic'
+    Example:
+      >>> build({"model": {"name": "lenet5", "variant": "classic"}}).variant
+      'classic'
     """
     options = dict(config["model"])
     name = options.pop("name")

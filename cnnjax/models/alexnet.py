@@ -1,4 +1,7 @@
-"""AlexNet (Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional neural networks, 2012)."""
+"""AlexNet (Krizhevsky, Sutskever, Hinton, NIPS 2012).
+
+ImageNet classification with deep convolutional neural networks.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cnnjax.layers import Conv, LocalResponseNorm, MaxPool
 
 
 class Form(NamedTuple):
-    """maps: of the five convolutions. groups: of the second, fourth, fifth. step: what the width is a multiple of."""
+    """Describes a form of the net.
+
+    Attributes:
+      maps: output channels of the five convolutions.
+      groups: of the second, fourth and fifth convolution.
+      step: the width must be a multiple of it.
+    """
 
     maps: tuple[int, int, int, int, int]
     groups: int
@@ -25,32 +35,32 @@ FORMS = {
     "ungrouped": Form((96, 256, 384, 384, 256), groups=1, step=3),
     "one-tower": Form((64, 192, 384, 256, 256), groups=1, step=1),
 }
-#: The smallest image of which the last pooling has something to pool.
+#: Smallest side of the image that leaves a window for the last pooling, in pixels.
 SMALLEST = 63
 
 
 class AlexNet(nnx.Module):
-    """AlexNet: five convolutions, three overlapping poolings, three dense layers, dropout between these.
+    """AlexNet: five convolutions, three overlapping poolings, three dense layers.
 
     Args:
-      num_classes: length of the logits.
-      form: ``towers``: the paper's two towers, which meet in the third convolution alone, so that the second, fourth
-        and fifth have two groups; 60,965,224 parameters for 1,000 classes. The normalisation runs over the maps of both
-        where they adjoin, as in Caffe's AlexNet; the paper does not say. ``ungrouped``: the same without groups;
-        62,378,344. ``one-tower``: that of torchvision, without local response normalisation, with dropout before the
-        first two dense layers and not behind them; 61,100,840.
-      width: the maps of the first convolution, the others' in proportion; by default as published, 96 or 64.
-      dense: the width of the two hidden dense layers.
-      size: of the square images, at least 63.
+      num_classes: number of logits.
+      form: `towers`: the paper's two towers, which are connected in the third convolution only, so that the second,
+        fourth and fifth have two groups; 60,965,224 parameters for 1,000 classes. The normalisation runs over the
+        channels of both towers, as in Caffe's AlexNet; the paper does not say. `ungrouped`: the same without groups;
+        62,378,344. `one-tower`: torchvision's, without local response normalisation, with dropout before the first two
+        dense layers instead of after them; 61,100,840.
+      width: output channels of the first convolution, the others in proportion; by default as published, 96 or 64.
+      dense: features of the two hidden dense layers.
+      size: side of the square images, at least 63.
       channels: of the images.
       dtype: of the computation; parameters are float32.
-      rngs: where the weights are drawn from. one-tower: weights and biases uniform within 1 / sqrt(fan_in), PyTorch's
-        default. Else as in the paper, normal with deviation 0.01, made for pixels of 0..255 less their mean; the
-        biases of conv2, conv4, conv5 and of the hidden dense layers are 1, the others 0. A unit with less inputs than
-        published has weights so much wider that its sum keeps its variance: else narrow nets do not learn.
+      rngs: source of the weights. `one-tower`: weights and biases uniform within 1 / sqrt(fan_in), PyTorch's
+        default. Otherwise as in the paper, normal with deviation 0.01, made for pixels of 0..255 less their mean; the
+        biases of conv2, conv4, conv5 and of the hidden dense layers are 1, the others 0. A unit with fewer inputs than
+        published gets larger weights, so that its sum keeps its variance: otherwise narrow nets do not learn.
 
     Raises:
-      ValueError: no such form, an image too small, a width that does not divide into the forms' proportions.
+      ValueError: no such form, an image too small, or a width that is no multiple of the form's step.
 
     References:
       Krizhevsky, Sutskever, Hinton, NIPS 2012. One tower: Krizhevsky, One weird trick for parallelizing convolutional
@@ -66,7 +76,7 @@ class AlexNet(nnx.Module):
         dense: int = 4096,
         size: int = 224,
         channels: int = 3,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         if form not in FORMS:
@@ -80,37 +90,37 @@ class AlexNet(nnx.Module):
         self.form, self.size = form, size
         one, two, three, four, five = (maps * width // published[0] for maps in published)
 
-        def drawn(inputs: int) -> dict[str, Any]:  # that a unit has as published
+        def init_for(inputs: int) -> dict[str, Any]:  # inputs of a unit as published
             init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within 1 / sqrt(fan_in)
             if form != "one-tower":
                 init = nnx.initializers.variance_scaling(0.01**2 * inputs, "fan_in", "normal")
             return {"kernel_init": init, "dtype": dtype, "rngs": rngs}
 
-        below = [maps * window**2 for maps, window in zip(published, (5, 3, 3, 3, 6), strict=True)]
-        self.conv1 = Conv(channels, one, (11, 11), stride=4, padding=2, **drawn(3 * 11**2))
-        self.conv2 = Conv(one, two, (5, 5), padding=2, groups=groups, **drawn(below[0] // groups))
-        self.conv3 = Conv(two, three, (3, 3), padding=1, **drawn(below[1]))
-        self.conv4 = Conv(three, four, (3, 3), padding=1, groups=groups, **drawn(below[2] // groups))
-        self.conv5 = Conv(four, five, (3, 3), padding=1, groups=groups, **drawn(below[3] // groups))
+        fan_in = [maps * window**2 for maps, window in zip(published, (5, 3, 3, 3, 6), strict=True)]
+        self.conv1 = Conv(channels, one, (11, 11), stride=4, padding=2, **init_for(3 * 11**2))
+        self.conv2 = Conv(one, two, (5, 5), padding=2, groups=groups, **init_for(fan_in[0] // groups))
+        self.conv3 = Conv(two, three, (3, 3), padding=1, **init_for(fan_in[1]))
+        self.conv4 = Conv(three, four, (3, 3), padding=1, groups=groups, **init_for(fan_in[2] // groups))
+        self.conv5 = Conv(four, five, (3, 3), padding=1, groups=groups, **init_for(fan_in[3] // groups))
         self.norm = None if form == "one-tower" else LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=2.0)
         self.pool = MaxPool(3, stride=2)
-        self.dense1 = nnx.Linear(places(size) ** 2 * five, dense, **drawn(below[4]))
-        self.dense2 = nnx.Linear(dense, dense, **drawn(4096))
-        self.dense3 = nnx.Linear(dense, num_classes, **drawn(4096))
+        self.dense1 = nnx.Linear(last_side(size) ** 2 * five, dense, **init_for(fan_in[4]))
+        self.dense2 = nnx.Linear(dense, dense, **init_for(4096))
+        self.dense3 = nnx.Linear(dense, num_classes, **init_for(4096))
         self.dropout1 = nnx.Dropout(0.5, rngs=rngs)
         self.dropout2 = nnx.Dropout(0.5, rngs=rngs)
         if form == "one-tower":
             for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "dense1", "dense2", "dense3"):
                 layer = getattr(self, name)
                 bound = 1 / math.sqrt(math.prod(layer.kernel.shape[:-1]))
-                layer.bias[...] = jax.random.uniform(rngs.params(), layer.bias.shape, minval=-bound, maxval=bound)
-        else:  # so that their ReLUs begin in their linear part
+                layer.bias[...] = jax.random.uniform(rngs.params(), layer.bias.shape, jnp.float32, -bound, bound)
+        else:  # so that these ReLUs start in their linear part
             for name in ("conv2", "conv4", "conv5", "dense1", "dense2"):
                 bias = getattr(self, name).bias
-                bias[...] = jnp.ones(bias.shape)
+                bias[...] = jnp.ones(bias.shape, bias.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images (N, size, size, channels) to logits (N, num_classes)."""
+        """Maps images (N, size, size, channels) to logits (N, num_classes)."""
         if x.ndim != 4 or x.shape[1:3] != (self.size, self.size):
             raise ValueError(f"x must be (N, {self.size}, {self.size}, channels), was {x.shape}: crop or resize it")
         #                                      of 224x224: the paper's maps, those of one tower
@@ -129,14 +139,17 @@ class AlexNet(nnx.Module):
         return self.dense3(x)  #               (N, num_classes)
 
     def lower(self, x: jax.Array) -> jax.Array:
-        """ReLU, local response normalisation where there is one, and pooling; without it the maximum goes first."""
+        """Applies ReLU, local response normalisation if any, and pooling.
+
+        Without normalisation it pools first, which commutes with ReLU, to save work.
+        """
         if self.norm is None:
             return jax.nn.relu(self.pool(x))
         return self.pool(self.norm(jax.nn.relu(x)))
 
 
-def places(size: int) -> int:
-    """The side of what the last pooling gives of images of a size: 6 of 224."""
+def last_side(size: int) -> int:
+    """Returns the side of the last pooling's output for images of a size: 6 for 224."""
     side = (size + 2 * 2 - 11) // 4 + 1
     for _ in range(3):
         side = (side - 3) // 2 + 1

@@ -1,4 +1,4 @@
-"""The convolutional net that tutorials train on CIFAR-10: blocks of convolution, ReLU and pooling, a dense layer."""
+"""The net that tutorials train on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cnnjax.layers import BatchNorm, Conv, MaxPool
 
@@ -14,19 +15,22 @@ CONVS = ("own", "flax")
 
 
 class CifarCNN(nnx.Module):
-    """Blocks of [3x3 convolution, batch norm if asked for, ReLU, 2x2 max-pool], then a dense layer.
+    """Blocks of 3x3 convolution, ReLU and 2x2 max-pool, then two dense layers.
 
     Args:
-      num_classes: length of the logits.
-      widths: the maps of each block; there are as many blocks.
-      batch_norm: whether there is batch norm behind each convolution, which then needs no bias.
-      dense: the width of the dense layer.
-      conv: ``own``: `cnnjax.layers.Conv`; ``flax``: ``nnx.Conv``. Both start from the same weights.
-      algorithm: that of the own convolutions.
-      size: of the square images.
+      num_classes: number of logits.
+      widths: output channels of each block.
+      batch_norm: whether batch norm follows each convolution, which then has no bias.
+      dense: features of the hidden dense layer.
+      conv: `own` for `cnnjax.layers.Conv`, `flax` for `nnx.Conv`; both start from the same weights.
+      algorithm: of `cnnjax.layers.Conv`.
+      size: side of the square images.
       channels: of the images.
       dtype: of the computation; parameters and batch statistics are float32.
-      rngs: where the weights are drawn from, He-normal.
+      rngs: source of the weights, He-normal.
+
+    Raises:
+      ValueError: no such `conv`, an algorithm for flax's, or too many blocks for the size.
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class CifarCNN(nnx.Module):
         algorithm: str = "auto",
         size: int = 32,
         channels: int = 3,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         if conv not in CONVS:
@@ -50,25 +54,25 @@ class CifarCNN(nnx.Module):
         if not widths or size >> len(widths) < 1:
             raise ValueError(f"widths must be of 1 to {size.bit_length() - 1} blocks, each halves {size}, was {widths}")
         he = nnx.initializers.he_normal()
-        how: dict[str, Any] = {"kernel_init": he, "dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"kernel_init": he, "dtype": dtype, "rngs": rngs}
         blocks = []
-        for below, width in zip((channels, *widths), widths, strict=False):
-            shape: dict[str, Any] = {"padding": 1, "use_bias": not batch_norm, **how}
-            shape["rngs"] = nnx.Rngs(rngs.params())  # flax's draws a key for its bias too
+        for in_channels, width in zip((channels, *widths), widths, strict=False):
+            shape: dict[str, Any] = {"padding": 1, "use_bias": not batch_norm, **common}
+            shape["rngs"] = nnx.Rngs(rngs.params())  # nnx.Conv draws a key for its bias too
             layer: nnx.Module
             if conv == "own":
-                layer = Conv(below, width, (3, 3), algorithm=algorithm, **shape)
+                layer = Conv(in_channels, width, (3, 3), algorithm=algorithm, **shape)
             else:
-                layer = nnx.Conv(below, width, (3, 3), **shape)
+                layer = nnx.Conv(in_channels, width, (3, 3), **shape)
             norm = BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs) if batch_norm else None
             blocks.append(Block(layer, norm))
         self.blocks = nnx.List(blocks)
         side = size >> len(widths)
-        self.dense1 = nnx.Linear(side * side * widths[-1], dense, **how)
-        self.dense2 = nnx.Linear(dense, num_classes, **how)
+        self.dense1 = nnx.Linear(side * side * widths[-1], dense, **common)
+        self.dense2 = nnx.Linear(dense, num_classes, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images (N, size, size, channels) to logits (N, num_classes)."""
+        """Maps images (N, size, size, channels) to logits (N, num_classes)."""
         for block in self.blocks:  # 32x32x3 -> 16x16x32 -> 8x8x64 -> 4x4x128
             x = block(x)
         x = jax.nn.relu(self.dense1(x.reshape(len(x), -1)))
@@ -76,12 +80,15 @@ class CifarCNN(nnx.Module):
 
 
 class Block(nnx.Module):
-    """[convolution, batch norm or none, ReLU, 2x2 max-pool]."""
+    """Convolution, batch norm or none, ReLU, 2x2 max-pool."""
 
     def __init__(self, conv: nnx.Module, norm: nnx.Module | None):
         self.conv, self.norm, self.pool = conv, norm, MaxPool(2)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(N, H, W, C) to (N, H // 2, W // 2, width). The maximum commutes with ReLU, which then reads a quarter."""
+        """Maps (N, H, W, C) to (N, H // 2, W // 2, width).
+
+        It pools before ReLU, which commutes, to save work.
+        """
         x = self.conv(x)
         return jax.nn.relu(self.pool(x if self.norm is None else self.norm(x)))

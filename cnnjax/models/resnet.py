@@ -1,4 +1,7 @@
-"""ResNet-18 (He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016, arXiv:1512.03385)."""
+"""ResNet-18 (He, Zhang, Ren, Sun, CVPR 2016, arXiv:1512.03385).
+
+Deep residual learning for image recognition.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,38 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cnnjax.layers import BatchNorm, Conv, GlobalAvgPool
 
 
 class ResNet18(nnx.Module):
-    """ResNet-18 in the form used on CIFAR-10: a 3x3 stem of stride 1 and no first pooling. 11,173,962 parameters.
+    """ResNet-18 in the form used on CIFAR-10, 11,173,962 parameters.
+
+    The stem is a 3x3 convolution of stride 1, and no pooling follows it.
 
     Args:
-      num_classes: length of the logits.
+      num_classes: number of logits.
       channels: of the images.
       dtype: of the computation; parameters and batch statistics are float32.
-      rngs: where the weights are drawn from, He-normal over the fan-out.
+      rngs: source of the weights, He-normal over the fan-out.
     """
 
-    def __init__(self, num_classes: int = 10, *, channels: int = 3, dtype: Any = None, rngs: nnx.Rngs):
-        how: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.stem = ConvNorm(channels, 64, 3, 1, **how)
+    def __init__(self, num_classes: int = 10, *, channels: int = 3, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.stem = ConvNorm(channels, 64, 3, 1, **common)
         blocks = []
-        below = 64
+        in_channels = 64
         for stage, width in enumerate((64, 128, 256, 512)):  # 32x32, 16x16, 8x8, 4x4
             for first in (True, False):
-                blocks.append(Residual(below, width, 2 if stage and first else 1, **how))
-                below = width
+                blocks.append(Residual(in_channels, width, 2 if stage and first else 1, **common))
+                in_channels = width
         self.blocks = nnx.List(blocks)
         self.pool = GlobalAvgPool()
-        self.dense = nnx.Linear(512, num_classes, **how)
+        self.dense = nnx.Linear(512, num_classes, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images (N, H, W, channels) to logits (N, num_classes)."""
+        """Maps images (N, H, W, channels) to logits (N, num_classes)."""
         x = jax.nn.relu(self.stem(x))
         for block in self.blocks:
             x = block(x)
@@ -42,27 +48,34 @@ class ResNet18(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """relu(x + F(x)) with F two 3x3 convolutions; where the shape changes, x goes through a 1x1 convolution."""
+    """Residual block: relu(x + F(x)), where F is two 3x3 convolutions.
 
-    def __init__(self, below: int, width: int, stride: int, **how: Any):
-        self.first = ConvNorm(below, width, 3, stride, **how)
-        self.second = ConvNorm(width, width, 3, 1, **how)
-        self.shortcut = ConvNorm(below, width, 1, stride, **how) if below != width or stride > 1 else None
+    Where the shape changes, x goes through a 1x1 convolution.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.first = ConvNorm(in_channels, width, 3, stride, **common)
+        self.second = ConvNorm(width, width, 3, 1, **common)
+        reshaped = in_channels != width or stride > 1
+        self.shortcut = ConvNorm(in_channels, width, 1, stride, **common) if reshaped else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(N, H, W, below) to (N, H / stride, W / stride, width)."""
+        """Maps (N, H, W, in_channels) to (N, H / stride, W / stride, width)."""
         y = self.second(jax.nn.relu(self.first(x)))
         return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias, and batch norm."""
+    """Convolution without bias, and batch norm."""
 
-    def __init__(self, below: int, width: int, window: int, stride: int, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, width: int, window: int, stride: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs
+    ):
         init = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
         shape = (window, window)
         self.conv = Conv(
-            below,
+            in_channels,
             width,
             shape,
             stride=stride,
@@ -75,5 +88,5 @@ class ConvNorm(nnx.Module):
         self.norm = BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(N, H, W, below) to (N, H / stride, W / stride, width)."""
+        """Maps (N, H, W, in_channels) to (N, H / stride, W / stride, width)."""
         return self.norm(self.conv(x))

@@ -1,4 +1,7 @@
-"""TextCNN (Kim: Convolutional neural networks for sentence classification, EMNLP 2014)."""
+"""TextCNN (Kim, EMNLP 2014).
+
+Convolutional neural networks for sentence classification.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cnnjax.layers import Conv, Embedding, GlobalMaxPool
 
-#: Which vectors a word has: random and trained; given and fixed; given and trained on; the sum of these two.
+#: Word vectors: random and trained; given and fixed; given and trained; the last two added.
 FORMS = ("rand", "static", "non-static", "multichannel")
 
 
 class TextCNN(nnx.Module):
-    """Convolutions over 3, 4 and 5 words, of each map its maximum over the sentence, dropout, a dense layer.
+    """Convolutions over words, their maxima over the sentence, and a dense layer.
 
-    360,902 parameters beside the vectors of the words, at a width of 300. In multichannel form each filter is applied
-    to both vectors of a word and the results are added, so it has as many.
+    It has 360,902 parameters beside the word vectors, at a width of 300. In the multichannel form each filter is
+    applied to both vectors of a word and the results are added, so that it has as many.
 
     Args:
-      num_classes: length of the logits.
-      vocabulary: how many different words there are; their ids are 1 to `vocabulary`, 0 is no word.
-      width: of the vectors.
-      form: ``rand``, ``static``, ``non-static`` or ``multichannel``. The vectors are random in all of them until
-        `set_vectors` has given those of a file.
-      windows, maps: words that a filter sees, and how many filters there are for each.
-      dropout: the share of the maxima that is dropped. As in the paper the others are not enlarged for it; in
-        evaluation all are multiplied by ``1 - dropout``.
+      num_classes: number of logits.
+      vocabulary: number of different words; their ids are 1 to `vocabulary`, 0 is padding.
+      width: of the word vectors.
+      form: `rand`, `static`, `non-static` or `multichannel`. The vectors are random in all of them until
+        `set_vectors` is called.
+      windows: widths of the filters, in words.
+      maps: number of filters of each width.
+      dropout: fraction of the maxima that is dropped. As in the paper the others are not scaled up in training; in
+        evaluation all are multiplied by `1 - dropout`.
       dtype: of the computation; parameters are float32.
-      rngs: where the weights are drawn from. As in the paper's code: vectors uniform within 0.25, filters within 0.01,
+      rngs: source of the weights. As in the paper's code: vectors uniform within 0.25, filters within 0.01,
         the dense layer 0.
+
+    Raises:
+      ValueError: no such form, or no windows.
     """
 
     def __init__(
@@ -47,7 +55,7 @@ class TextCNN(nnx.Module):
         windows: Sequence[int] = (3, 4, 5),
         maps: int = 100,
         dropout: float = 0.5,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         if form not in FORMS:
@@ -56,19 +64,19 @@ class TextCNN(nnx.Module):
             raise ValueError(f"windows must be numbers of words, as (3, 4, 5), was {windows!r}")
         self.kept = 1 - dropout
         self.longest = max(windows)
-        how: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         kinds = {"static": (False,), "multichannel": (True, False)}.get(form, (True,))
-        self.vectors = nnx.List([Embedding(vocabulary, width, trained=trained, **how) for trained in kinds])
+        self.vectors = nnx.List([Embedding(vocabulary, width, trained=trained, **common) for trained in kinds])
         if form == "multichannel":
             self.vectors[1].table[...] = self.vectors[0].table[...]
-        self.convs = nnx.List([Conv(width, maps, (w,), kernel_init=within(0.01), **how) for w in windows])
+        self.convs = nnx.List([Conv(width, maps, (w,), kernel_init=uniform_within(0.01), **common) for w in windows])
         self.pool = GlobalMaxPool()
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
         zeros = nnx.initializers.zeros
-        self.dense = nnx.Linear(maps * len(windows), num_classes, kernel_init=zeros, **how)
+        self.dense = nnx.Linear(maps * len(windows), num_classes, kernel_init=zeros, **common)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """Sentences (N, L), int, to logits (N, num_classes)."""
+        """Maps sentences (N, L), int, to logits (N, num_classes)."""
         if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer) or ids.shape[1] < self.longest:
             raise ValueError(f"ids must be ints (N, L) with L at least {self.longest}, was {ids.dtype}{ids.shape}")
         x = reduce(operator.add, [vectors(ids) for vectors in self.vectors])  #      (N, L, width)
@@ -76,11 +84,11 @@ class TextCNN(nnx.Module):
         return self.dense(self.dropout(jnp.concatenate(maxima, -1)) * self.kept)
 
     def set_vectors(self, ids: jax.typing.ArrayLike, vectors: jax.typing.ArrayLike) -> None:
-        """Give the words `ids` (M,) these vectors (M, width); the others keep theirs."""
+        """Sets the vectors (M, width) of the words `ids` (M,); the others keep theirs."""
         for embedding in self.vectors:
             embedding.table[...] = embedding.table[...].at[ids].set(vectors)
 
 
-def within(bound: float) -> nnx.Initializer:
-    """Uniform between -bound and bound."""
+def uniform_within(bound: float) -> nnx.Initializer:
+    """Returns an initializer that draws uniformly between -bound and bound."""
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -22,13 +22,8 @@ from cnnjax.ops.geometry import output_shape, receptive_field
 from cnnjax.ops.normalize import batch_norm, local_response_norm
 from cnnjax.ops.patches import fold, pad, unfold
 from cnnjax.ops.pool.api import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
-from cnnjax.ops.pool.by_index import (
-    adaptive_avg_pool,
-    adaptive_max_pool,
-    fractional_max_pool,
-    max_unpool,
-    stochastic_pool,
-)
+from cnnjax.ops.pool.by_index import adaptive_avg_pool, adaptive_max_pool, max_unpool
+from cnnjax.ops.pool.sampled import fractional_max_pool, stochastic_pool
 from cnnjax.ops.shuffle import channel_shuffle, pixel_shuffle, pixel_unshuffle
 
 __all__ = [

@@ -285,11 +285,6 @@ def as_precision(precision: Precision) -> Precision:
     return tuple(precision) if isinstance(precision, list) else precision
 
 
-def wide_dtype(*dtypes: DType) -> np.dtype:
-    """Returns the dtype to multiply and add in: float64 where one of the dtypes is that, else float32."""
-    return np.dtype("float64" if any(jnp.dtype(dtype) == "float64" for dtype in dtypes) else "float32")
-
-
 def check_output_dtype(preferred_element_type: DType | None) -> None:
     """Refuses a preferred_element_type that is neither None nor a float dtype that is switched on."""
     if preferred_element_type is None:

@@ -11,9 +11,11 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
+import numpy as np
+
 # What a caller may write. At run time NumPy's ints and arrays of ints do as well.
-Ints = int | Sequence[int]
-Padding = str | int | Sequence[int | tuple[int, int]]
+Ints = int | Sequence[int] | np.ndarray
+Padding = str | int | Sequence[int | tuple[int, int]] | np.ndarray
 Layer = int | Sequence[Ints] | Mapping[str, Ints]
 
 # The same normalised: one entry per spatial dimension.

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 
-def accumulator_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Returns the dtype in which elements of a float dtype are summed: float64 for float64, else float32."""
-    return jnp.dtype("float64" if dtype == "float64" else "float32")
+def accumulator_dtype(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
+    """Returns the dtype in which elements of float dtypes are summed: float64 where one is float64, else float32."""
+    return jnp.dtype("float64" if any(jnp.dtype(dtype) == "float64" for dtype in dtypes) else "float32")
 
 
 def with_axes_of(x: jax.Array, array: jax.Array) -> jax.Array:

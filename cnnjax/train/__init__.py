@@ -1,11 +1,12 @@
-"""Training: a pure update, a jitted step, a loop that resumes to the bit, and checkpoints that are checked."""
+"""Training: a pure update, a jitted step, a loop that resumes to the bit."""
 
 from cnnjax.train.checkpoint import restore
 from cnnjax.train.loop import BeforeEpoch, Examples, Result, fit
 from cnnjax.train.metrics import add_pictures
-from cnnjax.train.optimizer import max_norm
+from cnnjax.train.optimizers import max_norm
 from cnnjax.train.options import Options
-from cnnjax.train.state import TrainState, load, split
+from cnnjax.train.state import TrainState, split
+from cnnjax.train.state import load_state as load
 from cnnjax.train.step import (
     Augment,
     Loss,

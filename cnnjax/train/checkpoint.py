@@ -1,8 +1,10 @@
-"""Checkpoints: Orbax underneath, SHA-256 on top, because Orbax restores flipped bits silently.
+"""Checkpoints: written by Orbax, verified by SHA-256.
 
-``WORKDIR/checkpoints/N`` holds the state after N updates, with a hash of every array in its metadata, taken before
-it was written, and a hash of every file in ``SHA256SUMS``, taken after (``sha256sum -c`` reads it). A checkpoint that
-fails a check is moved to ``WORKDIR/damaged`` and never deleted.
+Orbax alone restores flipped bits silently.
+
+`WORKDIR/checkpoints/N` holds the state after N updates. Its metadata have a hash of every array, taken before the
+array was written; `SHA256SUMS` has a hash of every file, taken afterwards (`sha256sum -c` reads it). A checkpoint that
+fails a check is moved to `WORKDIR/damaged` and never deleted.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ SUMS = "SHA256SUMS"
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that cannot be read or whose content is not what was saved."""
+    """Raised for a checkpoint that cannot be read or whose content is not what was saved."""
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """SHA-256 of each array over its path, dtype, shape and bytes."""
+    """Returns the SHA-256 of each array, over its path, dtype, shape and bytes."""
     return {
         name: hashlib.sha256(f"{name} {a.dtype} {a.shape} ".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
         for name, a in arrays.items()
@@ -38,10 +40,10 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, for the one process that writes them.
+    """Saves the checkpoints of one workdir, from the one process that writes them.
 
-    Keeps the last `keep` and the one of the lowest validation loss. Saving is asynchronous and atomic.
-    `set_aside` damaged ones before: Orbax may fail to open over them.
+    Keeps the last `keep` and the one with the lowest validation loss. Saving is asynchronous and atomic.
+    Call `set_aside` for damaged ones before: Orbax may fail to open a folder that holds them.
     """
 
     def __init__(self, workdir: Path, keep: int):
@@ -51,22 +53,29 @@ class Checkpoints:
         self.folder = workdir / "checkpoints"
         self._saving: int | None = None
         self._saved = max(steps(workdir), default=None)
-        best = managers.BestN(get_metric_fn=_worth, n=1, keep_checkpoints_without_metrics=False)
+        best = managers.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         with _clear_errors(self.folder, "opening"):
             self._manager = ocp.CheckpointManager(
                 self.folder.resolve(),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
-                    best_fn=_worth,  # overruled by the policy, but without it Orbax writes no metrics
+                    best_fn=_rank,  # overruled by the policy, but without it Orbax writes no metrics
                     cleanup_tmp_directories=True,  # of saves that a kill interrupted
                 ),
             )
 
     def save(self, state: TrainState, config: Mapping[str, Any], validation_loss: float | None = None) -> None:
-        """Start saving the state, after the previous save has ended. Once per step; a second time does nothing.
+        """Starts to save the state; does nothing for a step that is saved already.
 
-        Raises UserError when a save fails (a full disk) or the state holds NaN or infinity: neither replaces
-        the checkpoints that are there.
+        Waits for the previous save first.
+
+        Args:
+          state: what to save.
+          config: what decides the numbers, as JSON values.
+          validation_loss: by which the best checkpoint is chosen.
+
+        Raises:
+          UserError: a save fails (a full disk), or the state holds NaN or infinity. The old checkpoints are kept.
         """
         import orbax.checkpoint as ocp
 
@@ -92,7 +101,7 @@ class Checkpoints:
         self._saving = step
 
     def wait(self) -> None:
-        """Return when the save under way is safe on disk; raises UserError where it failed."""
+        """Waits until the save under way is safe on disk; UserError where it failed."""
         if self._saving is None:
             return
         with _clear_errors(self.folder, f"saving checkpoint {self._saving} in", self.last_good):
@@ -102,13 +111,13 @@ class Checkpoints:
         self._saved, self._saving = self._saving, None
 
     def last_good(self) -> str:
-        """A half-sentence that says which checkpoint is there."""
+        """Returns a clause that names the last saved checkpoint."""
         if self._saved is None:
             return "no checkpoint was saved before"
         return f"the last good checkpoint is {self.folder / str(self._saved)}"
 
     def close(self) -> None:
-        """Wait for the save under way and stop Orbax's threads."""
+        """Waits for the save under way and stops Orbax's threads."""
         try:
             self.wait()
         finally:
@@ -116,7 +125,7 @@ class Checkpoints:
 
 
 class Restored(NamedTuple):
-    """A verified checkpoint, and the ones that were newer but damaged."""
+    """Holds a verified checkpoint, and a sentence for each newer one that is damaged."""
 
     arrays: Arrays
     config: dict[str, Any]
@@ -124,13 +133,16 @@ class Restored(NamedTuple):
 
 
 def steps(workdir: Path) -> list[int]:
-    """The steps of the checkpoint folders of a workdir, oldest first, sound or not."""
+    """Returns the steps of the checkpoint folders of a workdir, oldest first, intact or not."""
     folder = workdir / "checkpoints"
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
 def read(workdir: Path, step: int) -> Restored:
-    """Read and verify one checkpoint. Raises DamagedCheckpoint, naming its folder, where a bit is not as saved."""
+    """Reads and verifies one checkpoint.
+
+    DamagedCheckpoint names its folder where a bit has changed.
+    """
     import orbax.checkpoint as ocp
 
     path = (workdir / "checkpoints" / str(step)).resolve()
@@ -158,9 +170,10 @@ def read(workdir: Path, step: int) -> Restored:
 
 
 def read_newest(workdir: Path) -> Restored | None:
-    """The newest sound checkpoint, with a sentence for each newer one that is damaged; None without any checkpoint.
+    """Reads the newest intact checkpoint; None where there is no checkpoint at all.
 
-    Raises DamagedCheckpoint if there are checkpoints and none is sound.
+    Raises:
+      DamagedCheckpoint: there are checkpoints and none is intact.
     """
     damaged: list[str] = []
     for step in reversed(steps(workdir)):
@@ -174,7 +187,10 @@ def read_newest(workdir: Path) -> Restored | None:
 
 
 def set_aside(workdir: Path, newer_than: int) -> list[Path]:
-    """Move the checkpoints newer than a step to ``WORKDIR/damaged``, so that their steps can be saved again."""
+    """Moves checkpoints newer than a step to `WORKDIR/damaged`.
+
+    Their steps can then be saved again.
+    """
     folder, aside = workdir / "checkpoints", workdir / "damaged"
     moved = []
     for step in steps(workdir):
@@ -186,7 +202,7 @@ def set_aside(workdir: Path, newer_than: int) -> list[Path]:
 
 
 def best_step(workdir: Path) -> int | None:
-    """The step of the lowest validation loss among the checkpoints that are there; None if none was validated."""
+    """Returns the step with the lowest validation loss; None if none was validated."""
     losses = {}
     for step in steps(workdir):
         try:
@@ -198,17 +214,19 @@ def best_step(workdir: Path) -> int | None:
 
 
 def restore(workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a run's checkpoint: ``(state, config)``, verified bit by bit.
+    """Reads a run's checkpoint, verified bit by bit.
+
+    `cnnjax.models.build(config)` makes the model and `cnnjax.train.load(model, state["params"], state["rest"])`
+    fills it.
 
     Args:
       workdir: the run's folder.
-      step: which checkpoint; by default the one of the lowest validation loss if the run held out a validation
-        set, else the newest sound one.
+      step: which checkpoint; by default the one with the lowest validation loss if the run held out a validation
+        set, else the newest intact one.
 
     Returns:
-      state, the nested dict ``{"params": ..., "rest": ..., "opt_state": ..., "step": ...}`` of NumPy arrays, and
-      config, what the run's ``config.json`` held when it was saved. ``cnnjax.models.build(config)`` makes the model
-      and ``cnnjax.train.load(model, state["params"], state["rest"])`` fills it.
+      `(state, config)`: state is the nested dict `{"params": ..., "rest": ..., "opt_state": ..., "step": ...}` of
+      NumPy arrays; config is what the run's `config.json` held when the checkpoint was saved.
 
     Raises:
       UserError: no such workdir or checkpoint, or a damaged one.
@@ -224,12 +242,15 @@ def restore(workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any
     return {"rest": {}, "opt_state": {}, **state}, found.config
 
 
-def _worth(metrics: Mapping[str, float]) -> float:
+def _rank(metrics: Mapping[str, float]) -> float:
     return -metrics["validation_loss"]
 
 
 def _write_sums(path: Path) -> None:
-    """List the files of a finished checkpoint with their hashes, as ``sha256sum`` does. A kill may prevent it."""
+    """Writes the hashes of a finished checkpoint's files, as `sha256sum` does.
+
+    A kill may prevent it.
+    """
     names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     lines = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     fresh = path.parent.parent / "SHA256SUMS.new"  # not in the checkpoint, where a half-written one would stay
@@ -238,7 +259,7 @@ def _write_sums(path: Path) -> None:
 
 
 def _check_sums(path: Path) -> list[str]:
-    """The files of a checkpoint that are missing or differ from its SHA256SUMS, if it has one."""
+    """Returns the files that are missing or differ from SHA256SUMS, if it exists."""
     if not (path / SUMS).exists():
         return []
     try:
@@ -260,7 +281,10 @@ def _digest(meta: Mapping[str, Any]) -> str:
 def _clear_errors(
     folder: Path, doing: str, last_good: Callable[[], str] = lambda: "nothing was changed"
 ) -> Iterator[None]:
-    """Turn whatever Orbax raises while writing into one UserError that says what is still there."""
+    """Turns whatever Orbax raises while writing into one UserError.
+
+    It says which checkpoint is left.
+    """
     try:
         yield
     except UserError:

@@ -1,9 +1,10 @@
-"""The training loop: resume, update, log, evaluate, save, stop."""
+"""Training loop: resume, update, log, evaluate, save, stop."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import math
 import signal
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,26 +23,33 @@ from tqdm import tqdm
 
 from cnnjax.data import batches
 from cnnjax.errors import UserError
-from cnnjax.train import checkpoint, optimizer, step, workdir
+from cnnjax.train import checkpoint, devices, optimizers, run_dir, step
 from cnnjax.train.metrics import MetricsLog, Record, score
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, Tree, from_arrays, initial
 
-TRACED_CALLS = 5
+TRACED_CALLS = 5  # calls of the train step that --profile records
 
 
 class Examples(NamedTuple):
-    """images uint8 (N, H, W, C), or what else is learned from, as the ids of words, int32 (N, L); labels int32 (N,)."""
+    """Holds the examples of one split.
+
+    Attributes:
+      images: uint8 `(N, H, W, C)`, or other inputs, such as word ids, int32 `(N, L)`.
+      labels: int32 `(N,)`.
+    """
 
     images: np.ndarray
     labels: np.ndarray
 
 
 class BeforeEpoch(NamedTuple):
-    """What a run computes before each epoch: ``compute(params, x, labels)`` of some training examples.
+    """Says what a run computes before each epoch from some training examples.
 
-    examples: how many, drawn anew for each epoch, without augmentation. compute gives ``state.extra``: what the
-    optimiser's update takes by name. It is jitted.
+    Attributes:
+      examples: number of examples, drawn anew for each epoch, without augmentation.
+      compute: `compute(params, x, labels)` returns `state.extra`, the extra arguments of the optimiser's update by
+        name. It is jitted.
     """
 
     examples: int
@@ -48,10 +57,14 @@ class BeforeEpoch(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How a run stands when `fit` returns.
+    """Holds what `fit` returns.
 
-    state: the last one. records: what metrics.jsonl holds. logits: of the test set, (N, classes); None when a signal
-    ended the run early. updates, seconds: made by this process, and the time that they and all between them took.
+    Attributes:
+      state: the last state.
+      records: those of `metrics.jsonl`.
+      logits: of the test set, `(N, classes)`; `None` when a signal ended the run early.
+      updates: number of updates made by this process.
+      seconds: time from the first of them to the last, evaluations included.
     """
 
     state: TrainState
@@ -77,86 +90,122 @@ def fit(
     before_epoch: BeforeEpoch | None = None,
     constraint: optax.GradientTransformation | None = None,
 ) -> Result:
-    """Train until the last epoch, going on from the newest sound checkpoint in `folder`.
+    """Trains until the last epoch, resuming from the newest intact checkpoint in `folder`.
 
-    The caller holds `folder` by `workdir.claim`. `config`, what decides the numbers as JSON values, goes into
-    ``config.json`` and every checkpoint, and must be that of the run that is gone on with. `prepare` turns float32
-    pixels 0..255 (B, H, W, C), or examples that are no images as they are, into the model's input; `augment(key,
-    pixels)` comes before it in training, and `views(pixels)` in evaluation: see `step.make_predict`.
-    ``loss(logits, labels)`` is the mean over a batch, of what is trained; evaluations report it too. `constraint` is
-    what the optimiser's updates go through at last, as `max_norm`. The model is read, not changed.
+    The caller holds `folder` by `run_dir.claim`.
+
+    Args:
+      model: read, not changed.
+      train: the training examples.
+      test: scored at every evaluation, never selected on.
+      validation: by its loss the best checkpoint is kept and `options.patience` stops; `None` for none.
+      options: the settings.
+      folder: the workdir.
+      config: what decides the numbers, as JSON values. It goes into `config.json` and every checkpoint, and must be
+        the same when a run is resumed.
+      prepare: turns float32 pixels 0..255 `(B, H, W, C)`, or other examples as they are, into the model's input.
+      augment: `augment(key, pixels)`, comes before `prepare` in training.
+      views: `views(pixels)`, comes before `prepare` in evaluation: see `step.make_predict`.
+      loss: `loss(logits, labels)`, the mean over a batch; it is trained on, and reported in evaluations.
+      before_epoch: what to compute before each epoch.
+      constraint: transformation of the optimiser's updates, applied last, such as `max_norm`.
+
+    Returns:
+      The last state, all records, and the test logits.
 
     Raises:
       UserError: another configuration than the run's, a batch that does not fit, a loss that is not finite, a save
-        that failed, a checkpoint of another net, no sound checkpoint left.
+        that failed, a checkpoint of another net, no intact checkpoint left.
     """
-    run = Run(
-        model, train, test, validation, options, folder, config, prepare, augment, views, loss, before_epoch, constraint
-    )
-    with contextlib.closing(run), catch_signals() as caught:
+    task = Task(train, test, validation, options, folder, config, prepare, augment, views, loss, before_epoch,
+                constraint)  # fmt: skip
+    with contextlib.closing(Run(model, task)) as run, catch_signals() as caught:
         return run.until_end(caught)
 
 
-class Run:
-    """One process's part of a run: the compiled steps, the state, and where they are written."""
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Holds the arguments of `fit`, whose docstring says what each one means."""
 
-    def __init__(self, model, train, test, validation, options, folder, config, prepare, augment, views, loss,
-                 before_epoch, constraint):  # fmt: skip
-        self.options, self.folder, self.config = options, folder, config
-        self.train, self.splits = train, {"test": test}
-        if validation is not None:
-            self.splits["validation"] = validation
-        self.mesh = step.data_mesh()
+    train: Examples
+    test: Examples
+    validation: Examples | None
+    options: Options
+    folder: Path
+    config: dict[str, Any]
+    prepare: step.Prepare
+    augment: step.Augment | None
+    views: step.Views | None
+    loss: step.Loss
+    before_epoch: BeforeEpoch | None
+    constraint: optax.GradientTransformation | None
+
+
+class Run:
+    """Runs one process's part of a training: its compiled steps, state, log and checkpoints."""
+
+    def __init__(self, model: nnx.Module, task: Task):
+        options = task.options
+        self.task, self.options, self.folder = task, options, task.folder
+        self.splits = {"test": task.test} | ({} if task.validation is None else {"validation": task.validation})
+        self.mesh = devices.data_mesh()
         if options.batch_size % self.mesh.size:
             raise UserError(
                 f"--batch_size={options.batch_size} cannot be shared out over {self.mesh.size} devices: "
                 f"give a multiple of {self.mesh.size}."
             )
-        self.per_epoch = batches.steps_per_epoch(len(train.labels), options.batch_size)
+        self.per_epoch = batches.steps_per_epoch(len(task.train.labels), options.batch_size)
         self.total = self.per_epoch * options.epochs
-        self.rate = optimizer.schedule(options.schedule, options.learning_rate, self.total)
-        rule = optimizer.optimizer(
-            options.optimizer, self.rate, weight_decay=options.weight_decay, grad_clip=options.grad_clip
-        )
-        rule = rule if constraint is None else optax.chain(rule, constraint)
-        net, state = initial(model, rule)
-        self.images, self.labels = step.replicate(self.mesh, train)
-        for line in workdir.settle_config(folder, config):
+        self.rate = optimizers.schedule(options.schedule, options.learning_rate, self.total)
+        optimizer = self._make_optimizer()
+        net, state = initial(model, optimizer)
+        self.images, self.labels = devices.replicate(self.mesh, task.train)
+        for line in run_dir.settle_config(self.folder, task.config):
             print(f"warning: {line}: from here on the bits may differ from those of a run without it", file=sys.stderr)
-        self.loss = loss
-        self.train_step = step.make_train_step(step.make_update(net, rule, loss, options.seed))
-        self.batches = step.make_batches(self.mesh, options.seed, prepare, augment)
-        self.before_epoch = before_epoch and before_epoch._replace(compute=jax.jit(before_epoch.compute))
-        self.plain_batches = step.make_batches(self.mesh, options.seed, prepare, None)
+
+        self.train_step = step.make_train_step(step.make_update(net, optimizer, task.loss, options.seed))
+        self.batches = step.make_batches(self.mesh, options.seed, task.prepare, task.augment)
+        self.plain_batches = step.make_batches(self.mesh, options.seed, task.prepare, None)
+        self.before_epoch = task.before_epoch and task.before_epoch._replace(compute=jax.jit(task.before_epoch.compute))
+        self.predict = step.make_predict(net, self.mesh, task.prepare, views=task.views)
+
         state = self.with_extra(state, 0)
-        self.predict = step.make_predict(net, self.mesh, prepare, views=views)
-        self.state = step.replicate(self.mesh, self._resume(state))
+        self.state = devices.replicate(self.mesh, self._resume(state))
         self.step = self.first = int(self.state.step)
-        self.log = MetricsLog(folder, self.step)
+        self.log = MetricsLog(self.folder, self.step)
         self.validation_losses = [r["validation_loss"] for r in self.log.records if "validation_loss" in r]
-        self.checkpoints = checkpoint.Checkpoints(folder, options.keep)
+        self.checkpoints = checkpoint.Checkpoints(self.folder, options.keep)
         self.calls = 0
         self.pending: collections.deque[tuple[int, step.Metrics]] = collections.deque()
 
+    def _make_optimizer(self) -> optax.GradientTransformationExtraArgs:
+        options, constraint = self.options, self.task.constraint
+        optimizer = optimizers.optimizer(
+            options.optimizer, self.rate, weight_decay=options.weight_decay, grad_clip=options.grad_clip
+        )
+        return optimizer if constraint is None else optax.chain(optimizer, constraint)
+
+    def _resume(self, state: TrainState) -> TrainState:
+        """Returns the newest intact checkpoint; `state` where there is none.
+
+        Moves damaged ones away.
+        """
+        found = checkpoint.read_newest(self.folder)
+        if found is None:
+            return state
+        for sentence in found.damaged:
+            print(f"warning: {sentence}; it is set aside in {self.folder / 'damaged'}", file=sys.stderr)
+        resumed = from_arrays(found.arrays, state)
+        checkpoint.set_aside(self.folder, int(resumed.step))
+        print(f"resuming after update {int(resumed.step)} of {self.total}")
+        return resumed
+
     def until_end(self, caught: list[signal.Signals]) -> Result:
-        """Update until the last epoch is done, early stopping says enough, or a signal came."""
-        images, labels = self.images, self.labels
+        """Updates until the last epoch, early stopping or a signal."""
         started = self.clock = time.perf_counter()
         with progress(self.total, self.first) as self.bar:
             while not self.finished() and not caught:
-                epoch, within = divmod(self.step, self.per_epoch)
-                if within == 0:
-                    self.state = self.with_extra(self.state, epoch)
-                count = group(self.step, self.options.updates_per_call, self.per_epoch)
-                chosen = batches.indices(
-                    self.options.seed, self.step, count, len(self.train.labels), self.options.batch_size
-                )
-                x, y = self.batches(images, labels, chosen, np.int32(self.step))
-                self.state, metrics = self.train_step(self.state, x, y)
-                self.pending.append((self.step, metrics))
-                self.step += count
-                self.trace()
-                self.follow_up(count)
+                self.follow_up(self.make_updates())
             self.drain()
             seconds = time.perf_counter() - started
         self.save()
@@ -164,23 +213,43 @@ class Run:
         logits = self.predict(self.state, self.splits["test"].images) if self.finished() else None
         return Result(self.state, self.log.records, logits, self.step - self.first, seconds)
 
+    def make_updates(self) -> int:
+        """Makes the updates of one call and returns their number.
+
+        Their metrics are fetched later.
+        """
+        epoch, within = divmod(self.step, self.per_epoch)
+        if within == 0:
+            self.state = self.with_extra(self.state, epoch)
+        count = updates_in_call(self.step, self.options.updates_per_call, self.per_epoch)
+        chosen = batches.indices(self.options.seed, self.step, count, len(self.labels), self.options.batch_size)
+        x, y = self.batches(self.images, self.labels, chosen, np.int32(self.step))
+        self.state, metrics = self.train_step(self.state, x, y)
+        self.pending.append((self.step, metrics))
+        self.step += count
+        self.trace()
+        return count
+
     def with_extra(self, state: TrainState, epoch: int) -> TrainState:
-        """The state with what is to be computed before an epoch; its bits follow from the parameters and the epoch."""
+        """Returns the state with what is computed before an epoch.
+
+        It is a function of the parameters and the epoch.
+        """
         if self.before_epoch is None:
             return state
         count, compute = self.before_epoch
-        chosen = batches.sample(self.options.seed, epoch, len(self.train.labels), count)
+        chosen = batches.sample(self.options.seed, epoch, len(self.labels), count)
         x, y = self.plain_batches(self.images, self.labels, chosen[None], np.int32(0))
         return state._replace(extra=compute(state.params, x[0], y[0]))
 
     def follow_up(self, count: int) -> None:
-        """What falls due after a group of updates: records, evaluation, a checkpoint, in this order.
+        """Records, evaluates and saves, in this order, where due after `count` updates.
 
-        A checkpoint N thus never lacks a record of a step up to N.
+        Thus checkpoint N never lacks a record of a step up to N.
         """
         epoch, within = divmod(self.step, self.per_epoch)
         evaluating = within == 0 and (epoch % self.options.eval_every == 0 or self.step == self.total)
-        saving = self.step % self.options.checkpoint_every < count  # the first end of a group at or after a multiple
+        saving = self.step % self.options.checkpoint_every < count  # the first call that ends at or after a multiple
         self.drain(behind=0 if evaluating or saving else 1)
         if evaluating:
             saving |= self.evaluate()
@@ -188,7 +257,10 @@ class Run:
             self.save()
 
     def drain(self, behind: int = 0) -> None:
-        """Fetch the metrics of all but the last `behind` groups; they are computed while the next group is sent."""
+        """Fetches the metrics of all but the last `behind` calls.
+
+        The devices compute those in the meantime.
+        """
         while len(self.pending) > behind:
             first, metrics = self.pending.popleft()
             losses, accuracies = (np.asarray(metrics[name]) for name in ("loss", "accuracy"))
@@ -197,7 +269,7 @@ class Run:
             self.bar.update(len(losses))
 
     def record(self, number: int, loss: float, accuracy: float) -> None:
-        """Log update `number`, if it is due; stop the run if its loss is no number."""
+        """Logs update `number`, if due; stops the run if its loss is not finite."""
         self.check_finite(f"the loss of update {number}", loss)
         if number % self.options.log_every == 0:
             values = {"train_loss": loss, "train_accuracy": accuracy, "learning_rate": float(self.rate(number - 1))}
@@ -209,10 +281,10 @@ class Run:
             )
 
     def evaluate(self) -> bool:
-        """Score every split once and record it; True if the validation loss is the lowest so far."""
+        """Scores every split and records it; True if the validation loss is the lowest so far."""
         values = {}
         for name, split in self.splits.items():
-            scores = score(self.predict(self.state, split.images), split.labels, self.loss)
+            scores = score(self.predict(self.state, split.images), split.labels, self.task.loss)
             values.update({f"{name}_{what}": value for what, value in scores.items()})
             self.check_finite(f"the {name} loss after update {self.step}", scores["loss"])
         epoch = self.step // self.per_epoch
@@ -224,17 +296,20 @@ class Run:
         return self.since_best() == 0
 
     def since_best(self) -> int | None:
-        """How many evaluations ago the validation loss was lowest; None before the first one."""
+        """Counts the evaluations since the lowest validation loss; None before the first one."""
         losses = self.validation_losses
         return len(losses) - 1 - int(np.argmin(losses)) if losses else None
 
     def finished(self) -> bool:
-        """Whether the last epoch is done, or `patience` evaluations brought no lower validation loss."""
+        """Returns True after the last epoch, or when early stopping says so.
+
+        That is after `patience` evaluations without a lower validation loss.
+        """
         patience, since = self.options.patience, self.since_best()
         return self.step >= self.total or (patience is not None and since is not None and since >= patience)
 
     def check_finite(self, what: str, loss: float) -> None:
-        """Stop the run, its last checkpoint safe, if a loss is NaN or infinite."""
+        """Stops the run, its last checkpoint safe, if a loss is NaN or infinite."""
         if not math.isfinite(loss):
             self.checkpoints.wait()
             raise UserError(
@@ -243,14 +318,14 @@ class Run:
             )
 
     def save(self) -> None:
-        """Start saving the state as it is, its records on disk first."""
+        """Starts to save the state, after its records are on disk."""
         self.log.flush()
         recent = (r for r in self.log.records[-2:] if r["step"] == self.step and "validation_loss" in r)
         loss = next((r["validation_loss"] for r in recent), None)
-        self.checkpoints.save(self.state, self.config, loss)
+        self.checkpoints.save(self.state, self.task.config, loss)
 
     def trace(self) -> None:
-        """With ``--profile``, trace a few calls after the first, which compiles, into ``profile/``."""
+        """With `--profile`, traces a few calls after the first, which compiles, into `profile/`."""
         self.calls += 1
         if self.options.profile and self.calls in (1, 1 + TRACED_CALLS):
             jax.block_until_ready(self.state)
@@ -260,7 +335,7 @@ class Run:
                 jax.profiler.stop_trace()
 
     def close(self) -> None:
-        """Close the files, waiting for the save under way."""
+        """Closes the files, after the save under way."""
         if self.options.profile and 1 <= self.calls <= TRACED_CALLS:
             jax.profiler.stop_trace()
         try:
@@ -268,36 +343,29 @@ class Run:
         finally:
             self.log.close()
 
-    def _resume(self, state: TrainState) -> TrainState:
-        found = checkpoint.read_newest(self.folder)
-        if found is None:
-            return state
-        for sentence in found.damaged:
-            print(f"warning: {sentence}; it is set aside in {self.folder / 'damaged'}", file=sys.stderr)
-        resumed = from_arrays(found.arrays, state)
-        checkpoint.set_aside(self.folder, int(resumed.step))
-        print(f"resuming after update {int(resumed.step)} of {self.total}")
-        return resumed
 
+def updates_in_call(done: int, updates_per_call: int, per_epoch: int) -> int:
+    """Returns the number of updates in the next call, after `done` updates.
 
-def group(done: int, updates_per_call: int, per_epoch: int) -> int:
-    """How many updates the next call makes: groups start at multiples of their size within an epoch and end with it.
-
-    Where groups lie decides the bits, so it may depend on nothing but the configuration.
+    Calls start at multiples of `updates_per_call` within an epoch and end with it. Their bounds decide the bits, so
+    they depend on nothing but the configuration.
     """
-    position = done % per_epoch
-    return min(updates_per_call - position % updates_per_call, per_epoch - position)
+    within = done % per_epoch
+    return min(updates_per_call - within % updates_per_call, per_epoch - within)
 
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[signal.Signals]]:
-    """Collect SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once."""
+    """Collects SIGTERM and SIGINT instead of ending the process.
+
+    A second SIGINT interrupts at once.
+    """
     caught: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         caught.append(signal.Signals(number))
         print(f"\n{caught[-1].name}: saving, then leaving (Ctrl-C again to leave at once)", file=sys.stderr)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -311,7 +379,10 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
 
 def progress(total: int, first: int) -> tqdm:
-    """A bar of updates on standard error; in a log file a line every ten seconds."""
+    """Returns a progress bar of updates on standard error.
+
+    In a log file it is a line every ten seconds.
+    """
     return tqdm(
         total=total, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10
     )

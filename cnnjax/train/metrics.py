@@ -1,4 +1,4 @@
-"""The record of a run: ``metrics.jsonl``, TensorBoard events, and the scores computed from logits."""
+"""Records of a run in `metrics.jsonl` and TensorBoard events; scores computed from logits."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cnnjax.errors import UserError
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # "step" and "epoch", ints, and scores by name, floats
 SPLITS = ("train", "validation", "test")
 
 
-def score(logits: np.ndarray, labels: np.ndarray, loss: Callable[..., Any]) -> dict[str, float]:
-    """The loss, as ``loss(logits, labels)`` gives it, and the accuracy of logits (N, C) for labels (N,)."""
+def score(logits: np.ndarray, labels: np.ndarray, loss: Callable[..., jax.Array]) -> dict[str, float]:
+    """Returns loss and accuracy of logits (N, C) for labels (N,), by name."""
     return {"loss": float(loss(logits, labels)), "accuracy": float((logits.argmax(-1) == labels).mean())}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """``exp(l_i) / sum_j exp(l_j)`` over the last axis, in float64."""
+    """Computes `exp(l_i) / sum_j exp(l_j)` over the last axis, in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl; a last line that a kill cut short is left out.
+    """Reads the records of a metrics.jsonl; skips a last line that a kill cut short.
 
-    Raises UserError where another line cannot be read.
+    Raises:
+      UserError: another line cannot be read.
     """
     if not path.exists():
         return []
@@ -45,7 +47,7 @@ def read(path: Path) -> list[Record]:
 
 
 class MetricsLog:
-    """Appends records to ``metrics.jsonl`` and TensorBoard; each step's stands there once, whatever was killed when.
+    """Appends records to `metrics.jsonl` and TensorBoard, one per step, even after a kill.
 
     Opened at step N it drops the records of later steps: they are about to be made again, to the bit.
     """
@@ -62,7 +64,10 @@ class MetricsLog:
         self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Add the record ``{"step", "epoch", **values}``; TensorBoard groups ``test_loss`` and its like by split."""
+        """Adds the record `{"step", "epoch", **values}`.
+
+        TensorBoard groups names such as `test_loss` by split.
+        """
         record = {"step": step, "epoch": epoch, **values}
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
@@ -71,19 +76,19 @@ class MetricsLog:
             self._events.add_scalar(f"{split}/{what}" if split in SPLITS else name, value, step)
 
     def flush(self) -> None:
-        """Hand everything to the disk: a checkpoint must not be newer than its records."""
+        """Writes everything to disk: a checkpoint must not be newer than its records."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._events.flush()
 
     def close(self) -> None:
-        """Flush and close both files."""
+        """Flushes and closes both files."""
         self._file.close()
         self._events.close()
 
 
 def add_pictures(workdir: Path, step: int, names: Sequence[str]) -> None:
-    """Add ``WORKDIR/NAME.png`` to the TensorBoard events, as they are after `step` updates."""
+    """Adds each `WORKDIR/NAME.png` to the TensorBoard events, at `step`."""
     from PIL import Image
     from tensorboardX import SummaryWriter
 

@@ -1,4 +1,4 @@
-"""What training carries from update to update, and the one place where nnx modules become functions of it."""
+"""Training state, and the one place where nnx modules become functions of it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ Tree = Any  # nested dicts of arrays
 
 
 class TrainState(NamedTuple):
-    """Everything that an update reads and writes, and all that a checkpoint must hold.
+    """Holds what an update reads and writes, and what a checkpoint holds.
 
-    params: nested dict of the ``nnx.Param`` values. rest: the module's other state (batch statistics), without the
-    keys of random layers, which each update makes anew. opt_state: optax's. step: int32 scalar, the number of updates
-    done. extra: what a run computes before each epoch and hands to its optimiser's update by name; mostly empty.
+    Attributes:
+      params: nested dict of the `nnx.Param` values.
+      rest: nested dict of the module's other state (batch statistics), without the keys of random layers, which each
+        update makes anew.
+      opt_state: the optimiser's state.
+      step: int32 scalar, the number of updates done.
+      extra: extra arguments of the optimiser's update by name, computed before each epoch; mostly empty.
     """
 
     params: Tree
@@ -33,10 +37,13 @@ class TrainState(NamedTuple):
     extra: dict[str, Tree] = {}  # noqa: RUF012
 
 
-class Net(NamedTuple):
-    """The static half of a split module, once as ``model.train()`` leaves it and once as ``model.eval()``.
+class GraphDefs(NamedTuple):
+    """Holds the static half of a split module, in training and in evaluation mode.
 
-    streams: nested dict of the shapes of the ``nnx.RngState`` of its random layers (dropout, ...); empty without any.
+    Attributes:
+      training: the graph definition after `model.train()`.
+      inference: the graph definition after `model.eval()`.
+      streams: nested dict of the shapes of the `nnx.RngState` of random layers (dropout, ...); empty without any.
     """
 
     training: nnx.GraphDef
@@ -44,25 +51,34 @@ class Net(NamedTuple):
     streams: Tree
 
 
-def split(model: nnx.Module) -> tuple[Net, Tree, Tree]:
-    """Split a module into its static structure, its parameters and the rest of its state, as plain dicts.
+def split(model: nnx.Module) -> tuple[GraphDefs, Tree, Tree]:
+    """Splits a module into static structure, parameters, and other state as plain dicts.
 
-    What its random layers would draw next is no part of these.
+    The state of its random layers is left out.
     """
     model.train()
     training, params, rest, streams = _split(model)
     model.eval()
-    return Net(training, nnx.graphdef(model), jax.eval_shape(lambda: streams)), params, rest
+    return GraphDefs(training, nnx.graphdef(model), jax.eval_shape(lambda: streams)), params, rest
 
 
 def apply_training(
-    net: Net, params: Tree, rest: Tree, x: jax.Array, key: jax.Array | None = None
+    net: GraphDefs, params: Tree, rest: Tree, x: jax.Array, key: jax.Array | None = None
 ) -> tuple[jax.Array, Tree]:
-    """Logits of a batch in training mode, and the state that the module updated on the way.
+    """Applies the module to a batch in training mode.
 
-    key: decides what the random layers draw: the i-th stream of the module starts from ``fold_in(key, i)``.
+    Args:
+      net: as `split` returns it.
+      params: the parameters.
+      rest: the other state.
+      x: a batch.
+      key: decides what the random layers draw: the i-th stream of the module starts from `fold_in(key, i)`.
 
-    Raises ValueError where there are random layers and no key.
+    Returns:
+      `(logits, rest)`.
+
+    Raises:
+      ValueError: there are random layers and no key.
     """
     if net.streams and key is None:
         raise ValueError("key must be a random key, was None: the net has random layers")
@@ -71,24 +87,24 @@ def apply_training(
     return logits, _split(model)[2]
 
 
-def apply_inference(net: Net, params: Tree, rest: Tree, x: jax.Array) -> jax.Array:
-    """Logits of a batch in evaluation mode.
+def apply_inference(net: GraphDefs, params: Tree, rest: Tree, x: jax.Array) -> jax.Array:
+    """Applies the module to a batch in evaluation mode; returns the logits.
 
     A layer that is random in this mode too (`layers.FractionalMaxPool`) draws the same at each call.
     """
     return _inference(net, params, rest)(x)
 
 
-def initial(model: nnx.Module, optimizer: optax.GradientTransformationExtraArgs) -> tuple[Net, TrainState]:
-    """The state before the first update."""
+def initial(model: nnx.Module, optimizer: optax.GradientTransformationExtraArgs) -> tuple[GraphDefs, TrainState]:
+    """Returns the graph definitions and the state before the first update."""
     net, params, rest = split(model)
     return net, TrainState(params, rest, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Copy a state to the host as ``{"params/conv1/kernel": array, ...}``.
+    """Copies a state to the host as `{"params/conv1/kernel": array, ...}`.
 
-    Always a copy: on the CPU ``np.asarray`` would be a view of memory that the next, donating update overwrites
+    It is always a copy: on the CPU `np.asarray` would be a view of memory that the next, donating update overwrites
     while an asynchronous save still reads it.
     """
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
@@ -96,9 +112,10 @@ def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainState:
-    """The inverse of `to_arrays`, in the structure of `like`.
+    """Inverts `to_arrays`, in the structure of `like`.
 
-    Raises UserError where an array is missing, left over, or of another shape or dtype: another net's checkpoint.
+    Raises:
+      UserError: an array is missing, left over, or of another shape or dtype: another net's checkpoint.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {_name(path): leaf for path, leaf in leaves}
@@ -117,7 +134,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainStat
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """``{"params/conv1/kernel": a}`` as ``{"params": {"conv1": {"kernel": a}}}``; digits become int keys."""
+    """Turns `{"a/b": x}` into `{"a": {"b": x}}`; digits become int keys."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = (int(part) if part.isdigit() else part for part in name.split("/"))
@@ -128,10 +145,16 @@ def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return tree
 
 
-def load(model: nnx.Module, params: Tree, rest: Tree) -> nnx.Module:
-    """A copy of `model`, in evaluation mode, that holds the given parameters and state.
+def load_state(model: nnx.Module, params: Tree, rest: Tree) -> nnx.Module:
+    """Returns a copy of `model`, in evaluation mode, with the given parameters and state.
 
-    Raises UserError where they are those of another net.
+    Args:
+      model: the net; it is not changed.
+      params: nested dict of arrays, as `restore` returns it.
+      rest: nested dict of arrays, likewise.
+
+    Raises:
+      UserError: they are those of another net.
     """
     net, own_params, own_rest = split(model)
     like = TrainState(own_params, own_rest, (), jnp.zeros((), jnp.int32))
@@ -146,27 +169,30 @@ def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree, Tree]:
     return graph, params, rest, streams
 
 
-def _inference(net: Net, params: Tree, rest: Tree) -> nnx.Module:
+def _inference(net: GraphDefs, params: Tree, rest: Tree) -> nnx.Module:
     return nnx.merge(net.inference, params, rest, _streams(net, rng.key(0, rng.DROPOUT) if net.streams else None))
 
 
-def _streams(net: Net, key: jax.Array | None) -> Tree:
-    """The streams of a net, nothing drawn from them yet: the i-th, in the order of the tree, is ``fold_in(key, i)``."""
+def _streams(net: GraphDefs, key: jax.Array | None) -> Tree:
+    """Returns fresh random streams for a net.
+
+    The i-th, in the order of the tree, is `fold_in(key, i)`.
+    """
     numbers = itertools.count()
 
     def fresh(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # how many draws there were
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # the count of draws
             return jnp.zeros(leaf.shape, leaf.dtype)
         assert key is not None
         own = jax.random.fold_in(key, next(numbers))
-        return jax.random.split(own, leaf.shape) if leaf.shape else own  # those of vmapped layers have an axis
+        return jax.random.split(own, leaf.shape) if leaf.shape else own  # vmapped layers: an axis of keys
 
     return jax.tree.map(fresh, net.streams)
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def _name(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _describe(array: Any) -> str:
+def _describe(array: np.ndarray | jax.Array | None) -> str:
     return "absent" if array is None else f"{array.dtype}{list(array.shape)}"

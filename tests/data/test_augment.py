@@ -1,16 +1,14 @@
 """Augmentation against nested loops, and by hand."""
 
 import math
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.data import augment, augment_for, centre_crop, channel_stats, colour_axes, standardize
+from cnnjax.data import augment, augment_for, centre_crop, channel_stats, colour_axes, standardize, ten_crops
+from tests import processes
 
 # Jitted as in training; op by op each would be compiled for itself, which takes seconds.
 random_affine = jax.jit(augment.random_affine, static_argnames=("batch", "degrees", "scale", "shift"))
@@ -156,11 +154,11 @@ def test_crops_of_larger_images_are_all_there_and_nothing_else():
 
 def test_ten_crops_by_hand():
     rows = jnp.arange(12).reshape(1, 3, 4, 1)
-    crops = np.asarray(augment.ten_crops(rows, 2))[:, 0, :, :, 0].tolist()
+    crops = np.asarray(ten_crops(rows, 2))[:, 0, :, :, 0].tolist()
     corners = [[[0, 1], [4, 5]], [[2, 3], [6, 7]], [[4, 5], [8, 9]], [[6, 7], [10, 11]], [[1, 2], [5, 6]]]
     assert crops == corners + [[row[::-1] for row in crop] for crop in corners]
     with pytest.raises(ValueError, match="size must be from 1 to 3, the smaller side of the images, was 4"):
-        augment.ten_crops(rows, 4)
+        ten_crops(rows, 4)
 
 
 def test_centre_crop_by_hand():
@@ -253,8 +251,4 @@ for change in (affine, crop_flip, lambda key, x: pca_jitter(key, crop_flip(key, 
 
 
 def test_the_number_of_devices_does_not_matter():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True)
+    processes.program(SHARDED, devices=4)

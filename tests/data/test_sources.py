@@ -59,7 +59,7 @@ def test_digits_are_those_of_scikit_learn():
 
 def test_canvas_of_mnist_size_gets_a_border_of_two():
     images = np.full((2, 28, 28, 1), 9, np.uint8)
-    canvas = data.to_canvas(images, 32)
+    canvas = data.pad_to_square(images, 32)
     assert canvas.shape == (2, 32, 32, 1) and canvas.dtype == np.uint8
     np.testing.assert_array_equal(canvas[:, 2:30, 2:30], images)
     assert canvas.sum() == images.sum()
@@ -67,12 +67,12 @@ def test_canvas_of_mnist_size_gets_a_border_of_two():
 
 def test_canvas_leaves_images_of_its_size_alone():
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(data.to_canvas(images, 32), images)
+    np.testing.assert_array_equal(data.pad_to_square(images, 32), images)
 
 
 def test_canvas_enlarges_digits_three_times():
     digit = np.full((1, 8, 8, 1), 100, np.uint8)
-    canvas = data.to_canvas(digit, 32)
+    canvas = data.pad_to_square(digit, 32)
     assert (canvas[0, 4:28, 4:28] == 100).all()
     assert canvas.sum() == 100 * 24 * 24
 
@@ -80,20 +80,20 @@ def test_canvas_enlarges_digits_three_times():
 def test_canvas_enlarges_bilinearly_channel_by_channel():
     row = np.zeros((1, 1, 2, 3), np.uint8)
     row[0, 0, 1] = [240, 120, 0]
-    canvas = data.to_canvas(row, 4)  # twice: the samples lie at -1/4, 1/4, 3/4, 5/4
+    canvas = data.pad_to_square(row, 4)  # twice: the samples lie at -1/4, 1/4, 3/4, 5/4
     np.testing.assert_array_equal(canvas[0, 1, :, 0], [0, 60, 180, 240])
     np.testing.assert_array_equal(canvas[0, 2, :, 1], [0, 30, 90, 120])
     assert canvas[..., 2].sum() == 0 and canvas[0, [0, 3]].sum() == 0
 
 
 def test_an_odd_remainder_goes_to_the_bottom_and_right():
-    canvas = data.to_canvas(np.ones((1, 15, 20, 1), np.uint8), 20)
+    canvas = data.pad_to_square(np.ones((1, 15, 20, 1), np.uint8), 20)
     assert canvas[0, :, 0, 0].tolist() == [0] * 2 + [1] * 15 + [0] * 3
 
 
 def test_images_larger_than_the_canvas():
     with pytest.raises(UserError, match="64 x 48 pixels; this network takes at most 32 x 32"):
-        data.to_canvas(np.zeros((1, 64, 48, 3), np.uint8), 32)
+        data.pad_to_square(np.zeros((1, 64, 48, 3), np.uint8), 32)
 
 
 def test_resize_brings_the_shorter_side_to_the_size_and_cuts_out_the_middle():

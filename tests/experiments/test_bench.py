@@ -21,7 +21,7 @@ from tests import processes
 )
 def test_a_suite(tmp_path: Path, suite: str, only: str, peers: str) -> None:
     arguments = [f"--suite={suite}", f"--only={only}", f"--peers={peers}", "--rounds=2", f"--out={tmp_path}"]
-    done = processes.run("bench.py", *arguments)
+    done = processes.run("bench", *arguments)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / f"{suite}.json").read_text())
     assert (tmp_path / f"{suite}.png").stat().st_size > 1000
@@ -36,19 +36,18 @@ def test_a_suite(tmp_path: Path, suite: str, only: str, peers: str) -> None:
 
 
 def test_other_numbers_and_bad_flags_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
+    import importlib
 
     from cnnjax.errors import UserError
 
-    spec = importlib.util.spec_from_file_location("bench", processes.ROOT / "experiments" / "bench.py")
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    bench.check_equal("x", (np.ones(3), np.ones(2)), (np.ones(3), np.ones(2)), 1e-6)
+    monkeypatch.syspath_prepend(processes.ROOT / "experiments" / "bench")
+    timing = importlib.import_module("timing")
+    timing.check_equal("x", (np.ones(3), np.ones(2)), (np.ones(3), np.ones(2)), 1e-6)
     with pytest.raises(UserError, match=r"lax at c: not our numbers .*error 1\.0e-01"):
-        bench.check_equal("lax at c", np.full(3, 10.0), np.array([10, 10, 9.0]), 1e-6)
+        timing.check_equal("lax at c", np.full(3, 10.0), np.array([10, 10, 9.0]), 1e-6)
     with pytest.raises(UserError, match="not our numbers"):
-        bench.check_equal("x", np.ones(3), np.full(3, np.nan), 1e-6)
-    done = processes.run("bench.py", "--peers=keras")
+        timing.check_equal("x", np.ones(3), np.full(3, np.nan), 1e-6)
+    done = processes.run("bench", "--peers=keras")
     assert done.returncode == 1 and "'keras' must be one of torch, flax, lax" in done.stderr
-    done = processes.run("bench.py", "--only=nothing")
+    done = processes.run("bench", "--only=nothing")
     assert done.returncode == 1 and "no case of the suite ops" in done.stderr

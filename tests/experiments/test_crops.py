@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import data, experiment
+from cnnjax import data
+from cnnjax.app import classify
 from tests import processes
-from tests.experiments.test_lenet5 import sentence
 
 
 def test_alexnet_trains_on_crops_and_classifies_images_of_any_size(tmp_path: Path) -> None:
@@ -53,15 +53,15 @@ def test_vgg_trains_on_whole_images(tmp_path: Path) -> None:
     ],
 )
 def test_bad_flags(script: str, flag: str, message: str, tmp_path: Path) -> None:
-    assert message in sentence(processes.run(script, flag, "--dataset=digits", f"--workdir={tmp_path / 'new'}"))
+    assert message in processes.refusal(script, flag, "--dataset=digits", f"--workdir={tmp_path / 'new'}")
 
 
 def test_what_the_net_sees_of_an_image() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
     config = {"input": {"size": 4, "frame": 6}, "model": {"channels": 1}, "augment": False}
-    seen = experiment.as_input(images, config)
+    seen = classify.as_input(images, config)
     np.testing.assert_array_equal(seen, data.resize(images, 6)[:, 1:5, 1:5])
-    plain, changing = (experiment.augmentation({**config, "augment": on}, images) for on in (False, True))
+    plain, changing = (classify.augmentation({**config, "augment": on}, images) for on in (False, True))
     assert plain is not None and changing is not None
     pixels = data.resize(images, 6).astype(np.float32)
     np.testing.assert_array_equal(plain(None, pixels), seen)

@@ -16,15 +16,6 @@ from cnnjax.train import checkpoint, metrics
 from tests import processes
 
 
-def sentence(done, code: int = 1) -> str:
-    """The error of a script that must have failed well: the exit code, one message, no traceback."""
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr and "Traceback" not in done.stdout
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "FATAL"))]
-    assert len(lines) == 1, done.stderr
-    return done.stderr
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run on the digits, with a validation set."""
@@ -68,7 +59,7 @@ def test_tensorboard_holds_scalars_and_pictures(run: Path) -> None:
 def test_predict_files_and_test_examples(run: Path, tmp_path: Path) -> None:
     digits = data.digits()
     Image.fromarray(digits.test_images[40, ..., 0]).save(tmp_path / "small.png")
-    canvas = data.to_canvas(digits.test_images[40:41], 32)[0, ..., 0]
+    canvas = data.pad_to_square(digits.test_images[40:41], 32)[0, ..., 0]
     Image.fromarray(canvas).convert("RGB").save(tmp_path / "large.png")
     done = processes.run("predict.py", f"--workdir={run}", tmp_path / "small.png", tmp_path / "large.png", "--index=40",
                          f"--output={tmp_path / 'figure.png'}")  # fmt: skip
@@ -104,35 +95,33 @@ def test_predict_files_and_test_examples(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_flags(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = processes.run("lenet5.py", *arguments, f"--workdir={tmp_path / 'new'}")
-    assert message in sentence(done)
+    assert message in processes.refusal("lenet5.py", *arguments, f"--workdir={tmp_path / 'new'}")
     assert not (tmp_path / "new").exists(), "nothing may be left behind"
 
 
 def test_a_missing_data_set_says_what_was_looked_for_within_seconds(tmp_path: Path) -> None:
     before = time.monotonic()
-    done = processes.run("lenet5.py", "--dataset=mnist", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'new'}")
-    assert f"{tmp_path}/mnist" in sentence(done)
+    error = processes.refusal("lenet5.py", "--dataset=mnist", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'new'}")
+    assert f"{tmp_path}/mnist" in error
     assert time.monotonic() - before < 30
 
 
 def test_unwritable_workdirs() -> None:
-    assert "--workdir=/proc/nothing" in sentence(processes.run("lenet5.py", "--workdir=/proc/nothing"))
+    assert "--workdir=/proc/nothing" in processes.refusal("lenet5.py", "--workdir=/proc/nothing")
 
 
 def test_other_flags_in_the_same_workdir(run: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
-    done = processes.run("lenet5.py", "--epochs=9", "--validation=137", "--seed=1", f"--workdir={run}")
-    message = sentence(done)
+    message = processes.refusal("lenet5.py", "--epochs=9", "--validation=137", "--seed=1", f"--workdir={run}")
     for difference in ("epochs: was 8, is now 9", "augment: was False, is now True", "seed: was 0, is now 1"):
         assert difference in message
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
 def test_predict_refuses_bad_flags(run: Path, tmp_path: Path) -> None:
-    assert "--index=360: must be" in sentence(processes.run("predict.py", f"--workdir={run}", "--index=3,360"))
-    assert "nothing to classify" in sentence(processes.run("predict.py", f"--workdir={run}"))
-    assert "holds no checkpoint" in sentence(processes.run("predict.py", f"--workdir={tmp_path}", "x.png"))
+    assert "--index=360: must be" in processes.refusal("predict.py", f"--workdir={run}", "--index=3,360")
+    assert "nothing to classify" in processes.refusal("predict.py", f"--workdir={run}")
+    assert "holds no checkpoint" in processes.refusal("predict.py", f"--workdir={tmp_path}", "x.png")
 
 
 def test_a_signal_says_how_to_go_on(tmp_path: Path) -> None:
@@ -152,8 +141,7 @@ def test_a_signal_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_in_one_sentence(tmp_path: Path) -> None:
     """A limit of 100 kB on any file stands for the full disk; the checkpoint of LeNet-5 and its Adam takes 740 kB."""
-    done = processes.run("lenet5.py", "--epochs=1", f"--workdir={tmp_path / 'run'}", file_limit=100_000)
-    message = sentence(done)
+    message = processes.refusal("lenet5.py", "--epochs=1", f"--workdir={tmp_path / 'run'}", file_limit=100_000)
     assert "checkpoint 22" in message and "no checkpoint was saved before" in message
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from cnnjax.train import metrics
 from tests import processes
-from tests.experiments.test_lenet5 import sentence
 
 NET = ["--maps=4", "--epochs=2", "--batch_size=10"]
 
@@ -56,13 +55,13 @@ def test_what_a_fold_leaves(run: Path) -> None:
 def test_other_vectors_are_refused(run: Path, reviews: Path, tmp_path: Path) -> None:
     (tmp_path / "others.txt").write_text("good 1 0 0 2\n")
     flags = ["--fold=3", f"--embeddings={tmp_path / 'others.txt'}", "--form=multichannel", *NET]
-    done = processes.run("textcnn.py", f"--data_dir={reviews}", f"--workdir={run}", *flags)
-    assert "embeddings_crc32: was " in sentence(done)
+    error = processes.refusal("textcnn.py", f"--data_dir={reviews}", f"--workdir={run}", *flags)
+    assert "embeddings_crc32: was " in error
 
 
 def test_nets_of_sentences_are_not_looked_at(run: Path) -> None:
-    done = processes.run("predict.py", f"--workdir={run / 'fold3'}", "x.png")
-    assert "holds a run on MR: only nets of images can be looked at" in sentence(done)
+    error = processes.refusal("predict.py", f"--workdir={run / 'fold3'}", "x.png")
+    assert "holds a run on MR: only nets of images can be looked at" in error
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_nets_of_sentences_are_not_looked_at(run: Path) -> None:
     ],
 )
 def test_bad_flags(flags: list[str], message: str, tmp_path: Path) -> None:
-    assert message in sentence(processes.run("textcnn.py", *flags, f"--workdir={tmp_path / 'new'}"))
+    assert message in processes.refusal("textcnn.py", *flags, f"--workdir={tmp_path / 'new'}")
     assert not (tmp_path / "new").exists()
 
 

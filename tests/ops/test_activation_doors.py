@@ -7,7 +7,7 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.ops import activations
-from tests.ops.tables import in_one_case
+from tests.tables import in_one_case
 
 #: What a user of torch.nn.functional or keras.activations looks for.
 PYTORCH = [

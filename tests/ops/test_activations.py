@@ -7,7 +7,7 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.ops import activations
-from tests.ops.tables import in_one_case
+from tests.tables import in_one_case
 
 POINTS = np.array([-40.0, -6, -3, -1.5, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 1.5, 3, 6, 40, np.inf, -np.inf, np.nan])
 

@@ -6,7 +6,7 @@ import pytest
 from cnnjax.ops import output_shape, receptive_field
 from cnnjax.ops.counts import Counts, conv_counts, subsample_counts
 from cnnjax.ops.geometry import real_taps, resolve_padding, slide
-from tests.ops.tables import in_one_case
+from tests.tables import in_one_case
 
 
 @in_one_case(

@@ -7,8 +7,8 @@ import pytest
 
 from cnnjax.ops import local_response_norm
 from tests import oracles
-from tests.ops.tables import in_one_case
-from tests.ops.test_pool import value_and_gradient
+from tests.cases import value_and_gradients
+from tests.tables import in_one_case
 
 CASES = [
     ((4,), 7, {}),
@@ -32,7 +32,7 @@ def test_by_hand():
 def test_against_the_oracle_and_pytorch(sizes, channels, keywords):
     x = np.random.default_rng(0).normal(size=(2, *sizes, channels))
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: local_response_norm(x, **keywords), x)
+        ct, (y, dx) = value_and_gradients(lambda x: local_response_norm(x, **keywords), x)
     full = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0} | keywords
     expected, expected_dx = oracles.local_response_norm(x, ct, **full)
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-14)

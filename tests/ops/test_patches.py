@@ -10,23 +10,8 @@ import pytest
 from cnnjax.ops import channel_shuffle, conv, conv_kernel_grad, fold, pad, pixel_shuffle, pixel_unshuffle, unfold
 from cnnjax.ops.geometry import slide
 from tests import oracles
-from tests.ops.tables import draws, in_one_case
-
-
-def line(*values, dtype="float32"):
-    return jnp.array(values, dtype).reshape(1, -1, 1)
-
-
-def value_and_gradient(f, x):
-    """f's value and its gradient for a fixed random cotangent, in one compilation."""
-    ct = np.random.default_rng(0).normal(size=jax.eval_shape(f, x).shape)
-
-    def both(x):
-        y, pull = jax.vjp(f, x)
-        return y, *pull(jnp.asarray(ct))
-
-    return ct, jax.jit(both)(x)
-
+from tests.cases import line, value_and_gradients
+from tests.tables import draws, in_one_case
 
 # ---- pad ----
 
@@ -56,7 +41,7 @@ def test_pad_against_the_oracle_and_pytorch(seed):
     value = 1.5 if mode == "zeros" else 0
     x = np.random.default_rng(seed).normal(size=(2, *sizes, 2))
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: pad(x, padding, mode=mode, value=value), x)
+        ct, (y, dx) = value_and_gradients(lambda x: pad(x, padding, mode=mode, value=value), x)
     expected, expected_dx = oracles.pad(x, ct, padding=padding, mode=mode, value=value)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-13, atol=1e-13)
@@ -96,8 +81,8 @@ def test_unfold_and_fold_against_the_oracle(seed):
     shape, window, keywords, full = random_case(seed)
     x = np.random.default_rng(seed).normal(size=shape)
     with jax.enable_x64(True):
-        ct, (cols, dx) = value_and_gradient(lambda x: unfold(x, window, **keywords), x)
-        _, (folded, dcols) = value_and_gradient(lambda cols: fold(cols, shape[1:-1], window, **keywords), ct)
+        ct, (cols, dx) = value_and_gradients(lambda x: unfold(x, window, **keywords), x)
+        _, (folded, dcols) = value_and_gradients(lambda cols: fold(cols, shape[1:-1], window, **keywords), ct)
         ct_x = np.random.default_rng(0).normal(size=shape)
     expected, expected_dx = oracles.unfold(x, ct, window=window, **full)
     np.testing.assert_array_equal(cols, expected)
@@ -142,8 +127,8 @@ def test_many_taps_take_another_way_to_the_same_numbers(rank):
     geometry = {"stride": (2, 1)[:rank], "dilation": (1, 1)[:rank], "padding": ((3, -1), (1, 0))[:rank]}
     x = np.random.default_rng(0).normal(size=(2, *sizes, 2))
     with jax.enable_x64(True):
-        ct, (cols, dx) = value_and_gradient(lambda x: unfold(x, window, **geometry), x)
-        _, (folded, dcols) = value_and_gradient(lambda cols: fold(cols, sizes, window, **geometry), ct)
+        ct, (cols, dx) = value_and_gradients(lambda x: unfold(x, window, **geometry), x)
+        _, (folded, dcols) = value_and_gradients(lambda cols: fold(cols, sizes, window, **geometry), ct)
         dy = jnp.cos(jnp.arange(cols[..., :4].size, dtype="float64")).reshape(*cols.shape[:-1], 4)
         dw = conv_kernel_grad(jnp.asarray(x), dy, (*window, 1, 4), groups=2, **geometry)
     expected, expected_dx = oracles.unfold(x, ct, window=window, **geometry)
@@ -182,10 +167,10 @@ def test_shuffles_by_hand():
 def test_shuffles_against_the_oracle(rank):
     x = np.random.default_rng(rank).normal(size=(2, *(2, 3, 1)[:rank], 2 * 2**rank))
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradient(lambda x: pixel_shuffle(x, 2), x)
+        ct, (y, dx) = value_and_gradients(lambda x: pixel_shuffle(x, 2), x)
         np.testing.assert_array_equal(y, oracles.pixel_shuffle(x, 2))
         np.testing.assert_array_equal(oracles.pixel_shuffle(np.asarray(dx), 2), ct)  # orthogonal: inverse, adjoint
-        back, (again, gradient) = value_and_gradient(lambda y: pixel_unshuffle(y, 2), y)
+        back, (again, gradient) = value_and_gradients(lambda y: pixel_unshuffle(y, 2), y)
         np.testing.assert_array_equal(again, x)
         np.testing.assert_array_equal(gradient, oracles.pixel_shuffle(back, 2))
 

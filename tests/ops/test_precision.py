@@ -12,20 +12,10 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cnnjax import ops
+from tests.oracles import correlate, windows
 
 #: Largest error over largest output, for values and gradients, as the docstring of cnnjax.ops has it.
 BOUNDS = {"float64": 1e-14, "float32": 5e-6, "float16": 1e-3, "bfloat16": 8e-3}
-
-
-def windows(x, *window):
-    """(N, *S', C, *K): what each window sees."""
-    return sliding_window_view(x, window, tuple(range(1, 1 + len(window))))
-
-
-def correlate(x, w):
-    seen = windows(x, *w.shape[:-2])
-    rank = w.ndim - 2
-    return np.tensordot(seen, w, ((rank + 1, *range(rank + 2, 2 * rank + 2)), (rank, *range(rank))))
 
 
 def spread(y, w):

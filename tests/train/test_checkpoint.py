@@ -13,7 +13,7 @@ from cnnjax import train
 from cnnjax.errors import UserError
 from cnnjax.train import checkpoint
 from tests.train import tiny
-from tests.train.test_loop import OPTIONS, arrays, same_bits
+from tests.train.tiny import OPTIONS, arrays, same_bits
 
 
 @pytest.fixture(scope="module")

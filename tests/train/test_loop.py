@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,34 +14,11 @@ from flax import nnx
 
 from cnnjax import train
 from cnnjax.errors import UserError
-from cnnjax.train import checkpoint, loop, metrics, optimizer, state, step
+from cnnjax.train import checkpoint, devices, loop, metrics, optimizers, state, step
 from tests.train import tiny
+from tests.train.tiny import OPTIONS, arrays, interrupt_at, same_bits
 
-OPTIONS = train.Options(epochs=4, batch_size=16, learning_rate=0.05, checkpoint_every=5, log_every=1)
 UPDATES = 4 * 6
-
-
-def arrays(folder: Path) -> dict[str, np.ndarray]:
-    found = checkpoint.read_newest(folder)
-    assert found is not None
-    return found.arrays
-
-
-def same_bits(one: Path, other: Path) -> bool:
-    a, b = arrays(one), arrays(other)
-    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
-
-
-def interrupt_at(number: int, what: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a signal when update `number` is recorded."""
-    record = loop.Run.record
-
-    def recording(self: loop.Run, n: int, loss: float, accuracy: float) -> None:
-        record(self, n, loss, accuracy)
-        if n == number:
-            os.kill(os.getpid(), what)
-
-    monkeypatch.setattr(loop.Run, "record", recording)
 
 
 def test_learns_and_leaves_its_records(tmp_path: Path) -> None:
@@ -67,7 +43,7 @@ def test_one_update_is_sgd_by_hand() -> None:
         def __call__(self, x: jax.Array) -> jax.Array:
             return x @ self.w[...]
 
-    rule = optimizer.optimizer("sgd", 0.1)
+    rule = optimizers.optimizer("sgd", 0.1)
     net, first = state.initial(Dense(), rule)
     x, labels = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), np.array([0, 1], np.int32)
     after, values = jax.jit(step.make_update(net, rule))(first, x, labels)
@@ -83,9 +59,9 @@ def test_one_update_is_sgd_by_hand() -> None:
 def test_every_example_is_evaluated_once() -> None:
     """37 images are no multiple of the batch: the logits are those of one pass over all."""
     model = tiny.Tiny(rngs=nnx.Rngs(0))
-    net, first = state.initial(model, optimizer.optimizer("sgd", 0.1))
+    net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
     images = tiny.examples(37, 2).images
-    predict = step.make_predict(net, step.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
+    predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
     model.eval()
     expected = np.asarray(model(jnp.asarray(images, jnp.float32) / 255))
     np.testing.assert_allclose(predict(first, images), expected, rtol=1e-5, atol=1e-6)
@@ -139,9 +115,9 @@ def test_groups_of_updates_resume_at_their_borders(tmp_path: Path, monkeypatch: 
 
 
 def test_group_borders() -> None:
-    assert [loop.group(done, 4, 6) for done in (0, 4, 6, 10)] == [4, 2, 4, 2]
-    assert [loop.group(done, 4, 6) for done in (1, 5, 13)] == [3, 1, 3]
-    assert loop.group(123, 1, 6) == 1
+    assert [loop.updates_in_call(done, 4, 6) for done in (0, 4, 6, 10)] == [4, 2, 4, 2]
+    assert [loop.updates_in_call(done, 4, 6) for done in (1, 5, 13)] == [3, 1, 3]
+    assert loop.updates_in_call(123, 1, 6) == 1
 
 
 def test_the_best_checkpoint_is_kept_and_chosen_by_the_validation_set(tmp_path: Path) -> None:
@@ -179,7 +155,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 
 def test_parameters_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     model = tiny.Tiny(rngs=nnx.Rngs(0))
-    _, first = state.initial(model, optimizer.optimizer("sgd", 0.1))
+    _, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
     keeper = checkpoint.Checkpoints(tmp_path, 2)
     keeper.save(first, {})
     bad = first._replace(params=jax.tree.map(lambda a: a * jnp.inf, first.params), step=first.step + 1)
@@ -291,13 +267,13 @@ def test_the_loss_is_the_callers(tmp_path: Path) -> None:
 def test_views_are_averaged_as_probabilities() -> None:
     """Of an image and its double: the logarithm of the mean of the two softmaxes, for 37 images in batches of 10."""
     model = tiny.Tiny(rngs=nnx.Rngs(0))
-    net, first = state.initial(model, optimizer.optimizer("sgd", 0.1))
+    net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
     images = tiny.examples(37, 2).images
 
     def predict(views: Any) -> np.ndarray:
-        return step.make_predict(net, step.data_mesh(), lambda x: x / 255, batch_size=10, views=views)(first, images)
+        return step.make_predict(net, devices.data_mesh(), lambda x: x / 255, batch_size=10, views=views)(first, images)
 
-    doubled = step.make_predict(net, step.data_mesh(), lambda x: 2 * x / 255)(first, images)
+    doubled = step.make_predict(net, devices.data_mesh(), lambda x: 2 * x / 255)(first, images)
     expected = (metrics.softmax(predict(None)) + metrics.softmax(doubled)) / 2
     both = predict(lambda x: jnp.stack([x.astype(jnp.float32), 2 * x.astype(jnp.float32)]))
     np.testing.assert_allclose(np.exp(both), expected, rtol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax.train.optimizer import OPTIMIZERS, max_norm, optimizer, schedule
+from cnnjax.train.optimizers import OPTIMIZERS, max_norm, optimizer, schedule
 
 
 def trajectory(rule: optax.GradientTransformation, steps: int = 5) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from flax import nnx
 
 from cnnjax import layers
 from cnnjax.data import rng
-from cnnjax.train import checkpoint, loop, optimizer, state, step
+from cnnjax.train import checkpoint, devices, optimizers, state, step
 from tests.train import tiny
-from tests.train.test_loop import OPTIONS, arrays, same_bits
+from tests.train.tiny import OPTIONS, arrays, interrupt_at, same_bits
 
 
 class Masked(nnx.Module):
@@ -33,7 +32,7 @@ class Masked(nnx.Module):
 
 def drawn(number: int, seed: int) -> np.ndarray:
     """The factors (2, 64), 0 or 2, by which the dropouts of `Masked` take their input in update `number`."""
-    rule = optimizer.optimizer("sgd", 1.0)
+    rule = optimizers.optimizer("sgd", 1.0)
     net, first = state.initial(Masked(), rule)
     update = jax.jit(step.make_update(net, rule, lambda logits, labels: -logits.sum(), seed))
     x = np.ones((1, 64), np.float32)
@@ -71,15 +70,8 @@ def test_a_run_with_dropout_that_was_cut_ends_with_the_same_bits(
 ) -> None:
     options = replace(OPTIONS, epochs=3, updates_per_call=4)  # of 6 updates an epoch: groups of 4 and 2
     whole = tiny.fit(tmp_path / "whole", options, Dropping())
-    record = loop.Run.record
-
-    def recording(self: loop.Run, n: int, loss: float, accuracy: float) -> None:
-        record(self, n, loss, accuracy)
-        if n == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "record", recording)
+        interrupt_at(8, signal.SIGTERM, patch)
         cut = tiny.fit(tmp_path / "cut", options, Dropping())
     assert 8 <= cut.updates < whole.updates
     tiny.fit(tmp_path / "cut", options, Dropping())
@@ -91,16 +83,16 @@ def test_a_checkpoint_holds_no_keys(tmp_path: Path) -> None:
     tiny.fit(tmp_path / "plain", replace(OPTIONS, epochs=1))
     assert arrays(tmp_path / "dropping").keys() == arrays(tmp_path / "plain").keys()
     state_there, _ = checkpoint.restore(tmp_path / "dropping")
-    model = state.load(Dropping(), state_there["params"], state_there["rest"])
+    model = state.load_state(Dropping(), state_there["params"], state_there["rest"])
     x = jnp.ones((2, 16))
     np.testing.assert_array_equal(model(x), model(x))
 
 
 def test_evaluation_drops_nothing() -> None:
     model, plain = Dropping(), tiny.Tiny(rngs=nnx.Rngs(0))
-    net, first = state.initial(model, optimizer.optimizer("sgd", 0.1))
+    net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
     images = tiny.examples(37, 2).images
-    predict = step.make_predict(net, step.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
+    predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
     plain.eval()
     expected = np.asarray(plain(jnp.asarray(images, jnp.float32) / 255))
     np.testing.assert_allclose(predict(first, images), expected, rtol=1e-5, atol=1e-6)
@@ -128,9 +120,9 @@ def test_random_pools_train_and_are_evaluated_alike_each_time(kind: str, tmp_pat
     assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
     net, *_ = state.split(Pooling(kind))
     images = tiny.examples(37, 2).images
-    predict = step.make_predict(net, step.data_mesh(), lambda pixels: pixels / 255)
+    predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255)
     np.testing.assert_array_equal(predict(result.state, images), result.logits)
-    rule = optimizer.optimizer("sgd", 0.0)  # the parameters stay: only the draws differ from update to update
+    rule = optimizers.optimizer("sgd", 0.0)  # the parameters stay: only the draws differ from update to update
     net, first = state.initial(Pooling(kind), rule)
     update = jax.jit(step.make_update(net, rule))
     x = images.astype(np.float32) / 255
@@ -141,7 +133,7 @@ def test_random_pools_train_and_are_evaluated_alike_each_time(kind: str, tmp_pat
 
 def test_a_net_without_random_layers_draws_nothing() -> None:
     def program(model: nnx.Module) -> str:
-        rule = optimizer.optimizer("sgd", 0.1)
+        rule = optimizers.optimizer("sgd", 0.1)
         net, first = state.initial(model, rule)
         arguments = (first, jnp.ones((2, 4, 4, 1)), jnp.zeros(2, jnp.int32))
         return str(jax.make_jaxpr(step.make_update(net, rule))(*arguments))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from cnnjax import train
+from cnnjax.train import checkpoint, loop
 
 
 class Tiny(nnx.Module):
@@ -45,3 +49,30 @@ def fit(folder: Path, options: train.Options, model: nnx.Module | None = None, *
     folder.mkdir(exist_ok=True)
     model = model or Tiny(rngs=nnx.Rngs(options.seed))
     return train.fit(model, options=options, folder=folder, config={"seed": options.seed}, **arguments)
+
+
+OPTIONS = train.Options(epochs=4, batch_size=16, learning_rate=0.05, checkpoint_every=5, log_every=1)
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Those of a run's newest checkpoint."""
+    found = checkpoint.read_newest(folder)
+    assert found is not None
+    return found.arrays
+
+
+def same_bits(one: Path, other: Path) -> bool:
+    a, b = arrays(one), arrays(other)
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def interrupt_at(number: int, what: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a signal when update `number` is recorded."""
+    record = loop.Run.record
+
+    def recording(self: loop.Run, n: int, loss: float, accuracy: float) -> None:
+        record(self, n, loss, accuracy)
+        if n == number:
+            os.kill(os.getpid(), what)
+
+    monkeypatch.setattr(loop.Run, "record", recording)

@@ -18,7 +18,6 @@ from cnnjax.ops.checks import (
     check_transposed_arrays,
     one_of,
     same_dtype,
-    wide_dtype,
 )
 from cnnjax.ops.conv import primitive
 from cnnjax.ops.conv.choose import ALGORITHM_NAMES, ALGORITHMS, check_algorithm
@@ -33,6 +32,7 @@ from cnnjax.ops.geometry import (
     slide,
 )
 from cnnjax.ops.patches import PADDING_MODES, pad_spatial
+from cnnjax.ops.promotion import accumulator_dtype, with_axes_of
 from cnnjax.ops.public import public_op
 
 
@@ -116,7 +116,7 @@ def conv(
     x, windows = _pad(x, w.shape[:-2], stride, padding, padding_mode, dilation, input_dilation)
 
     out_dtype = jnp.dtype(x.dtype if preferred_element_type is None else preferred_element_type)
-    wide = wide_dtype(x.dtype, out_dtype)
+    wide = accumulator_dtype(x.dtype, out_dtype)
     if algorithm in ALGORITHMS:
         check_algorithm(algorithm, windows, x.shape[-1], w.shape[-1], wide.itemsize)
     if 0 in x.shape:  # an empty batch; not every platform's convolution takes one
@@ -126,7 +126,7 @@ def conv(
     # A bias is added before the result is cast; accelerators may cast halves before as well.
     dtype, narrow = (out_dtype, False) if b is None else (wide, out_dtype == x.dtype)
     y = primitive.conv(x, w, windows, groups, precision, dtype=dtype, narrow=narrow, plain=algorithm == "lax")
-    return _add_bias(y, b, out_dtype)
+    return add_bias(y, b, out_dtype)
 
 
 @public_op
@@ -192,14 +192,15 @@ def conv_transpose(
     windows = _windows_onto(y.shape[1:-1], w.shape[:-2], stride, padding, dilation, output_padding, output_shape)
     if 0 in y.shape:
         return jnp.zeros((0, *windows.sizes, w.shape[-2] * groups), y.dtype)
-    dtype = y.dtype if b is None else wide_dtype(y.dtype)
+    dtype = y.dtype if b is None else accumulator_dtype(y.dtype)
     x = primitive.conv_input_grad(y, w, windows, groups, precision, dtype=dtype, narrow=b is not None)
-    return _add_bias(x, b, y.dtype)
+    return add_bias(x, b, y.dtype)
 
 
-def _add_bias(y: jax.Array, b: jax.Array | None, dtype: Any) -> jax.Array:
+def add_bias(y: jax.Array, b: jax.Array | None, dtype: Any) -> jax.Array:
+    """Adds b (F,), or (*S', F), or nothing, to y (N, *S', F) in the dtype of y, and casts."""
     if b is not None:
-        y += b.astype(y.dtype).reshape((1,) * (y.ndim - 1) + b.shape)
+        y += with_axes_of(y, b.astype(y.dtype))
     return y.astype(dtype)
 
 
@@ -216,7 +217,7 @@ def _by_name(
     dtype: Any,
 ) -> jax.Array:
     y = ALGORITHMS[algorithm](x.astype(wide), w.astype(wide), windows, groups, precision)
-    return _add_bias(y, b, dtype)
+    return add_bias(y, b, dtype)
 
 
 def _pad(

@@ -26,6 +26,8 @@ FORWARD, INPUT_GRAD, KERNEL_GRAD = "forward", "input_grad", "kernel_grad"
 # Largest x and y together, in bytes, of which a form may write padded copies; larger batches are worked through in
 # chunks.
 COPIED_BYTES = 52_000_000
+# Largest x and y of one image, in bytes, of which a form may write padded copies: with the chunk itself that is 64 MiB.
+COPIED_IMAGE_BYTES = 48_000_000
 # Channels of x (and features) up to which a product leaves most of a vector register empty.
 FEW_CHANNELS, FEW_FEATURES = 16, 32
 # Channels up to which blocks of four neighbours pay, not of two.
@@ -201,7 +203,9 @@ def wide_phases(p: Problem) -> bool:
 def narrow_patches(p: Problem) -> bool:
     """True where a patch has so few elements that blocks of neighbours fill the registers better."""
     in_a_row = p.windows.dilation[-1] == p.windows.stride[-1] == 1
-    return p.taps > 1 and p.channels <= FEW_CHANNELS_OF_PATCHES and in_a_row
+    row_bytes = p.itemsize * p.taps * p.channels * p.windows.output[-1]
+    fits = row_bytes <= kernel_grad.PATCHES_TILE_BYTES
+    return p.taps > 1 and p.channels <= FEW_CHANNELS_OF_PATCHES and in_a_row and fits
 
 
 def large_batch(p: Problem) -> bool:
@@ -292,7 +296,7 @@ PLAIN = {
 def rule_on_cpu(derivative: str, p: Problem) -> Rule:
     """Returns the first row that holds for a problem, or XLA's form where that row would copy too large an image."""
     rule = next(rule for rule in CPU[derivative] if rule.when(p))
-    return PLAIN[derivative] if rule.copies and p.image_bytes > COPIED_BYTES else rule
+    return PLAIN[derivative] if rule.copies and p.image_bytes > COPIED_IMAGE_BYTES else rule
 
 
 # ---- by name ----

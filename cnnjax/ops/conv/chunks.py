@@ -12,15 +12,15 @@ def map_over_images(f: Callable[[jax.Array], jax.Array], x: jax.Array, most: int
     n, size = len(x), _evenly(len(x), most)
     if size == n:
         return f(x)
-    shape = jax.eval_shape(f, x)
+    chunk = jax.eval_shape(f, x[:size])
 
     def step(i: jax.Array, y: jax.Array) -> jax.Array:
         # The last chunk begins early enough to be whole, and computes some images a second time.
-        start = jnp.minimum(i * jnp.int32(size), jnp.int32(n - size))
+        start = jnp.minimum(jnp.int32(i) * jnp.int32(size), jnp.int32(n - size))
         return lax.dynamic_update_slice_in_dim(y, f(lax.dynamic_slice_in_dim(x, start, size)), start, 0)
 
-    y = jnp.zeros(shape.shape, shape.dtype)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(-(-n // size)), step, y)
+    y = jnp.zeros((n, *chunk.shape[1:]), chunk.dtype)
+    return lax.fori_loop(0, -(-n // size), step, y)
 
 
 def sum_over_images(
@@ -32,11 +32,11 @@ def sum_over_images(
         return f(x, dy)
 
     def step(i: jax.Array, total: jax.Array) -> jax.Array:
-        start = i * jnp.int32(size)
+        start = jnp.int32(i) * jnp.int32(size)
         return total + f(*(lax.dynamic_slice_in_dim(a, start, size) for a in (x, dy)))
 
     shape = jax.eval_shape(f, x[:size], dy[:size])
-    total = lax.fori_loop(jnp.int32(0), jnp.int32(n // size), step, jnp.zeros(shape.shape, shape.dtype))
+    total = lax.fori_loop(0, n // size, step, jnp.zeros(shape.shape, shape.dtype))
     rest = n % size
     return total + f(x[-rest:], dy[-rest:]) if rest else total
 

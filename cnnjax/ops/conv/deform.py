@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype, wide_dtype
+from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
+from cnnjax.ops.conv.api import add_bias
 from cnnjax.ops.geometry import Ints, Padding, Windows, as_int, slide
 from cnnjax.ops.patches import pad_spatial
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 
@@ -105,7 +107,7 @@ def _deform_conv(
     groups: int,
     offset_groups: int,
 ) -> jax.Array:
-    out_dtype, sum_dtype = x.dtype, wide_dtype(x.dtype)
+    out_dtype, sum_dtype = x.dtype, accumulator_dtype(x.dtype)
     x, w, offset, mask, b = jax.tree.map(lambda array: array.astype(sum_dtype), (x, w, offset, mask, b))
     n, channels = x.shape[0], x.shape[-1]
     rank, taps = len(windows.window), math.prod(windows.window)
@@ -117,11 +119,11 @@ def _deform_conv(
     seen = seen.reshape(n, *windows.output, taps, groups, channels // groups)
     y = jnp.einsum("n...tgc,tcgf->n...gf", seen, w.reshape(taps, channels // groups, groups, -1))
     y = y.reshape(n, *windows.output, w.shape[-1])
-    return (y if b is None else y + b).astype(out_dtype)
+    return add_bias(y, b, out_dtype)
 
 
 def _sampled(x: jax.Array, offset: jax.Array, windows: Windows) -> jax.Array:
-    """X (N, *S, C) under the displaced taps, by offset (N, *S', T, G, rank): (N, *S', T, G, C // G).
+    """Samples x (N, *S, C) under the displaced taps, by offset (N, *S', T, G, rank): (N, *S', T, G, C // G).
 
     x[p] = sum over the corners i of p's cell of  x[i] prod over axes of (1 - |p - i|)
     """
@@ -133,7 +135,8 @@ def _sampled(x: jax.Array, offset: jax.Array, windows: Windows) -> jax.Array:
     cells, fractions = [], []
     for axis, (size, count) in enumerate(zip(sizes, windows.output, strict=True)):
         start = np.arange(count) * windows.stride[axis] - max(windows.padding[axis][0], 0)
-        grid = start.reshape(-1, *(1,) * (rank - axis + 1)) + tap[axis] * windows.dilation[axis]
+        start = start.reshape(*(1,) * (axis + 1), -1, *(1,) * (rank - axis + 1))  # along (N, *S', T, G)
+        grid = jnp.asarray(start + tap[axis] * windows.dilation[axis], offset.dtype)
         # far outside is as good as two pixels outside, and stays within the integers
         position = jnp.clip(grid + offset[..., axis], -2, size + 1)
         cell = jnp.floor(position)
@@ -149,10 +152,11 @@ def _sampled(x: jax.Array, offset: jax.Array, windows: Windows) -> jax.Array:
         for size, cell, fraction, step in zip(sizes, cells, fractions, corner, strict=True):
             at = cell + step
             inside &= (at >= 0) & (at < size)
-            index = index * size + at.astype(jnp.int32)
+            index = index * np.int32(size) + at.astype(jnp.int32)
             weight = weight * (fraction if step else 1 - fraction)
         # what is outside, NaN too, gets an index beyond the end, where the value is 0
-        index = jnp.where(inside, index * groups + np.arange(groups, dtype=np.int32), x.shape[1])
+        group = np.arange(groups, dtype=np.int32).reshape(*(1,) * (index.ndim - 1), groups)
+        index = jnp.where(inside, index * np.int32(groups) + group, x.shape[1])
         value = jnp.take_along_axis(x, index.reshape(n, -1, 1), axis=1, mode="fill", fill_value=0)
         total += weight[..., None] * value.reshape(*index.shape, -1)
     return total

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype, wide_dtype
+from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
 from cnnjax.ops.conv.api import conv_transpose
 from cnnjax.ops.geometry import Ints, Padding, Windows, positive_sizes, slide
 from cnnjax.ops.patches import map_taps, pad_spatial
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 
@@ -101,7 +102,7 @@ def conv_kernel_grad(
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _kernel_grad(x: jax.Array, dy: jax.Array, shape: tuple[int, ...], windows: Windows, groups: int) -> jax.Array:
-    dtype, sum_dtype = x.dtype, wide_dtype(x.dtype)
+    dtype, sum_dtype = x.dtype, accumulator_dtype(x.dtype)
     x = pad_spatial(x.astype(sum_dtype), windows.exact_padding)
     dy = dy.astype(sum_dtype).reshape(*dy.shape[:-1], groups, dy.shape[-1] // groups)
 

@@ -118,16 +118,11 @@ def im2col(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision:
 
 
 def im2col_width_blocked(x: jax.Array, w: jax.Array, windows: Windows, precision: Precision, block: int) -> jax.Array:
-    """Computes `im2col` for few channels, with `block` neighbours of a row at a time, some images at a time."""
-    kernel, features = banded_kernel(w, windows, block), w.shape[-1]
-
-    def run(x: jax.Array) -> jax.Array:
-        x, blocked = width_blocked(x, windows, block)
-        y = patches_times_kernel(x, kernel, blocked, 1, precision)
-        y = y.reshape(*y.shape[:-2], blocked.output[-1] * block, features)
-        return lax.slice_in_dim(y, 0, windows.output[-1], axis=y.ndim - 2)
-
-    return map_over_images(run, x, PATCHES_BYTES // blocked_image_bytes(windows, x.shape[-1], block, x.dtype.itemsize))
+    """Computes `im2col` for few channels, with `block` neighbours of a row at a time."""
+    x, blocked = width_blocked(x, windows, block)
+    y = patches_times_kernel(x, banded_kernel(w, windows, block), blocked, 1, precision)
+    y = y.reshape(*y.shape[:-2], blocked.output[-1] * block, w.shape[-1])
+    return lax.slice_in_dim(y, 0, windows.output[-1], axis=y.ndim - 2)
 
 
 def blocked_image_bytes(windows: Windows, channels: int, block: int, itemsize: int) -> int:
@@ -145,7 +140,11 @@ def finite_width_blocked(
 
     The zeros of the banded kernel would make NaN of an infinity or NaN that an output does not see.
     """
-    blocked = partial(im2col_width_blocked, windows=windows, precision=precision, block=block)
+    images = PATCHES_BYTES // blocked_image_bytes(windows, x.shape[-1], block, x.dtype.itemsize)
+
+    def blocked(x: jax.Array, w: jax.Array) -> jax.Array:
+        return map_over_images(lambda x: im2col_width_blocked(x, w, windows, precision, block), x, images)
+
     plain = partial(lax_conv, windows=windows, groups=groups, precision=precision)
     return lax.cond(jnp.isfinite(x).all(), blocked, plain, x, w)
 

@@ -38,8 +38,7 @@ def width_blocked(
 
     def run(dy: jax.Array) -> jax.Array:
         x = jax.ShapeDtypeStruct((len(dy), *windows.sizes, w.shape[-2]), dy.dtype)
-        one_chunk = windows, precision, block
-        return jax.linear_transpose(lambda x: im2col_width_blocked(x, w, *one_chunk), x)(dy)[0]
+        return jax.linear_transpose(lambda x: im2col_width_blocked(x, w, windows, precision, block), x)(dy)[0]
 
     image_bytes = blocked_image_bytes(windows, w.shape[-2], block, dy.dtype.itemsize)
     return map_over_images(run, dy, PATCHES_BYTES // image_bytes)

@@ -187,11 +187,12 @@ def width_blocked_patches(x: jax.Array, dy: jax.Array, windows: Windows, block: 
     dy = pad_spatial(dy, ((0, 0), (0, wide * block - dy.shape[2]))).reshape(-1, rows, wide, block * features)
 
     def part(x: jax.Array, dy: jax.Array) -> jax.Array:
+        tile = blocked._replace(output=dy.shape[1:-1])
         x = lax.optimization_barrier(jnp.moveaxis(x, -1, 0).reshape(-1, *x.shape[1:-1], 1))
         dy = dy.reshape(-1, dy.shape[-1])
         if math.prod(blocked.window) > MANY_TAPS:
-            return _matmul(map_taps(lambda shifted: shifted, x, blocked).reshape(-1, len(dy)), dy)
-        all_taps = [shifted for _, shifted in taps(x, blocked)]
+            return _matmul(map_taps(lambda shifted: shifted, x, tile).reshape(-1, len(dy)), dy)
+        all_taps = [shifted for _, shifted in taps(x, tile)]
         count = -(-len(all_taps) // TAPS_IN_A_STACK)
         size = -(-len(all_taps) // count)
         stacks = [jnp.stack(all_taps[i : i + size]).reshape(-1, len(dy)) for i in range(0, len(all_taps), size)]

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from cnnjax.ops.checks import DType, Precision, as_float_array, same_dtype, wide_dtype
+from cnnjax.ops.checks import DType, Precision, as_float_array, same_dtype
 from cnnjax.ops.conv.api import conv
 from cnnjax.ops.geometry import Ints, Padding
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 
@@ -165,7 +166,7 @@ def separable_conv(
             f"got shape {w_point.shape}".replace("'", "")
         )
     # what lies between the two is kept in float32 or better
-    dtype, wide = x.dtype, wide_dtype(x.dtype)
+    dtype, wide = x.dtype, accumulator_dtype(x.dtype)
     y = conv(
         x,
         w_depth.reshape(*w_depth.shape[:-2], 1, middle),

@@ -21,13 +21,14 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.ops.checks import Precision, is_local, wide_dtype
+from cnnjax.ops.checks import Precision, is_local
 from cnnjax.ops.conv import choose, onednn
 from cnnjax.ops.conv.choose import FORWARD, INPUT_GRAD, KERNEL_GRAD
 from cnnjax.ops.conv.chunks import map_over_images, sum_over_images
 from cnnjax.ops.geometry import Windows
 from cnnjax.ops.patches import pad_spatial
 from cnnjax.ops.primitives import aval_like, define_eager_call, define_nan_check, define_taylor_rule
+from cnnjax.ops.promotion import accumulator_dtype
 
 # What each derivative is computed from, and what it is the derivative in.
 OPERANDS = {FORWARD: ("x", "w"), INPUT_GRAD: ("w", "y"), KERNEL_GRAD: ("x", "y")}
@@ -212,11 +213,11 @@ def _compute(
 ) -> jax.Array:
     """Computes one derivative on one platform: in which dtype, and by the form that is chosen for it."""
     if platform == "cpu":  # its halves are sums of halves
-        wide = wide_dtype(a.dtype, b.dtype, dtype)
+        wide = accumulator_dtype(a.dtype, b.dtype, dtype)
     elif narrow:
         wide = a.dtype  # x or w: only a cotangent may be wider
     else:
-        wide = a.dtype if a.dtype == b.dtype else wide_dtype(a.dtype, b.dtype)
+        wide = a.dtype if a.dtype == b.dtype else accumulator_dtype(a.dtype, b.dtype)
     a, b = a.astype(wide), b.astype(wide)
     if platform == "cpu" and not plain:
         return _on_cpu(derivative, a, b, windows, groups, precision).astype(dtype)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.ops.checks import Precision, as_float_array, check_conv_arrays, wide_dtype
+from cnnjax.ops.checks import Precision, as_float_array, check_conv_arrays
 from cnnjax.ops.geometry import Ints, Padding, Windows, positive_sizes, slide
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 # Largest explicit matrix, in MiB.
@@ -60,7 +61,7 @@ def toeplitz_matrix(
     windows = slide(sizes, w.shape[:-2], stride=stride, padding=padding, dilation=dilation)
     check_matrix_size("toeplitz_matrix", windows, channels, w.shape[-1], w.dtype.itemsize)
     # its gradient sums over places, so in float32 or better
-    return explicit_matrix(w.astype(wide_dtype(w.dtype)), windows, groups).astype(w.dtype)
+    return explicit_matrix(w.astype(accumulator_dtype(w.dtype)), windows, groups).astype(w.dtype)
 
 
 def toeplitz(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax.ops.checks import as_array, as_float_array, same_dtype, spatial_rank, wide_dtype
-from cnnjax.ops.conv.api import conv
+from cnnjax.ops.checks import as_array, as_float_array, same_dtype, spatial_rank
+from cnnjax.ops.conv.api import add_bias, conv
 from cnnjax.ops.geometry import Ints, Padding, Sizes, Windows, per_dimension, slide
 from cnnjax.ops.patches import unfold
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 
@@ -65,11 +66,11 @@ def local_conv(
     windows = _local_windows(x, w, window, stride, padding, dilation)
     if b is not None and b.shape not in ((w.shape[-1],), (*windows.output, w.shape[-1])):
         raise ValueError(f"b must have shape ({w.shape[-1]},) or {(*windows.output, w.shape[-1])}, got {b.shape}")
-    sum_dtype = wide_dtype(x.dtype)
+    sum_dtype = accumulator_dtype(x.dtype)
     geometry: dict[str, Any] = {"stride": windows.stride, "padding": windows.padding, "dilation": windows.dilation}
     cols = unfold(x.astype(sum_dtype), windows.window, **geometry)  # so that its gradient is summed in it too
     y = jnp.einsum("n...p,...pf->n...f", cols, w.astype(sum_dtype))
-    return (y if b is None else y + b.astype(sum_dtype)).astype(x.dtype)
+    return add_bias(y, b, x.dtype)
 
 
 def _local_windows(

@@ -1,0 +1,1 @@
+"""The frame of the scripts in experiments/, and of nothing else."""

@@ -1,0 +1,78 @@
+"""The process that a script runs in: errors as sentences, and settings of JAX and malloc."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+import jax
+from absl import app, flags, logging
+
+from cnnjax.data import cache
+from cnnjax.errors import UserError
+
+FLAGS = flags.FLAGS
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a script's `main(arguments)`.
+
+    A UserError ends it with one sentence and exit code 1.
+    """
+
+    def run_guarded(argv: list[str]) -> int:
+        if not FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.FATAL)  # Orbax logs its steps, and each error that it raises as well
+        # a saving thread's error is raised again, and reported, where the loop waits for the save
+        threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
+        sys.unraisablehook = lambda failed: logging.info("%s: %s", failed.object, failed.exc_value)
+        keep_compiled()
+        keep_memory()
+        try:
+            main(argv[1:])
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:  # a full disk, a folder without permission
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted: what was saved before is kept.", file=sys.stderr)
+            return 130
+        return 0
+
+    app.run(run_guarded)
+
+
+def keep_compiled() -> None:
+    """Keeps compiled code for the next start.
+
+    It is kept in the cache folder, or where the user's own setting says.
+    """
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(cache.directory() / "compiled"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def keep_memory() -> None:
+    """Keeps memory that an update frees for the next update.
+
+    Otherwise Linux has to zero new pages.
+
+    XLA allocates an executable's temporaries anew at each call, and glibc returns each block above 32 MB to the system
+    at once. The thread that dispatches also computes, as other threads' heaps end at 64 MB. Does nothing where the user
+    has settings of malloc.
+    """
+    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has none
+    if mallopt is not None:
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(parameter, 2**31 - 1)

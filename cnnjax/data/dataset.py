@@ -1,0 +1,58 @@
+"""A data set in memory, and a validation set held out of it."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cnnjax.data import rng
+from cnnjax.errors import UserError
+
+
+class Dataset(NamedTuple):
+    """A data set in memory, on the host.
+
+    Attributes:
+      name: as given to `load_dataset`.
+      train_images: `(N, H, W, C)` uint8, C is 1 or 3; for sentences `(N, L)` int32, see `Corpus`.
+      train_labels: `(N,)` int32, each in `0..len(class_names) - 1`.
+      test_images: like `train_images`.
+      test_labels: like `train_labels`.
+      class_names: one name per class.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def hold_out(dataset: Dataset, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Holds out random training examples: a function of (dataset, validation, seed) alone.
+
+    Args:
+      dataset: its test part is not looked at.
+      validation: number of examples to hold out; 0 holds out none.
+      seed: the run's seed.
+
+    Returns:
+      `(train_images, train_labels, validation_images, validation_labels)`, each in the data set's order.
+
+    Raises:
+      UserError: `validation` is negative or leaves nothing to train on.
+    """
+    n = len(dataset.train_labels)
+    if not 0 <= validation < n:
+        raise UserError(
+            f"{validation} examples were to be held out for validation; {dataset.name} has {n} training "
+            f"examples, so the number must be between 0 and {n - 1}."
+        )
+    images, labels = dataset.train_images, dataset.train_labels
+    if not validation:  # without a copy
+        return images, labels, images[:0], labels[:0]
+    held = np.zeros(n, bool)
+    order = np.asarray(jax.random.permutation(rng.key(seed, rng.HOLD_OUT), n))
+    held[order[:validation]] = True
+    return images[~held], labels[~held], images[held], labels[held]

@@ -1,0 +1,194 @@
+"""The maxima and means of windows that start at uneven steps, by index.
+
+A window along one dimension is a row of indices; a table `(N or 1, S', k, C or 1)` holds one row per window.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+
+from cnnjax.ops.geometry import Sizes
+from cnnjax.ops.pool import choose
+from cnnjax.ops.pool.blocks import define_lowering
+from cnnjax.ops.pool.derivatives import Linear, define_linear, define_selection
+from cnnjax.ops.pool.windows import accumulator_dtype
+from cnnjax.ops.primitives import aval_like
+
+
+def adaptive_table(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices `(S', k)` of each window, its last one repeated up to k, and how many each window has."""
+    window = np.arange(count)
+    starts, stops = window * size // count, -(-(window + 1) * size // count)
+    sizes = stops - starts
+    return np.minimum(starts[:, None] + np.arange(sizes.max()), stops[:, None] - 1), sizes
+
+
+# ---- elements at an index, a linear primitive: x (N, plane, C) to y (N, Q, C), of the shape of the index ----
+
+at_index_p = Primitive("cnnjax_at_index")
+
+
+@at_index_p.def_abstract_eval
+def _at_index_shape(a: Any, index: Any, *, of: str, plane: int) -> Any:
+    return aval_like(a, (a.shape[0], index.shape[1] if of == "y" else plane, a.shape[-1]))
+
+
+def _at_index(a: jax.Array, index: jax.Array, *, of: str, plane: int) -> jax.Array:
+    if of == "y":
+        return jnp.take_along_axis(a, index, axis=1, mode="fill", fill_value=0)
+    example = jnp.arange(a.shape[0], dtype=np.int32)[:, None, None]
+    channel = np.arange(a.shape[2], dtype=np.int32)[None, None]
+    return jnp.zeros((a.shape[0], plane, a.shape[2]), a.dtype).at[example, index, channel].add(a, mode="drop")
+
+
+def _at_index_temporaries(a: Any, index: Any, *, of: str, plane: int) -> int:
+    return choose.index_temporaries(index.size)
+
+
+define_linear(at_index_p, ("of", "plane"))
+define_lowering(at_index_p, _at_index, _at_index_temporaries)
+
+
+# ---- maxima, a primitive of x and, but for adaptive windows, of the starts (N, S', C) along each dimension ----
+
+
+def max_of_adaptive_rows(x: jax.Array, output: Sizes) -> jax.Array:
+    """Returns the largest elements of the windows that divide x evenly."""
+    return max_of_rows_p.bind(x, output=output, window=None, give="value")
+
+
+def index_of_adaptive_rows(x: jax.Array, output: Sizes) -> jax.Array:
+    """Returns their flat indices."""
+    return max_of_rows_p.bind(lax.stop_gradient(x), output=output, window=None, give="index")
+
+
+def max_of_rows(x: jax.Array, starts: list[jax.Array], window: Sizes) -> jax.Array:
+    """Returns the largest elements of windows that start, along each dimension, at `(N, S', C)`."""
+    return max_of_rows_p.bind(x, *starts, output=_output(starts), window=window, give="value")
+
+
+def index_of_rows(x: jax.Array, starts: list[jax.Array], window: Sizes) -> jax.Array:
+    """Returns their flat indices."""
+    return max_of_rows_p.bind(lax.stop_gradient(x), *starts, output=_output(starts), window=window, give="index")
+
+
+def _output(starts: list[jax.Array]) -> Sizes:
+    return tuple(each.shape[1] for each in starts)
+
+
+max_of_rows_p = Primitive("cnnjax_max_of_rows")
+
+
+@max_of_rows_p.def_abstract_eval
+def _max_of_rows_shape(x: Any, *starts: Any, output: Sizes, give: Literal["value", "index"], **_: Any) -> Any:
+    return aval_like(x, (x.shape[0], *output, x.shape[-1]), x.dtype if give == "value" else np.dtype("int32"))
+
+
+def _max_of_rows(
+    x: jax.Array, *starts: jax.Array, output: Sizes, window: Sizes | None, give: Literal["value", "index"]
+) -> jax.Array:
+    if window is None:
+        tables = [adaptive_table(size, count)[0] for size, count in zip(x.shape[1:-1], output, strict=True)]
+        index = _first_of_rows(x, [table[None, :, :, None] for table in tables])
+    else:
+        taps = [np.arange(k, dtype=np.int32)[None, None, :, None] for k in window]
+        index = _first_of_rows(x, [start[:, :, None] + tap for start, tap in zip(starts, taps, strict=True)])
+    return _at(x, index) if give == "value" else index
+
+
+def _at(x: jax.Array, index: jax.Array, take: Callable[..., jax.Array] = _at_index) -> jax.Array:
+    plane = math.prod(x.shape[1:-1])
+    flat = index.reshape(index.shape[0], math.prod(index.shape[1:-1]), index.shape[-1])
+    y = take(x.reshape(x.shape[0], plane, x.shape[-1]), flat, of="y", plane=plane)
+    return y.reshape(index.shape)
+
+
+@jax.jit
+def _first_of_rows(x: jax.Array, tables: list[Any]) -> jax.Array:
+    """Finds the largest element where the rows cross, the first of equals; the tables rise along k."""
+    n, *sizes, channels = x.shape
+    rank = len(sizes)
+    index: Any = np.zeros((1,) * (2 * rank + 2), np.int32)  # flat in the plane: (N or 1, *S', *k, C or 1)
+    for axis, table in enumerate(tables):
+        shape = [1] * (2 * rank)
+        shape[axis], shape[rank + axis] = table.shape[1:3]
+        index = index * sizes[axis] + jnp.asarray(table, jnp.int32).reshape(table.shape[0], *shape, table.shape[3])
+    output = index.shape[1 : 1 + rank]
+    outputs, taps = math.prod(output), math.prod(index.shape[1 + rank : -1])
+    index = index.reshape(index.shape[0], outputs * taps, index.shape[-1])
+    index = jnp.broadcast_to(index, (n, outputs * taps, channels))
+
+    x = x.reshape(n, math.prod(sizes), channels)
+    elements = jnp.take_along_axis(x, index, axis=1).reshape(n, outputs, taps, channels)
+    first = lax.argmax(elements, 2, np.int32)[:, :, None]
+    index = jnp.take_along_axis(index.reshape(elements.shape), first, axis=2)
+    return index.reshape(n, *output, channels)
+
+
+def _row_temporaries(x: Any, *starts: Any, output: Sizes, window: Sizes | None, give: str) -> int:
+    if window is None:
+        window = tuple(-(-size // count) + 1 for size, count in zip(x.shape[1:-1], output, strict=True))
+    elements = x.shape[0] * x.shape[-1] * math.prod(output) * math.prod(window)
+    return choose.row_temporaries(elements, x.dtype.itemsize)
+
+
+def _at_winners(x: jax.Array, *starts: jax.Array, give: str, **parameters: Any) -> Linear:
+    index = max_of_rows_p.bind(x, *starts, give="index", **parameters)
+    return lambda dx: _at(dx, index, at_index_p.bind)
+
+
+define_selection(max_of_rows_p, ("output", "window", "give"), _at_winners)
+define_lowering(max_of_rows_p, _max_of_rows, _row_temporaries)
+
+
+# ---- means ----
+
+
+def mean_of_adaptive_rows(x: jax.Array, output: Sizes) -> jax.Array:
+    """Averages x over the windows that divide it evenly; the sums are accumulated in float32 or better."""
+    return mean_of_rows_p.bind(x, of="y", sizes=x.shape[1:-1], output=output)
+
+
+mean_of_rows_p = Primitive("cnnjax_mean_of_rows")
+
+
+@mean_of_rows_p.def_abstract_eval
+def _mean_of_rows_shape(a: Any, *, of: str, sizes: Sizes, output: Sizes) -> Any:
+    return aval_like(a, (a.shape[0], *(output if of == "y" else sizes), a.shape[-1]))
+
+
+def _mean_of_rows(a: jax.Array, *, of: str, sizes: Sizes, output: Sizes) -> jax.Array:
+    wide = a.astype(accumulator_dtype(a.dtype))
+    if of == "y":
+        return _average(wide, output).astype(a.dtype)
+    x = jax.ShapeDtypeStruct((a.shape[0], *sizes, a.shape[-1]), wide.dtype)
+    return jax.linear_transpose(lambda x: _average(x, output), x)(wide)[0].astype(a.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _average(x: jax.Array, output: Sizes) -> jax.Array:
+    # the mean of a box is the mean over one dimension of the means over the next
+    for axis, count in enumerate(output, 1):
+        table, sizes = adaptive_table(x.shape[axis], count)
+        outside = np.arange(table.shape[1]) >= sizes[:, None]
+        tail = (1,) * (x.ndim - axis - 1)
+        outside = outside.reshape(*(1,) * axis, *outside.shape, *tail)
+        rows = jnp.where(outside, 0, jnp.take(x, table, axis, mode="clip"))
+        x = rows.sum(axis + 1) / sizes.reshape(*(1,) * axis, -1, *tail).astype(x.dtype)
+    return x
+
+
+def _mean_temporaries(a: Any, *, of: str, sizes: Sizes, output: Sizes) -> int:
+    size = a.shape[0] * math.prod(sizes) * a.shape[-1]
+    return choose.row_mean_temporaries(size * accumulator_dtype(a.dtype).itemsize)
+
+
+define_linear(mean_of_rows_p, ("of", "sizes", "output"))
+define_lowering(mean_of_rows_p, _mean_of_rows, _mean_temporaries)

@@ -1,0 +1,28 @@
+"""The pictures of a run, as PNG files.
+
+They are drawn without matplotlib's global state and without a window.
+"""
+
+from cnnjax.report.classification import confusion, confusion_matrix, mistakes, predictions
+from cnnjax.report.feature_maps import clip, maps, receptive_fields
+from cnnjax.report.filters import kernels, learned_filter, learned_kernel
+from cnnjax.report.training import Record, by_epoch, curves, finite_length, learning_rates, running_mean
+
+__all__ = [
+    "Record",
+    "by_epoch",
+    "clip",
+    "confusion",
+    "confusion_matrix",
+    "curves",
+    "finite_length",
+    "kernels",
+    "learned_filter",
+    "learned_kernel",
+    "learning_rates",
+    "maps",
+    "mistakes",
+    "predictions",
+    "receptive_fields",
+    "running_mean",
+]

@@ -1,0 +1,119 @@
+"""Pictures of kernels, as trained or learned back from their outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnjax.report.figures import new_figure, save, show_signed
+
+
+def kernels(kernel: np.ndarray, path: Path, title: str = "kernels of the first layer") -> None:
+    """Draws the kernels of a 2-D convolution, one small picture each.
+
+    With three input channels a kernel is drawn in colours, scaled to its own range. Otherwise its mean over the
+    channels is drawn, blue negative, red positive, all on one scale. A row has 8 kernels; 16 where there are more than
+    64, as in AlexNet's paper.
+
+    Args:
+      kernel: `(H, W, C, F)`.
+      path: the PNG file.
+      title: of the picture.
+    """
+    count = kernel.shape[-1]
+    columns = min(count, 8 if count <= 64 else 16)
+    rows = -(-count // columns)
+    colour = kernel.shape[2] == 3
+    figure = new_figure(1.2 * columns + (0 if colour else 0.8), 1.25 * rows + 0.5)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    shown = kernel if colour else kernel.mean(2)
+    bound = float(np.abs(shown).max()) or 1.0
+    for number, panel in enumerate(panels.flat):
+        panel.axis("off")
+        if number >= count:
+            continue
+        one = shown[..., number]
+        if colour:
+            low, high = float(one.min()), float(one.max())
+            panel.imshow((one - low) / ((high - low) or 1.0))
+        else:
+            drawn = panel.imshow(one, cmap="RdBu_r", vmin=-bound, vmax=bound)
+        panel.set_title(str(number), fontsize=8, pad=2)
+    if not colour:
+        figure.colorbar(drawn, ax=panels, fraction=0.05)
+    figure.suptitle(title, fontsize=10)
+    save(figure, path)
+
+
+def learned_kernel(
+    image: np.ndarray, output: np.ndarray, entries: dict[str, np.ndarray], wanted: dict[str, float], path: Path
+) -> None:
+    """Draws a small image, the kernel's output, and the parameters learned back.
+
+    The parameters are a line per run.
+
+    Args:
+      image: `(H, W)`.
+      output: `(H', W')`.
+      entries: each parameter over the steps, `(runs, steps + 1)`, by name.
+      wanted: the true value of each parameter.
+      path: the PNG file.
+    """
+    figure = new_figure(12, 3.3)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(image.shape[1], output.shape[1], 10))
+    left.imshow(image, cmap="gray")
+    show_signed(middle, output, float(np.abs(output).max()))
+    for panel, values, title in ((left, image, "image"), (middle, output, "output")):
+        for ticks, size in ((panel.set_yticks, values.shape[0]), (panel.set_xticks, values.shape[1])):
+            ticks(range(size), [str(number + 1) for number in range(size)])
+        panel.set(xlabel="column", ylabel="row", title=title)
+    for number, (name, runs) in enumerate(entries.items()):
+        lines = right.plot(runs.T, color=f"C{number}", linewidth=1, alpha=0.8)
+        lines[0].set_label(name)
+        right.axhline(wanted[name], color=f"C{number}", linestyle=":", linewidth=1)
+    right.set(xlabel="step", title=f"learned back, {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    right.xaxis.get_major_locator().set_params(integer=True)
+    right.grid(alpha=0.3)
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    save(figure, path)
+
+
+def learned_filter(
+    images: dict[str, np.ndarray], kernels: dict[str, np.ndarray], errors: np.ndarray, path: Path
+) -> None:
+    """Draws a photograph, its outputs, the kernel as it is learned, and the errors.
+
+    Args:
+      images: `(H, W)` by title: the photograph, then outputs, all on the scale of the first output.
+      kernels: `(K, K)` by title, all on the scale of the first.
+      errors: `(runs, steps + 1)`.
+      path: the PNG file.
+    """
+    photograph, *outputs = images.values()
+    tall = 3.8 * photograph.shape[0] / photograph.shape[1]
+    figure = new_figure(11.5, tall + 3.0)
+    halves: Any = figure.subfigures(2, 1, height_ratios=(tall + 0.5, 2.5))
+    upper, lower = halves
+    panels = upper.subplots(1, len(images))
+    panels[0].imshow(photograph, cmap="gray")
+    bound = float(np.quantile(np.abs(outputs[0]), 0.99)) or 1.0
+    for panel, output in zip(panels[1:], outputs, strict=True):
+        show_signed(panel, output, bound)
+    small = lower.subplots(1, len(kernels) + 1, width_ratios=[1] * len(kernels) + [1.9])
+    bound = float(np.abs(next(iter(kernels.values()))).max())
+    for panel, kernel in zip(small, kernels.values(), strict=False):
+        show_signed(panel, kernel, bound)
+        for (row, column), value in np.ndenumerate(kernel):
+            colour = "w" if abs(value) > 0.6 * bound else "k"
+            text = f"{round(float(value), 2) + 0.0:g}"
+            panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    for panel, title in zip((*panels, *small), (*images, *kernels), strict=False):
+        panel.axis("off")
+        panel.set_title(title, fontsize=10)
+    small[-1].plot(errors.T, color="C0", linewidth=1, alpha=0.8)
+    small[-1].set(xlabel="step", yscale="log")
+    small[-1].set_title("largest error of the kernel, by run", fontsize=10)
+    small[-1].grid(alpha=0.3)
+    save(figure, path)

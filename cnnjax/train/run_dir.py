@@ -1,0 +1,156 @@
+"""Folder of a run: held by one process at a time, with one configuration for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cnnjax.errors import UserError
+
+#: Settings that may differ when a run is resumed: none of them changes the numbers.
+MAY_CHANGE = frozenset({"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile"})
+
+
+def dated(parent: Path, name: str) -> Path:
+    """Makes a new folder `parent/YYYYMMDD-HHMMSS-name`."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ["", *(f"-{n}" for n in range(2, 1000))]:
+        with contextlib.suppress(FileExistsError):
+            path = parent / f"{stamp}-{name}{suffix}"
+            _make(path, exist_ok=False)
+            return path
+    raise UserError(f"{parent} already holds a thousand runs of this second: give --workdir.")
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Makes a workdir, or opens an existing one, and locks it for this process.
+
+    Raises:
+      UserError: not writable; locked by another process; it holds other files than a run's.
+    """
+    _make(path, exist_ok=True)
+    try:
+        lock = open(path / ".lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"--workdir={path} cannot be written to ({error.strerror}): give another folder.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--workdir={path} is in use by another process: wait for it to end, or give another folder."
+            ) from None
+        strangers = sorted(p.name for p in path.iterdir() if p.name not in (".lock", "config.new"))
+        if strangers and "config.json" not in strangers:
+            raise UserError(
+                f"--workdir={path} holds {strangers[0]} but no config.json, so it is not a run's folder: "
+                "give an empty or a new one."
+            )
+        try:
+            yield
+        finally:
+            if [p.name for p in path.iterdir()] == [".lock"]:  # an error came before anything was worth keeping
+                (path / ".lock").unlink()
+                path.rmdir()
+
+
+def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
+    """Writes `config.json`, or checks that `config` may resume its run.
+
+    Args:
+      path: the workdir.
+      config: what decides the numbers, as JSON values, with the versions and devices under `"environment"`.
+
+    Returns:
+      What has changed in `config["environment"]` since the run began: from here on its bits may differ.
+
+    Raises:
+      UserError: names every entry that differs and may not.
+    """
+    file = path / "config.json"
+    config = json.loads(json.dumps(config))  # tuples become lists, as in the file
+    if not file.exists():
+        write_json(file, config)
+        return []
+    old = read_config(path)
+    may_change = {"environment", *MAY_CHANGE}
+    if config.get("schedule") == old.get("schedule") == "constant" and config["epochs"] >= old["epochs"]:
+        may_change.add("epochs")
+    if differing := differences(old, config, but=may_change):
+        raise UserError(
+            f"--workdir={path} holds a run with other settings: {'; '.join(differing)}. "
+            "Give the flags of that run to go on with it, or another --workdir."
+        )
+    write_json(file, config)
+    return differences(old.get("environment", {}), config.get("environment", {}))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads the `config.json` of a workdir; UserError where there is none or it is not JSON."""
+    try:
+        return json.loads((path / "config.json").read_text())
+    except OSError as error:
+        raise UserError(f"{path / 'config.json'} cannot be read ({error.strerror}): is that a run's folder?") from None
+    except ValueError as error:
+        raise UserError(f"{path / 'config.json'} is not JSON ({error}): put it right.") from None
+
+
+def environment() -> dict[str, Any]:
+    """Returns what the bits depend on beside the configuration: versions, device, cores."""
+    import importlib.metadata
+
+    import jax
+
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    device = jax.local_devices()[0]
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": device.device_kind,
+        "devices": jax.local_device_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
+    """Lists `name: was old, is now new` for each entry that differs.
+
+    Nested entries are named `a.b`.
+    """
+    found = []
+    for name in [*new, *(name for name in old if name not in new)]:
+        was, now = old.get(name), new.get(name)
+        if name in but or was == now:
+            continue
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            found += [f"{name}.{line}" for line in differences(was, now)]
+        else:
+            found.append(f"{name}: was {was}, is now {now}")
+    return found
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a JSON file atomically."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(fresh, path)
+
+
+def _make(path: Path, *, exist_ok: bool) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        if exist_ok:
+            raise UserError(f"--workdir={path} is a file: give a folder.") from None
+        raise
+    except OSError as error:
+        raise UserError(f"--workdir={path} cannot be made ({error.strerror}): give a writable folder.") from None
