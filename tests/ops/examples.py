@@ -37,7 +37,7 @@ class Example(NamedTuple):
     def loss(self, *arrays: jax.Array) -> jax.Array:
         """A sum in which every result counts with a weight of its own, so that none may change places."""
         y = self.op(*arrays)
-        weights = jnp.sin(jnp.arange(y.size // len(y), dtype=y.dtype)).reshape(1, *y.shape[1:])
+        weights = jnp.sin(jnp.arange(y.size // y.shape[0], dtype=y.dtype)).reshape(1, *y.shape[1:])
         return (jnp.sin(y) * jnp.broadcast_to(weights, y.shape)).sum()
 
 
@@ -53,12 +53,16 @@ EXAMPLES = {
     "channel_shuffle": example(lambda x: ops.channel_shuffle(x, 2), X),
     "connected_conv": example(lambda x, w, b: ops.connected_conv(x, w, TABLE, b), X, (3, 3, 4, 4), (4,)),
     "conv": example(lambda x, w, b: ops.conv(x, w, b, padding="SAME"), X, (3, 3, 4, 4), (4,)),
-    "conv_input_grad": example(lambda dy, w: ops.conv_input_grad(dy, w, (len(dy), 8, 10, 4)), X, (3, 3, 4, 4)),
+    "conv_input_grad": example(lambda dy, w: ops.conv_input_grad(dy, w, (dy.shape[0], 8, 10, 4)), X, (3, 3, 4, 4)),
     "conv_kernel_grad": example(
         lambda x, dy: ops.conv_kernel_grad(x, dy, (3, 3, 4, 2)), X, (BATCH, 4, 6, 2), batched=2
     ),
     "conv_transpose": example(lambda y, w, b: ops.conv_transpose(y, w, b, stride=2), X, (3, 3, 3, 4), (3,)),
-    "deform_conv": example(ops.deform_conv, X, (3, 3, 4, 2), (BATCH, 4, 6, 18), (BATCH, 4, 6, 9), (2,)),
+    "deform_conv": example(
+        lambda x, offset, mask, w, b: ops.deform_conv(x, w, offset, mask, b),
+        *(X, (BATCH, 4, 6, 18), (BATCH, 4, 6, 9), (3, 3, 4, 2), (2,)),
+        batched=3,
+    ),
     "depthwise_conv": example(ops.depthwise_conv, X, (3, 3, 4, 2), (8,)),
     "fold": example(lambda cols: ops.fold(cols, (6, 8), 3), (BATCH, 4, 6, 36)),
     "fractional_max_pool": example(lambda x: ops.fractional_max_pool(x, 2, output_size=4, key=jax.random.key(0)), X),
