@@ -10,6 +10,7 @@ import atexit
 import functools
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,8 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
 
-#: Reads requests, one a line; forks; the child goes on below the loop and ends as any program does.
+#: Reads requests, one a line; forks, and says the child's process id, then its exit code.  The child goes on below the
+#: loop and ends as any program does.
 SERVER = """
 import gc, json, os, resource, runpy, signal, sys
 import absl.app, flax.nnx, jax, matplotlib.figure, optax, orbax.checkpoint, PIL.Image, tensorboardX
@@ -38,6 +40,7 @@ while line := sys.stdin.readline():
     child = os.fork()
     if not child:
         break
+    print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 else:
     sys.exit()
@@ -55,7 +58,38 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+class Forked:
+    """A script or program that runs in a fork of the server, one at a time."""
+
+    def __init__(self, path: Path, arguments: tuple[object, ...], file_limit: int | None = None, devices: int = 1):
+        self.argv = [str(path), *map(str, arguments)]
+        self.server = _server()
+        self.folder = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
+        self.files = {name: str(Path(self.folder.name, name)) for name in ("output", "errors")}
+        environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        request = {"argv": self.argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT}
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.write(json.dumps(request | self.files).encode() + b"\n")
+        self.pid = int(self.server.stdout.readline())
+
+    def running(self) -> bool:
+        return not select.select([self.server.stdout], [], [], 0)[0]
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        """Waits for the end; the exit code, standard output and standard error."""
+        assert self.server.stdout is not None
+        code = int(self.server.stdout.readline())
+        texts = [Path(file).read_text() for file in self.files.values()]
+        self.folder.cleanup()
+        return subprocess.CompletedProcess(self.argv, code, *texts)
+
+
+def start(script: str, *arguments: object, file_limit: int | None = None) -> Forked:
+    """Starts `experiments/SCRIPT ARGUMENTS`; with `file_limit` no file that it writes can grow beyond so many bytes."""
+    return Forked(ROOT / "experiments" / script, arguments, file_limit)
+
+
+def start_afresh(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Starts `experiments/SCRIPT ARGUMENTS` as a user does, its output in pipes."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)],
@@ -64,20 +98,16 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def run(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs `experiments/SCRIPT ARGUMENTS` to its end; its exit code, standard output and standard error.
-
-    With `file_limit` no file that it writes can grow beyond so many bytes.
-    """
-    return _forked(str(ROOT / "experiments" / script), arguments, {}, file_limit)
+    """Runs a script to its end; its exit code, standard output and standard error."""
+    return start(script, *arguments, file_limit=file_limit).end()
 
 
 def program(text: str, *arguments: object, devices: int = 1) -> str:
     """Runs a program with so many CPU devices and returns what it printed; fails if it fails."""
-    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "program.py")
         path.write_text(text)
-        done = _forked(str(path), arguments, environment)
+        done = Forked(path, arguments, devices=devices).end()
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -93,26 +123,11 @@ def refusal(script: str, *arguments: object, file_limit: int | None = None) -> s
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server() -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    server = subprocess.Popen([sys.executable, "-c", SERVER], env=environment, **pipes)
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
     atexit.register(server.communicate)  # closes its input, at which it ends
     return server
-
-
-def _forked(
-    path: str, arguments: tuple[object, ...], environment: dict[str, str], file_limit: int | None = None
-) -> subprocess.CompletedProcess[str]:
-    server = _server()
-    argv = [path, *map(str, arguments)]
-    with tempfile.TemporaryDirectory() as folder:
-        files = {name: str(Path(folder, name)) for name in ("output", "errors")}
-        request = {"argv": argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT, **files}
-        assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
-        output, errors = (Path(file).read_text() for file in files.values())
-    return subprocess.CompletedProcess(argv, code, output, errors)

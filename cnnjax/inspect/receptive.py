@@ -324,7 +324,7 @@ def _own_windows(equation: JaxprEqn, values: list[Value], image: Shape) -> Seque
 def window_of_primitive(equation: JaxprEqn) -> tuple[int, WindowGeometry] | None:
     """Returns which operand a primitive of `cnnjax.ops` reads through windows, and how; None where none does.
 
-    Its parameter `windows` is a `cnnjax.ops.geometry.Windows`. It computes what the windows give, y, or as its transpose
+    Its parameter `windows` is a `cnnjax.ops.geometry.Windows`. It computes what windows give, y, or as its transpose
     does, what they read, x: a pool says so by its parameter `of`, a convolution by `derivative`.
     """
     windows, of = equation.params["windows"], equation.params.get("of", "y")

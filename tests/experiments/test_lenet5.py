@@ -126,7 +126,7 @@ def test_predict_refuses_bad_flags(run: Path, tmp_path: Path) -> None:
 
 def test_a_signal_says_how_to_go_on(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    process = processes.start("lenet5.py", f"--workdir={workdir}")
+    process = processes.start_afresh("lenet5.py", f"--workdir={workdir}")
     while process.poll() is None and "test_loss" not in _text(workdir / "metrics.jsonl"):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

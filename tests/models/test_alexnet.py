@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import describe, models, ops
+from cnnjax import models, ops
 from cnnjax.errors import UserError
 from cnnjax.models.alexnet import SMALLEST, last_side
+from tests import nets
 
 SMALL = {"name": "alexnet", "width": 48, "dense": 64, "size": 127}  # 3x3 places before the dense layers
 
 
-@functools.cache  # to draw the weights of so many shapes takes seconds
+@functools.cache
 def drawn(form: str) -> nnx.Module:
-    return models.build({"model": {**SMALL, "form": form}, "dtype": None})
+    return nets.filled(lambda: models.build({"model": {**SMALL, "form": form}, "dtype": None}))
 
 
 def build(form: str) -> nnx.Module:
@@ -27,46 +28,29 @@ def build(form: str) -> nnx.Module:
     return nnx.clone(drawn(form))
 
 
-def published(**options: object) -> nnx.Module:
-    """The net of ImageNet as shapes alone: nothing is drawn, nothing allocated."""
-    return nnx.eval_shape(lambda: models.build({"model": {"name": "alexnet", "num_classes": 1000, **options}}))
-
-
-def count(model: nnx.Module) -> int:
-    return sum(param.size for param in jax.tree.leaves(nnx.state(model, nnx.Param)))
+IMAGENET = {"name": "alexnet", "num_classes": 1000}
 
 
 @pytest.mark.parametrize("size", [224, 227])
 def test_parameters_as_published(size: int) -> None:
-    counts = [count(published(form=form, size=size)) for form in ("towers", "ungrouped", "one-tower")]
+    counts = [
+        nets.count(nets.shapes(**IMAGENET, form=form, size=size)) for form in ("towers", "ungrouped", "one-tower")
+    ]
     assert counts == [60_965_224, 62_378_344, 61_100_840]
-
-
-def table(**options: object) -> list:
-    """The rows of the net of ImageNet, its weights traced and not drawn."""
-    rows: list = []
-
-    def describing() -> jax.Array:
-        model = models.build({"model": {"name": "alexnet", "num_classes": 1000, **options}})
-        rows.extend(describe(model, (224, 224, 3)))
-        return jnp.zeros(())
-
-    jax.eval_shape(describing)
-    return rows
 
 
 def test_shapes_as_published() -> None:
     """As in the paper's figure 2: 55, 27 and 13 pixels a side."""
-    rows = table()
+    rows = nets.rows((224, 224, 3), **IMAGENET)
     outputs = {row.layer.split()[0]: row.output for row in rows if "conv" in row.layer or "dense" in row.layer}
     assert outputs["conv1"] == (55, 55, 96) and outputs["conv2"] == (27, 27, 256)
     assert outputs["conv3"] == outputs["conv4"] == (13, 13, 384) and outputs["conv5"] == (13, 13, 256)
     assert [row.output for row in rows if "pool" in row.layer] == [(27, 27, 96), (13, 13, 256), (6, 6, 256)]
     assert [row.layer for row in rows if "Norm" in row.layer] == ["norm (LocalResponseNorm)"] * 2
-    kernels = nnx.state(published(), nnx.Param)
+    kernels = nnx.state(nets.shapes(**IMAGENET), nnx.Param)
     assert kernels["conv1"]["kernel"].shape == (11, 11, 3, 96)
     assert kernels["conv2"]["kernel"].shape == (5, 5, 48, 256) and kernels["conv3"]["kernel"].shape == (3, 3, 256, 384)
-    assert not any("Norm" in row.layer for row in table(form="one-tower"))
+    assert not any("Norm" in row.layer for row in nets.rows((224, 224, 3), **IMAGENET, form="one-tower"))
 
 
 def test_the_smallest_image() -> None:
@@ -81,7 +65,7 @@ def test_the_smallest_image() -> None:
 
 @pytest.mark.slow
 def test_initial_weights_as_published() -> None:
-    model = build("towers")
+    model = models.build({"model": {**SMALL, "form": "towers"}, "dtype": None})
     deviations = {name: float(getattr(model, name).kernel[...].std()) for name in ("conv1", "conv3", "dense2")}
     # half the maps below: twice the variance; a 64th of the units: 64 times
     expected = {"conv1": 0.01, "conv3": 0.01 * np.sqrt(2), "dense2": 0.08}
@@ -90,7 +74,7 @@ def test_initial_weights_as_published() -> None:
     biases = {name: set(np.asarray(getattr(model, name).bias[...])) for name in names}
     ones = ("conv2", "conv4", "conv5", "dense1", "dense2")
     assert biases == {name: {float(name in ones)} for name in names}
-    model = build("one-tower")
+    model = models.build({"model": {**SMALL, "form": "one-tower"}, "dtype": None})
     bound = 1 / np.sqrt(9 * 144)
     assert 0.99 * bound < np.abs(model.conv3.kernel[...]).max() <= bound
     assert 0.9 * bound < np.abs(model.conv3.bias[...]).max() <= bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -17,6 +18,7 @@ from cnnjax.models.lenet import LeNet5Of1998, bitmaps, curvature, map_loss
 from cnnjax.train.optimizers import optimizer, scale_by_curvature, schedule
 
 
+@functools.cache
 def published(**options: object) -> nnx.Module:
     return models.build({"model": {"name": "lenet5-1998", **options}, "seed": 1})
 

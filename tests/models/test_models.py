@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import describe, models, train
+from cnnjax import models, train
 from cnnjax.errors import UserError
 from cnnjax.train import optimizers
 from cnnjax.train import state as train_state
+from tests import nets
+
+CLASSIC = {"name": "lenet5", "variant": "classic"}
 
 
 def config(**options: object) -> dict:
@@ -22,18 +25,19 @@ def parameters(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def test_parameters_of_lenet5_as_in_d2l() -> None:
-    sizes = {name: array.size for name, array in parameters(models.build(config(variant="classic"))).items()}
+    leaves = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(nnx.state(nets.shapes(**CLASSIC), nnx.Param)))[0]
+    sizes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size for path, leaf in leaves}
     assert sum(sizes.values()) == 61_706
     assert sizes["conv1/kernel"] + sizes["conv1/bias"] == 156
     assert sizes["conv2/kernel"] + sizes["conv2/bias"] == 2_416
     assert sizes["dense1/kernel"] + sizes["dense1/bias"] == 48_120
-    assert sum(array.size for array in parameters(models.build(config())).values()) == 61_706
+    assert nets.count(nets.shapes(name="lenet5")) == 61_706
 
 
 @pytest.mark.parametrize("variant", ["modern", "classic"])
 def test_lenet5_is_its_layers_in_numpy(variant: str) -> None:
     """The logits against NumPy in float64, layer by layer as the book writes it."""
-    model = models.build(config(variant=variant))
+    model = nets.filled(lambda: models.build(config(variant=variant)))
     w = {name: array.astype(np.float64) for name, array in parameters(model).items()}
     x = np.random.default_rng(0).random((1, 32, 32, 1))
     got = model(jnp.asarray(x, jnp.float32))
@@ -67,16 +71,16 @@ def test_the_seed_decides_the_weights() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_computes_in_it_and_keeps_float32_parameters(dtype: str) -> None:
-    model = models.build({**config(), "dtype": dtype})
+    model = nets.filled(lambda: models.build({**config(), "dtype": dtype}))
     x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1))
     assert model(x).dtype == dtype
     assert {array.dtype for array in parameters(model).values()} == {np.dtype("float32")}
-    np.testing.assert_allclose(model(x), models.build(config())(x), atol=0.1)
+    np.testing.assert_allclose(model(x), nets.filled(lambda: models.build(config()))(x), rtol=0.05, atol=0.1)
 
 
 def test_colour_images_and_other_class_counts() -> None:
-    model = models.build(config(channels=3, num_classes=7))
-    assert model(jnp.ones((2, 32, 32, 3))).shape == (2, 7)
+    model = nets.shapes(name="lenet5", channels=3, num_classes=7)
+    assert jax.eval_shape(lambda model, x: model(x), model, jnp.ones((2, 32, 32, 3))).shape == (2, 7)
 
 
 def test_bad_input_is_named() -> None:
@@ -87,35 +91,33 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(UserError, match="depth"):
         models.build(config(depth=3))
     with pytest.raises(ValueError, match=r"x must be \(N, 32, 32, channels\), was \(2, 28, 28, 1\)"):
-        models.build(config())(jnp.ones((2, 28, 28, 1)))
+        nets.shapes(name="lenet5")(jnp.ones((2, 28, 28, 1)))
 
 
 # ---- the tutorials' nets and ResNet-18 ----
 
 
-def count(model: nnx.Module) -> int:
-    return sum(array.size for array in parameters(model).values())
-
-
 def test_parameters_and_shapes_of_the_mnist_net() -> None:
-    pooled = models.build({"model": {"name": "mnist_cnn", "last_pool": True}})
-    assert count(pooled) == 9 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 128 + 128 + 128 * 128 + 128 + 1290
-    shapes = [row.output for row in describe(pooled, (28, 28, 1))]
+    pooled = {"name": "mnist_cnn", "last_pool": True}
+    assert (
+        nets.count(nets.shapes(**pooled))
+        == 9 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 128 + 128 + 128 * 128 + 128 + 1290
+    )
+    shapes = [row.output for row in nets.rows((28, 28, 1), **pooled)]
     assert shapes == [(26, 26, 32), (13, 13, 32), (11, 11, 64), (5, 5, 64), (3, 3, 128), (1, 1, 128), (128,), (10,)]
-    table = describe(models.build({"model": {"name": "mnist_cnn"}}), (28, 28, 1))
+    table = nets.rows((28, 28, 1), name="mnist_cnn")
     assert table[5].output == (128,) and table[5].params == 9 * 128 * 128 + 128 and table[4].output == (3, 3, 128)
-    strided = models.build({"model": {"name": "mnist_cnn", "downsample": "stride"}})
-    assert [row.output for row in describe(strided, (28, 28, 1))][:3] == [(13, 13, 32), (6, 6, 64), (2, 2, 128)]
+    strided = nets.rows((28, 28, 1), name="mnist_cnn", downsample="stride")
+    assert [row.output for row in strided][:3] == [(13, 13, 32), (6, 6, 64), (2, 2, 128)]
 
 
 def test_parameters_of_the_cifar_nets() -> None:
-    plain = models.build({"model": {"name": "cifar_cnn"}})
+    plain = nets.shapes(name="cifar_cnn")
     dense = 4 * 4 * 128 * 128 + 128 + 128 * 10 + 10
-    assert count(plain) == 27 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 128 + 128 + dense
-    normed = models.build({"model": {"name": "cifar_cnn", "batch_norm": True, "widths": [64, 128]}})
-    assert count(normed) == 27 * 64 + 2 * 64 + 9 * 64 * 128 + 2 * 128 + 8 * 8 * 128 * 128 + 128 + 1290
-    shapes = nnx.eval_shape(lambda: models.build({"model": {"name": "resnet18"}}))
-    assert sum(p.size for p in jax.tree.leaves(nnx.state(shapes, nnx.Param))) == 11_173_962  # as every CIFAR ResNet-18
+    assert nets.count(plain) == 27 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 128 + 128 + dense
+    normed = nets.shapes(name="cifar_cnn", batch_norm=True, widths=[64, 128])
+    assert nets.count(normed) == 27 * 64 + 2 * 64 + 9 * 64 * 128 + 2 * 128 + 8 * 8 * 128 * 128 + 128 + 1290
+    assert nets.count(nets.shapes(name="resnet18")) == 11_173_962  # as every CIFAR ResNet-18
 
 
 def losses(model: nnx.Module, steps: int, dtype: str, draws: int = 1) -> np.ndarray:
@@ -216,4 +218,4 @@ def test_bad_options_of_the_tutorials_nets_are_named() -> None:
         with pytest.raises(UserError, match=message):
             models.build({"model": options})
     with pytest.raises(ValueError, match=r"x must be \(N, 28, 28, channels\), was \(2, 32, 32, 1\)"):
-        models.build({"model": {"name": "mnist_cnn"}})(jnp.ones((2, 32, 32, 1)))
+        nets.shapes(name="mnist_cnn")(jnp.ones((2, 32, 32, 1)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import describe, models
+from cnnjax import models
 from cnnjax.errors import UserError
+from tests import nets
 
 SMALL = {"name": "vgg", "width": 16, "dense": 8, "size": 64}  # 2x2 places before the dense layers
 
@@ -18,13 +18,7 @@ def build(**options: object) -> nnx.Module:
     return models.build({"model": {**SMALL, **options}, "dtype": None})
 
 
-def published(**options: object) -> nnx.Module:
-    """The net of ImageNet as shapes alone: nothing is drawn, nothing allocated."""
-    return nnx.eval_shape(lambda: models.build({"model": {"name": "vgg", "num_classes": 1000, **options}}))
-
-
-def count(model: nnx.Module) -> int:
-    return sum(param.size for param in jax.tree.leaves(nnx.state(model, nnx.Param)))
+IMAGENET = {"name": "vgg", "num_classes": 1000}
 
 
 @pytest.mark.parametrize(
@@ -37,26 +31,19 @@ def count(model: nnx.Module) -> int:
     ],
 )
 def test_parameters_as_torchvision_has_them(depth: int, plain: int, normed: int) -> None:
-    assert count(published(depth=depth)) == plain
-    assert count(published(depth=depth, batch_norm=True)) == normed
+    assert nets.count(nets.shapes(**IMAGENET, depth=depth)) == plain
+    assert nets.count(nets.shapes(**IMAGENET, depth=depth, batch_norm=True)) == normed
 
 
 def test_the_quarter_width_net_of_d2l() -> None:
     """Section 8.2 there: of 224x224 gray images the stages give 112, 56, 28, 14, 7 pixels of 16 to 128 maps."""
-    options = {"depth": 11, "width": 16, "channels": 1, "num_classes": 10}
-    rows: list = []
-
-    def describing() -> jax.Array:  # the weights are traced, not drawn
-        rows.extend(describe(models.build({"model": {"name": "vgg", **options}}), (224, 224, 1)))
-        return jnp.zeros(())
-
-    jax.eval_shape(describing)
-    assert [row.output for row in rows if "pool" in row.layer] == [
+    options = {"name": "vgg", "depth": 11, "width": 16, "channels": 1, "num_classes": 10}
+    assert [row.output for row in nets.rows((224, 224, 1), **options) if "pool" in row.layer] == [
         (112, 112, 16), (56, 56, 32), (28, 28, 64), (14, 14, 128), (7, 7, 128)
     ]  # fmt: skip
     convs = 9 * (16 + 16 * 32 + 32 * 64 + 64 * 64 + 64 * 128 + 3 * 128 * 128) + 16 + 32 + 2 * 64 + 4 * 128
     dense = 7 * 7 * 128 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 10 + 10
-    assert count(published(**options)) == convs + dense
+    assert nets.count(nets.shapes(**options)) == convs + dense
 
 
 @pytest.mark.parametrize(("depth", "batch_norm"), [(11, True), pytest.param(16, False, marks=pytest.mark.slow)])
@@ -121,4 +108,4 @@ def test_bad_options_are_named() -> None:
         with pytest.raises(UserError, match=message):
             build(**options)
     with pytest.raises(ValueError, match=r"x must be \(N, 224, 224, channels\), was \(2, 64, 64, 3\)"):
-        published()(jnp.ones((2, 64, 64, 3)))
+        nets.shapes(**IMAGENET)(jnp.ones((2, 64, 64, 3)))

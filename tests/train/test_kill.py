@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
@@ -14,8 +15,8 @@ import pytest
 from cnnjax.train import checkpoint
 from tests import processes
 
-FLAGS = ("--epochs=4", "--log_every=1", "--eval_every=2")
-UPDATES = 4 * 22
+FLAGS = ("--epochs=2", "--log_every=1", "--eval_every=2")
+UPDATES = 2 * 22
 
 
 def final(workdir: Path) -> dict[str, np.ndarray]:
@@ -50,15 +51,15 @@ def test_killed_at_random_moments(tmp_path: Path, undisturbed: Path) -> None:
         # a checkpoint after every update: nearly every moment has a save in flight
         process = processes.start("lenet5.py", *FLAGS, "--checkpoint_every=1", f"--workdir={tmp_path}")
         before = checkpoint.steps(tmp_path)
-        while process.poll() is None and checkpoint.steps(tmp_path) == before:
+        while process.running() and checkpoint.steps(tmp_path) == before:
             time.sleep(0.01)
         if kills < 3:
             time.sleep(chance.uniform(0, 0.5))
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if process.returncode == 0:
+            os.kill(process.pid, signal.SIGKILL)
+        done = process.end()
+        if done.returncode == 0:
             break
-        assert process.returncode == -signal.SIGKILL
+        assert done.returncode == -signal.SIGKILL, done.stderr
         kills += 1
         unfinished += any(not path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
     assert kills == 3
