@@ -168,7 +168,7 @@ def _mean_of_rows(a: jax.Array, *, of: str, sizes: Sizes, output: Sizes) -> jax.
     wide = a.astype(accumulator_dtype(a.dtype))
     if of == "y":
         return _average(wide, output).astype(a.dtype)
-    x = jax.ShapeDtypeStruct((a.shape[0], *sizes, a.shape[-1]), wide.dtype)
+    x = aval_like(jax.typeof(wide), (a.shape[0], *sizes, a.shape[-1]))
     return jax.linear_transpose(lambda x: _average(x, output), x)(wide)[0].astype(a.dtype)
 
 

@@ -92,7 +92,7 @@ def _sum_transpose(dy: jax.Array, windows: Windows) -> jax.Array:
     """Adds dy `(N, *S', C)` to each element of its window: `(N, *S, C)`."""
     shape = (dy.shape[0], *windows.sizes, dy.shape[-1])
     if choose.sum_transpose_form(windows) == "transpose":
-        return jax.linear_transpose(lambda x: _sum(x, windows), jax.ShapeDtypeStruct(shape, dy.dtype))(dy)[0]
+        return jax.linear_transpose(lambda x: _sum(x, windows), aval_like(jax.typeof(dy), shape))(dy)[0]
     inner = tuple(range(2, 2 + 2 * len(windows.sizes), 2))
     whole = jnp.broadcast_to(jnp.expand_dims(dy, inner), (shape[0], *split_sizes(windows), shape[-1]))
     return unpadded(whole.reshape(shape[0], *tiled_sizes(windows), shape[-1]), windows)

@@ -18,6 +18,7 @@ from cnnjax.ops.geometry import Sizes, Windows
 from cnnjax.ops.patches import pad_spatial, taps
 from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.windows import padded, split_sizes, tiled_sizes, unpadded
+from cnnjax.ops.primitives import aval_like
 
 
 def offset_dtype(windows: Windows) -> np.dtype:
@@ -84,7 +85,7 @@ def scatter_max(dy: jax.Array, argmax_offset: jax.Array, windows: Windows) -> ja
     form = choose.scatter_form(windows, dy.shape[-1])
     if form == "transpose":
         gather = functools.partial(gather_max, argmax_offset=argmax_offset, windows=windows)
-        return jax.linear_transpose(gather, jax.ShapeDtypeStruct(shape, dy.dtype))(dy)[0]
+        return jax.linear_transpose(gather, aval_like(jax.typeof(dy), shape))(dy)[0]
     if form == "tiles":
         return unpadded(_scatter_over_tiles(dy, argmax_offset, windows), windows)
     return unpadded(_scatter_by_shifts(dy, argmax_offset, windows), windows)

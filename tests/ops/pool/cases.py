@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from cnnjax import ops
 
@@ -40,6 +41,9 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "unpool": lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (8, 9)),
 }
 
+#: One row for each primitive: in the quick suite; the others are slow tests where each has to be compiled.
+CORE = ("max padded", "avg", "avg overlapping", "lp of 2", "global max", "adaptive avg", "adaptive max", "unpool")
+
 INDICES: dict[str, Callable[[jax.Array], tuple[jax.Array, jax.Array]]] = {
     "max": lambda x: ops.max_pool(x, 3, stride=2, padding=1, return_indices=True),
     "max many taps": lambda x: ops.max_pool(x, (8, 9), return_indices=True),
@@ -60,3 +64,8 @@ def sample(shape: tuple[int, ...] = SHAPE, dtype: str = "float32") -> jax.Array:
 def gradient(op: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
     """Returns the gradient of the sum of the squares of what `op` gives."""
     return jax.grad(lambda x: jnp.square(op(x)).sum())
+
+
+def quick_and_slow(names: list[str] | None = None) -> list[object]:
+    """Returns parameters for pytest: the rows of `CORE`, and the others marked slow."""
+    return [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in names or POOLS]
