@@ -29,10 +29,27 @@ def define_eager_call(primitive: Primitive, static: tuple[str, ...]) -> None:
     compiled = jax.jit(primitive.bind, static_argnames=static)
 
     def run(*arrays: jax.Array, **parameters: Any) -> jax.Array:
-        with jax.disable_jit(False):  # else the bind inside would call this function again
-            return compiled(*arrays, **parameters)
+        # without jit, and in search of the NaN in a compiled function, JAX would bind the primitive, and so call this
+        # function, without end
+        with jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
+            result = compiled(*arrays, **parameters)
+        _raise_on_special(primitive.name, result)
+        return result
 
     primitive.def_impl(run)
+
+
+def _raise_on_special(name: str, result: jax.Array) -> None:
+    """Does for a result what `jax_debug_nans` and `jax_debug_infs` ask, if they are on."""
+    for what, asked, special in (
+        ("nan", jax.debug_nans.value, jnp.isnan),
+        ("inf", jax.debug_infs.value, jnp.isinf),
+    ):
+        if asked:
+            with jax.debug_nans(False), jax.debug_infs(False):
+                found = bool(special(result).any())
+            if found:
+                raise FloatingPointError(f"invalid value ({what}) encountered in {name}")
 
 
 def define_nan_check(primitive: Primitive) -> None:
