@@ -7,11 +7,6 @@ they are first used; `cnnjax.describe(model, input_shape)` is the layer table.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from cnnjax import data, errors, interop, layers, models, ops, report, train
-    from cnnjax import inspect as inspect
-    from cnnjax.inspect import describe
-
 #: Also in pyproject.toml.
 __version__ = "0.1.0"
 #: What `import *` gives. `inspect` is left to the standard library there.
@@ -19,13 +14,18 @@ __all__ = ["data", "describe", "errors", "interop", "layers", "models", "ops", "
 
 _PARTS = ("data", "errors", "inspect", "interop", "layers", "models", "ops", "report", "train")
 
+if TYPE_CHECKING:
+    from cnnjax import data, errors, interop, layers, models, ops, report, train
+    from cnnjax import inspect as inspect
+    from cnnjax.inspect import describe
+else:  # hidden from type checkers, which would take any name for a part
 
-def __getattr__(name: str) -> Any:
-    if name == "describe":
-        return importlib.import_module("cnnjax.inspect").describe
-    if name in _PARTS:
-        return importlib.import_module(f"cnnjax.{name}")
-    raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "describe":
+            return importlib.import_module("cnnjax.inspect").describe
+        if name in _PARTS:
+            return importlib.import_module(f"cnnjax.{name}")
+        raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

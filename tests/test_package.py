@@ -80,3 +80,4 @@ def test_mypy_resolves_the_parts(tmp_path: Path) -> None:
     assert "def (" in revealed[7], said
     assert 'Argument "stride" to "Conv" has incompatible type "str"' in said
     assert 'Unexpected keyword argument "strides" for "Conv"' in said
+    assert 'Module has no attribute "nothing"' in said
