@@ -24,7 +24,11 @@ def value_and_pullback(each: Example, *arrays: jax.Array) -> list[jax.Array]:
     return [y, *pull(jnp.cos(y))]
 
 
-@pytest.mark.parametrize("name", NAMES)
+#: Activation functions run many primitives one by one: they are slow.
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in activations.__all__ else []) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_without_jit_and_with_a_look_at_every_number_nothing_changes(name: str) -> None:
     each = example_of(name)
     arrays = small(each)

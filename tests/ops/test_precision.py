@@ -44,6 +44,19 @@ def energy(x, size):
     return sliding_window_view(wide, size, 2).sum(-1)
 
 
+def normalize(x, scale, bias):
+    axes = tuple(range(x.ndim - 1))
+    return scale * (x - x.mean(axes)) / np.sqrt(x.var(axes) + np.longdouble(1e-5)) + bias
+
+
+def quarter_shift(x):
+    """Linear sampling a quarter of a pixel further along both axes, zeros outside."""
+    for axis in (1, 2):
+        end = [(0, 1) if i == axis else (0, 0) for i in range(x.ndim)]
+        x = (3 * x + np.delete(np.pad(x, end), 0, axis)) / 4
+    return x
+
+
 TABLE = np.arange(64 * 8).reshape(64, 8) % 3 > 0
 PLANE = (1, 64, 64, 2)
 
@@ -135,6 +148,13 @@ ROWS = {
         lambda x: x / (2 + np.longdouble(0.1) * energy(x, 999)) ** np.longdouble(0.75),
         (1, 4, 1000),
     ),
+    "batch_norm": (lambda *arrays: ops.batch_norm(*arrays)[0], normalize, (4, 32, 32, 2), (2,), (2,)),
+    "deform_conv": (
+        lambda x, w: ops.deform_conv(x, w, jnp.full((1, 3, 3, 128), 0.25, x.dtype)),
+        lambda x, w: correlate(quarter_shift(x), w),
+        (1, 10, 10, 64),
+        (8, 8, 64, 4),
+    ),
 }
 
 
@@ -185,6 +205,9 @@ def test_max_unpool_and_the_other_selections_are_exact():
                 lambda x: ops.lp_pool(x, 2, p=float("inf")),
                 lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (9, 7)),
                 lambda x: ops.pad(x, 2, mode="reflect"),
+                lambda x: ops.pixel_shuffle(x, (2, 1)),
+                lambda x: ops.pixel_unshuffle(x, (3, 1)),
+                lambda x: ops.channel_shuffle(x, 2),
                 ops.global_max_pool,
             ):
                 y = op(x)
