@@ -44,7 +44,6 @@ def name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-@pytest.mark.usefixtures("optimized")
 def test_one_update_of_lenet5(tmp_path: Path) -> None:
     digits = data.digits()
     images = data.to_canvas(digits.train_images[:64], 32)
