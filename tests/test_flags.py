@@ -51,7 +51,7 @@ print(*sorted(name.split("-")[0] for name in os.listdir(os.environ["JAX_COMPILAT
 """
 
 
-@pytest.mark.skipif(not onednn.is_open(), reason="this jaxlib has no door to oneDNN that was tested")
+@pytest.mark.skipif(not onednn.is_available(), reason="this jaxlib has no door to oneDNN that was tested")
 def test_what_calls_onednn_is_not_kept(tmp_path: Path) -> None:
     settings = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(

@@ -184,7 +184,7 @@ def slide(
     window = per_dimension("window", window, rank)
     stride = per_dimension("stride", stride, rank)
     dilation = per_dimension("dilation", dilation, rank)
-    if not isinstance(ceil_mode, bool):
+    if not isinstance(ceil_mode, bool | np.bool_):
         raise TypeError(f"ceil_mode must be True or False, got {ceil_mode!r}")
     if ceil_mode and isinstance(padding, str):
         raise ValueError(f"ceil_mode=True needs padding in numbers (0 for none), got padding={padding!r}")

@@ -46,7 +46,7 @@ def name(path: Any) -> str:
 
 def test_one_update_of_lenet5(tmp_path: Path) -> None:
     digits = data.digits()
-    images = data.to_canvas(digits.train_images[:64], 32)
+    images = data.pad_to_square(digits.train_images[:64], 32)
     mean, std = data.channel_stats(images)
     model = models.build({"model": {"name": "lenet5"}, "seed": 3})
     before = jax.tree.map(np.array, train.split(model)[1])  # copies: fit donates

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
 from cnnjax.ops.conv.api import conv_transpose
@@ -52,13 +53,13 @@ def conv_input_grad(
     """
     dy, w = as_float_array("dy", dy), as_float_array("w", w)
     same_dtype(dy=dy, w=w)
-    shape = _shape("x_shape", x_shape, empty_batch=True)
+    shape = _shape("x_shape", x_shape, has_batch=True)
     windows = _windows(shape, w.shape, dy, stride, padding, dilation, groups)
     geometry: dict[str, Any] = {"stride": windows.stride, "padding": windows.padding, "dilation": windows.dilation}
     return conv_transpose(dy, w, **geometry, output_shape=windows.sizes, groups=groups)
 
 
-@public_op
+@public_op(has_batch=False)
 def conv_kernel_grad(
     x: jax.Array,
     dy: jax.Array,
@@ -112,9 +113,12 @@ def _kernel_grad(x: jax.Array, dy: jax.Array, shape: tuple[int, ...], windows: W
     return map_taps(at_one_tap, x, windows).reshape(shape).astype(dtype)
 
 
-def _shape(name: str, shape: Any, *, empty_batch: bool = False) -> tuple[int, ...]:
-    if empty_batch and isinstance(shape, Sequence) and len(shape) and shape[0] == 0:
-        return (0, *positive_sizes(name, shape[1:]))
+def _shape(name: str, shape: Sequence[int], *, has_batch: bool = False) -> tuple[int, ...]:
+    """Returns a shape as a tuple of positive ints; a batch may be empty, or a symbol of `jax.export`."""
+    if has_batch and isinstance(shape, Sequence) and len(shape):
+        batch = shape[0]
+        if export.is_symbolic_dim(batch) or (isinstance(batch, int) and batch == 0):
+            return (batch, *positive_sizes(name, shape[1:]))
     return positive_sizes(name, shape)
 
 

@@ -49,7 +49,7 @@ def true_conv(
     Example:
       >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
       >>> true_conv(x, jnp.array([3.0, 4.0]).reshape(2, 1, 1), padding="FULL").ravel() # (1 + 2z) (3 + 4z)
-      Array([ 3., 10., 8.], dtype=float32)
+      Array([ 3., 10.,  8.], dtype=float32)
 
     References:
       Goodfellow, Bengio and Courville, Deep Learning, MIT Press 2016, section 9.1.
@@ -101,8 +101,8 @@ def depthwise_conv(
     Example:
       >>> x = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])
       >>> depthwise_conv(x, jnp.array([[[1.0, 10.0], [1.0, 10.0]]]))[0]
-      Array([[ 1., 10., 2., 20.],
-             [ 3., 30., 4., 40.]], dtype=float32)
+      Array([[ 1., 10.,  2., 20.],
+             [ 3., 30.,  4., 40.]], dtype=float32)
 
     References:
       Sifre, Rigid-motion scattering for image classification, PhD thesis, 2014.

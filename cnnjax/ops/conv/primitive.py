@@ -22,9 +22,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from cnnjax.ops.checks import Precision, is_local
-from cnnjax.ops.conv import choose, onednn
+from cnnjax.ops.conv import choose, input_grad, onednn
 from cnnjax.ops.conv.choose import FORWARD, INPUT_GRAD, KERNEL_GRAD
 from cnnjax.ops.conv.chunks import map_over_images, sum_over_images
+from cnnjax.ops.conv.forward import lax_conv
 from cnnjax.ops.geometry import Windows
 from cnnjax.ops.patches import pad_spatial
 from cnnjax.ops.primitives import aval_like, define_eager_call, define_nan_check, define_taylor_rule
@@ -93,13 +94,38 @@ def _parameters(
 
 
 def _bind(a: jax.Array, b: jax.Array, **parameters: Any) -> jax.Array:
-    if is_local(a, b):
-        return conv_p.bind(a, b, **parameters)
-    # Inside shard_map types say over which axes values vary. lax's own operations carry that, a primitive of ours
-    # does not.
-    parameters["plain"] = True
-    on_cpu, elsewhere = (partial(_compute, platform=platform, **parameters) for platform in ("cpu", "default"))
-    return lax.platform_dependent(a, b, cpu=on_cpu, default=elsewhere)
+    return conv_p.bind(a, b, **parameters) if is_local(a, b) else _inside_shard_map(a, b, **parameters)
+
+
+def _inside_shard_map(
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    derivative: str,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    dtype: Any,
+    **_: Any,
+) -> jax.Array:
+    """Computes a convolution or an input gradient by lax's own operations.
+
+    Inside shard_map types say over which axes values vary. lax's operations carry that, a primitive of ours does not.
+    """
+
+    def run(a: jax.Array, b: jax.Array, wide: Any) -> jax.Array:
+        a, b = a.astype(wide), b.astype(wide)
+        if derivative == FORWARD:
+            return lax_conv(a, b, windows, groups, precision).astype(dtype)
+        strided = max(windows.stride) > 1 and max(windows.dilation) == 1
+        form = input_grad.phases_as_channels if strided else input_grad.full_correlation
+        return form(a, b, windows, groups, precision, lax_conv).astype(dtype)
+
+    wide = accumulator_dtype(a.dtype, b.dtype, dtype)
+    if a.dtype == wide:
+        return run(a, b, wide)
+    # Accelerators sum halves in float32 by themselves, the CPU does not.
+    return lax.platform_dependent(a, b, cpu=partial(run, wide=wide), default=partial(run, wide=a.dtype))
 
 
 conv_p = Primitive("cnnjax_conv")

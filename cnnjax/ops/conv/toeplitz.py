@@ -16,7 +16,7 @@ from cnnjax.ops.public import public_op
 MOST_MATRIX_MIB = 256
 
 
-@public_op
+@public_op(has_batch=False)
 def toeplitz_matrix(
     w: jax.Array,
     spatial_shape: Sequence[int],
@@ -46,8 +46,8 @@ def toeplitz_matrix(
 
     Example:
       >>> toeplitz_matrix(jnp.array([1.0, 10.0]).reshape(2, 1, 1), (3,))
-      Array([[ 1., 10., 0.],
-             [ 0., 1., 10.]], dtype=float32)
+      Array([[ 1., 10.,  0.],
+             [ 0.,  1., 10.]], dtype=float32)
 
     References:
       Sedghi, Gupta and Long, The singular values of convolutional layers, ICLR 2019.
