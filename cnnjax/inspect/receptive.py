@@ -135,6 +135,11 @@ def _reduce(equation: JaxprEqn, values: list[Value], image: Shape) -> Sequence[V
     return [value] * len(equation.outvars)
 
 
+def _over_plane(equation: JaxprEqn, values: list[Value], image: Shape) -> Sequence[Value]:
+    """A maximum over the second axis, which stays with size 1."""
+    return [each(joined(values, image), lambda span: span.widened([1]))]
+
+
 def _accumulate(equation: JaxprEqn, values: list[Value], image: Shape) -> Sequence[Value]:
     """Cumulative sums and sorting: the last element sees all."""
     params = equation.params
@@ -354,6 +359,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("reduce_window", "reduce_window_sum", "reduce_window_max"), _window_reduction),
     "reduce_window_min": _window_reduction,
     "broadcast_in_dim": _broadcast,
+    "cnnjax_max_over_plane": _over_plane,
     "concatenate": _concatenate,
     "conv_general_dilated": _convolution,
     "dot_general": _dot,
