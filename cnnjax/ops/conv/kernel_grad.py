@@ -112,14 +112,15 @@ def batch_as_depth(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, p
 
 
 def tap_by_tap(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
-    """Computes the gradient of one tap after the other, for depthwise kernels of many taps."""
+    """Computes the gradient of one tap after the other: for depthwise kernels of many taps, and on several devices."""
     x = lax.optimization_barrier(pad_spatial(x, windows.exact_padding))
-    grouped = dy.reshape(*dy.shape[:-1], groups, -1)
+    dy_groups = dy.reshape(*dy.shape[:-1], groups, -1)
 
     def at_one_tap(shifted: jax.Array) -> jax.Array:
-        return jnp.einsum("n...c,n...cm->cm", shifted, grouped, precision=precision)
+        x_groups = shifted.reshape(*shifted.shape[:-1], groups, -1)
+        return jnp.einsum("n...gc,n...gf->cgf", x_groups, dy_groups, precision=precision)
 
-    return map_taps(at_one_tap, x, windows).reshape(*windows.window, 1, dy.shape[-1])
+    return map_taps(at_one_tap, x, windows).reshape(*windows.window, x.shape[-1] // groups, dy.shape[-1])
 
 
 def winograd_windows(windows: Windows) -> tuple[tuple[int, ...], int]:

@@ -214,7 +214,7 @@ def _lowering(platform: str) -> Callable[..., Any]:
         # one device work with sizes that are numbers, where an exported program may have symbols.
         one_device = getattr(module.axis_context, "num_devices", None) == 1
         plain = parameters.pop("plain") or not one_device or module.lowering_parameters.for_export
-        run = partial(_compute, platform=platform, plain=plain, **parameters)
+        run = partial(_compute, platform=platform, plain=plain, one_device=one_device, **parameters)
         return mlir.lower_fun(run, multiple_results=False)(ctx, a, b)
 
     return rule
@@ -236,6 +236,7 @@ def _compute(
     dtype: Any,
     narrow: bool,
     plain: bool,
+    one_device: bool,
 ) -> jax.Array:
     """Computes one derivative on one platform: in which dtype, and by the form that is chosen for it."""
     if platform == "cpu":  # its halves are sums of halves
@@ -248,6 +249,8 @@ def _compute(
     if platform == "cpu" and not plain:
         return _on_cpu(derivative, a, b, windows, groups, precision).astype(dtype)
     form = choose.PLAIN[derivative].form
+    if derivative == KERNEL_GRAD and groups > 1 and not one_device:
+        form = choose.GROUPED_KERNEL_GRAD_ON_DEVICES.form
     if derivative == FORWARD and not narrow and dtype.itemsize > wide.itemsize:
         return form(a, b, windows, groups, precision, preferred_element_type=dtype)
     return form(a, b, windows, groups, precision).astype(dtype)
