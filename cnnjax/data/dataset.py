@@ -1,5 +1,6 @@
 """A data set in memory, and a validation set held out of it."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -83,3 +84,15 @@ def may_mirror(name: str, class_names: Sequence[str] = ()) -> bool:
     if re.split("[/:]", name)[0] in CHARACTERS:
         return False
     return not class_names or not all(len(one) == 1 or one.isdigit() for one in class_names)
+
+
+def is_for_test(name: str, share: float) -> bool:
+    """Returns True for a share of all names, always the same ones: by a hash, not by chance.
+
+    Raises:
+      UserError: the share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"test_share must be between 0 and 1, was {share}.")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64

@@ -38,6 +38,7 @@ class InputSpec:
       views: one of `VIEWS`; by default `"centre"` where `resize_to` is larger than `size`, else `"whole"`.
       mirror: False where an image must not be mirrored, see `data.may_mirror`: then no view is a mirror image.
       stored_shape: (height, width, channels) of the data set's images, for users of the net; None where they differ.
+      brightness: mean of the training images in 0..1, for `data.looks_inverted`; None where it was not computed.
 
     Raises:
       UserError: a size is not positive, `resize_to` smaller than `size`, `channels` neither 1 nor 3, `mean` or `std`
@@ -52,6 +53,7 @@ class InputSpec:
     views: str
     mirror: bool
     stored_shape: tuple[int, int, int] | None
+    brightness: float | None
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class InputSpec:
         views: str | None = None,
         mirror: bool = True,
         stored_shape: tuple[int, ...] | None = None,
+        brightness: float | None = None,
     ) -> None:
         seen = preprocess.height_and_width(size)
         held = seen if resize_to is None else preprocess.height_and_width(resize_to)
@@ -76,6 +79,7 @@ class InputSpec:
             "views": views or ("whole" if held == seen else "centre"),
             "mirror": mirror,
             "stored_shape": None if stored_shape is None else tuple(map(int, stored_shape)),
+            "brightness": brightness,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -100,7 +104,9 @@ class InputSpec:
             raise UserError("views must be another than 'mirror' for characters, which are never mirrored.")
 
     @classmethod
-    def of(cls, images: np.ndarray, *, size: Size, channels: int | None = None, pixels: Pixels = None, **others: Any):
+    def of(
+        cls, images: np.ndarray, *, size: Size, channels: int | None = None, pixels: Pixels = None, **others: Any
+    ) -> InputSpec:
         """Returns the specification for training images, its mean and std computed from them.
 
         Args:
@@ -127,23 +133,23 @@ class InputSpec:
         return (*self.size, self.channels)
 
     def with_pixels(self, held: np.ndarray, pixels: Pixels = None) -> InputSpec:
-        """Returns the same specification with mean and std chosen.
+        """Returns the same specification with mean, std and brightness chosen.
 
         Args:
           held: the training images, `(N, *held_size, channels)` uint8, as `on_host` returns them.
           pixels: None: mean 0 and deviation 1 per channel; `"centred"`: mean 0 only, 0..255 less their mean; or
             (low, high): what 0 and 255 become.
         """
-        if pixels is None:
-            mean, std = preprocess.channel_stats(held)
-        elif pixels == "centred":
-            mean, std = preprocess.channel_stats(held)[0], (1 / 255,) * self.channels
+        mean, std = preprocess.channel_stats(held)
+        brightness = sum(mean) / len(mean)
+        if pixels == "centred":
+            std = (1 / 255,) * self.channels
         elif isinstance(pixels, str):
             raise ValueError(f"pixels must be None, 'centred' or a pair (low, high), was {pixels!r}")
-        else:
+        elif pixels is not None:
             low, high = pixels
             mean, std = (-low / (high - low),) * self.channels, (1 / (high - low),) * self.channels
-        return dataclasses.replace(self, mean=mean, std=std)
+        return dataclasses.replace(self, mean=mean, std=std, brightness=brightness)
 
     def on_host(self, images: np.ndarray) -> np.ndarray:
         """Returns images as training holds them.
@@ -220,6 +226,7 @@ class InputSpec:
             "views": self.views,
             "mirror": self.mirror,
             "stored_shape": None if self.stored_shape is None else list(self.stored_shape),
+            "brightness": self.brightness,
         }
 
     @classmethod

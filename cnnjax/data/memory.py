@@ -1,4 +1,4 @@
-"""The memory that is free, and refusing images that would not fit into it."""
+"""The memory that is free, and refusing data that would not fit into it."""
 
 import os
 
@@ -20,23 +20,27 @@ def available() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_images(count: int, height: int, width: int, channels: int, name: str = "") -> None:
-    """Refuses uint8 images that need more memory than is free, before they are allocated.
+def check(size: int, what: str) -> None:
+    """Refuses data that need more memory than is free, before they are allocated.
 
     They are held twice: on the host and on the device, which may be the host.
 
     Args:
-      count: number of images.
-      height, width, channels: of each.
-      name: of the data set, for the message.
+      size: in bytes.
+      what: the subject of the message, in the plural.
 
     Raises:
       UserError: they do not fit.
     """
-    needed, free = 2 * count * height * width * channels, available()
+    needed, free = 2 * size, available()
     if needed > free:
-        whose = f" of {name}" if name else ""
         raise UserError(
-            f"The {count:,} images{whose} at {height}x{width} pixels need {needed / 2**30:,.1f} GiB of memory; "
-            f"{free / 2**30:,.1f} GiB are free. Choose a smaller image size or data set: all images are held in memory."
+            f"{what} need {needed / 2**30:,.1f} GiB of memory; {free / 2**30:,.1f} GiB are free. "
+            "Choose a smaller image size or data set: all images are held in memory."
         )
+
+
+def check_images(count: int, height: int, width: int, channels: int, name: str = "") -> None:
+    """Refuses uint8 images that need more memory than is free; `name` is that of the data set."""
+    what = f"The {count:,} images{f' of {name}' if name else ''} at {height}x{width} pixels"
+    check(count * height * width * channels, what)

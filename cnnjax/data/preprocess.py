@@ -103,23 +103,32 @@ def resize(images: np.ndarray, size: Size) -> np.ndarray:
     wanted = height_and_width(size)
     if images.shape[1:3] == wanted:
         return images
-    from PIL import Image
     from tqdm import tqdm
 
-    n, height, width, channels = images.shape
+    n, *_, channels = images.shape
     memory.check_images(n, *wanted, channels)
-    if wanted[0] * width >= wanted[1] * height:
-        side = wanted[0], width * wanted[0] // height
-    else:
-        side = height * wanted[1] // width, wanted[1]
-    top, left = (side[0] - wanted[0]) // 2, (side[1] - wanted[1]) // 2
     resized = np.empty((n, *wanted, channels), np.uint8)
-    pairs = zip(images, resized, strict=True)
-    for image, out in tqdm(pairs, desc="resizing", total=n, delay=2, leave=False, disable=None):
-        whole = Image.fromarray(image[..., 0] if channels == 1 else image)
-        smaller = np.asarray(whole.resize(side[::-1], Image.Resampling.BILINEAR))
-        out[...] = smaller.reshape(*side, channels)[top : top + wanted[0], left : left + wanted[1]]
+    for i in tqdm(range(n), desc="resizing", delay=2, leave=False, disable=None):
+        resized[i] = resize_image(images[i], wanted)
     return resized
+
+
+def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes one image as `resize` does, `(H, W, C)` uint8 to `(*size, C)`."""
+    height, width, channels = image.shape
+    rows, columns = height_and_width(size)
+    if (height, width) == (rows, columns):
+        return image
+    from PIL import Image
+
+    if rows * width >= columns * height:  # relative to its height the image is at least as wide
+        covering = rows, width * rows // height
+    else:
+        covering = height * columns // width, columns
+    top, left = (covering[0] - rows) // 2, (covering[1] - columns) // 2
+    whole = Image.fromarray(image[..., 0] if channels == 1 else image)
+    resized = np.asarray(whole.resize(covering[::-1], Image.Resampling.BILINEAR)).reshape(*covering, channels)
+    return resized[top : top + rows, left : left + columns]
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
