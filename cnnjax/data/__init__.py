@@ -1,15 +1,25 @@
 """Data as arrays, batches as functions of (seed, step), and augmentation.
 
-The data sets are the digits, those of TFDS, and sentences with their word vectors.
+The data sets are the digits, those of TFDS, folders of images, npz files, and sentences with their word vectors.
 
 Importing this imports neither tfds, nor PIL, nor matplotlib.
 """
 
 from cnnjax.data import augment, rng
-from cnnjax.data.augment import affine, augment_for, colour_axes, crop_flip, pca_jitter
+from cnnjax.data.augment import affine, augment_for, colour_axes, crop_flip, pca_jitter, random_crops
 from cnnjax.data.batches import indices, permutation, steps_per_epoch
-from cnnjax.data.dataset import Dataset, hold_out
-from cnnjax.data.preprocess import centre_crop, channel_stats, pad_to_square, resize, standardize, ten_crops
+from cnnjax.data.dataset import Dataset, hold_out, may_mirror
+from cnnjax.data.images import looks_inverted, read_image
+from cnnjax.data.input_spec import InputSpec
+from cnnjax.data.preprocess import (
+    centre_crop,
+    channel_stats,
+    pad_to_square,
+    resize,
+    standardize,
+    ten_crops,
+    to_channels,
+)
 from cnnjax.data.sentences import Corpus, fold, movie_reviews
 from cnnjax.data.sources import digits, load_dataset
 from cnnjax.data.word_vectors import word_vectors
@@ -19,6 +29,7 @@ load = load_dataset
 __all__ = [
     "Corpus",
     "Dataset",
+    "InputSpec",
     "affine",
     "augment",
     "augment_for",
@@ -32,14 +43,19 @@ __all__ = [
     "indices",
     "load",
     "load_dataset",
+    "looks_inverted",
+    "may_mirror",
     "movie_reviews",
     "pad_to_square",
     "pca_jitter",
     "permutation",
+    "random_crops",
+    "read_image",
     "resize",
     "rng",
     "standardize",
     "steps_per_epoch",
     "ten_crops",
+    "to_channels",
     "word_vectors",
 ]
