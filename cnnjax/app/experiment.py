@@ -100,13 +100,14 @@ class Prepared:
 def prepare(experiment: Experiment) -> Prepared:
     """Loads `--dataset`, in the size and with the channels of the experiment's net."""
     resize_to = experiment.resize_to()
+    channels = experiment.channels or (FLAGS.channels and int(FLAGS.channels))
     dataset = data.load_dataset(
-        FLAGS.dataset, FLAGS.data_dir, resize_to, channels=experiment.channels, test_share=FLAGS.test_share
+        FLAGS.dataset, FLAGS.data_dir, resize_to, channels=channels, test_share=FLAGS.test_share
     )
     spec = data.InputSpec.of(
         dataset.train_images,
         size=experiment.size or dataset.train_images.shape[1:3],
-        channels=experiment.channels,
+        channels=channels,
         pixels=experiment.pixels,
         resize_to=resize_to,
         views=experiment.views(),

@@ -39,6 +39,7 @@ def define_training_flags(
     )
     flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default TFDS's own place")
     define_float("test_share", "folder:, npz: without a test part: the share of the images to test on", above=0)
+    flags.DEFINE_enum("channels", None, ["1", "3"], "make the images gray (1) or colour (3); by default as stored")
     if image_size is not None:
         flags.DEFINE_integer("image_size", image_size, "side of the images that the net sees", lower_bound=smallest)
     flags.DEFINE_enum(

@@ -15,7 +15,6 @@ from absl import app, flags, logging
 from cnnjax.app import interruptions
 from cnnjax.data import cache
 from cnnjax.errors import UserError
-from cnnjax.ops.conv import onednn
 
 FLAGS = flags.FLAGS
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -36,8 +35,6 @@ def run(main: Callable[[list[str]], None]) -> None:
         threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
         keep_compiled()
         keep_memory()
-        if sentence := onednn.untried():
-            print(f"warning: {sentence}", file=sys.stderr)
         try:
             main(argv[1:])
         except UserError as error:

@@ -23,8 +23,7 @@ def start_from(net: nnx.Module, source: str | None) -> nnx.Module:
         return net
     if Path(source).is_dir():
         state, _ = train.restore(source)
-        given = {**state, "params": state.get("average") or state["params"]}
-        net, taken, drawn = interop.load_matching(net, given)
+        net, taken, drawn = interop.load_matching(net, state.get("average") or state["params"], state["rest"])
     else:
         net, taken, drawn = interop.load_matching(net, source)
     print(f"from {source}: {len(taken)} arrays; drawn afresh: {', '.join(drawn) or 'none'}")

@@ -11,6 +11,7 @@ from cnnjax.data.batches import indices, permutation, steps_per_epoch
 from cnnjax.data.dataset import Dataset, hold_out, may_mirror
 from cnnjax.data.images import looks_inverted, read_image
 from cnnjax.data.input_spec import InputSpec
+from cnnjax.data.mixing import cutmix, cutout, mixup
 from cnnjax.data.preprocess import (
     centre_crop,
     channel_stats,
@@ -22,6 +23,7 @@ from cnnjax.data.preprocess import (
 )
 from cnnjax.data.sentences import Corpus, fold, movie_reviews
 from cnnjax.data.sources import digits, load_dataset
+from cnnjax.data.views import mirror_views, shift_views
 from cnnjax.data.word_vectors import word_vectors
 
 load = load_dataset
@@ -37,6 +39,8 @@ __all__ = [
     "channel_stats",
     "colour_axes",
     "crop_flip",
+    "cutmix",
+    "cutout",
     "digits",
     "fold",
     "hold_out",
@@ -45,6 +49,8 @@ __all__ = [
     "load_dataset",
     "looks_inverted",
     "may_mirror",
+    "mirror_views",
+    "mixup",
     "movie_reviews",
     "pad_to_square",
     "pca_jitter",
@@ -53,6 +59,7 @@ __all__ = [
     "read_image",
     "resize",
     "rng",
+    "shift_views",
     "standardize",
     "steps_per_epoch",
     "ten_crops",

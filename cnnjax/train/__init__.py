@@ -1,11 +1,13 @@
 """Training: `fit` for any net, loss, optimiser and data; below it a pure update, a jitted step, verified checkpoints."""
 
+from cnnjax.train.averages import ema
 from cnnjax.train.checkpoint import restore
 from cnnjax.train.examples import Examples
 from cnnjax.train.loop import Result, fit
+from cnnjax.train.loss_scale import loss_scale_of, scale_loss
 from cnnjax.train.losses import Loss, Metric, accuracy, cross_entropy, top_k
 from cnnjax.train.metrics import add_pictures
-from cnnjax.train.optimizers import max_norm
+from cnnjax.train.optimizers import freeze, max_norm
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, split
 from cnnjax.train.state import load_state as load
@@ -30,14 +32,18 @@ __all__ = [
     "accuracy",
     "add_pictures",
     "cross_entropy",
+    "ema",
     "fit",
+    "freeze",
     "load",
+    "loss_scale_of",
     "make_batches",
     "make_predict",
     "make_train_step",
     "make_update",
     "max_norm",
     "restore",
+    "scale_loss",
     "split",
     "top_k",
 ]

@@ -44,9 +44,14 @@ class Checkpoints:
 
     Keeps the last `keep` and the one with the lowest validation loss. Saving is asynchronous and atomic.
     Call `set_aside` for damaged ones before: Orbax may fail to open a folder that holds them.
+
+    Args:
+      workdir: the run's folder.
+      keep: number of the last checkpoints to keep.
+      validated: whether saves come with a validation loss.
     """
 
-    def __init__(self, workdir: Path, keep: int):
+    def __init__(self, workdir: Path, keep: int, *, validated: bool = True):
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as managers
 
@@ -59,7 +64,8 @@ class Checkpoints:
                 self.folder.resolve(),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
-                    best_fn=_rank,  # overruled by the policy, but without it Orbax writes no metrics
+                    # overruled by the policy, but without it Orbax writes no metrics; with it, it asks for them
+                    best_fn=_rank if validated else None,
                     cleanup_tmp_directories=True,  # of saves that a kill interrupted
                 ),
             )

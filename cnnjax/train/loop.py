@@ -160,7 +160,9 @@ class Run:
         self.step = self.first = int(self.state.step)
         self.log = MetricsLog(self.folder, self.step)
         self.validation_losses = [r["validation_loss"] for r in self.log.records if "validation_loss" in r]
-        self.checkpoints = None if self.folder is None else checkpoint.Checkpoints(self.folder, options.keep)
+        self.checkpoints = self.folder and checkpoint.Checkpoints(
+            self.folder, options.keep, validated="validation" in task.splits
+        )
         self.calls = 0
         self.pending: collections.deque[tuple[int, Scalars]] = collections.deque()
 

@@ -16,6 +16,7 @@ from cnnjax.data import batches, rng
 from cnnjax.errors import UserError
 from cnnjax.train import fingerprint, optimizers, run_dir
 from cnnjax.train.examples import Examples, Split, specs, to_splits
+from cnnjax.train.loss_scale import scale_loss
 from cnnjax.train.losses import Loss, Metric, are_classes, is_cross_entropy
 from cnnjax.train.options import OF_THE_OPTIMIZER, Options
 from cnnjax.train.state import GraphDefs, Tree, apply_inference, split
@@ -100,7 +101,10 @@ def make_task(
         raise UserError("`profile` writes its traces into `workdir`, which was None: give a folder.")
     splits = _hold_out(splits, settings)
     net, params, rest = split(model)
-    chosen, rate = _optimizer(optimizer, settings, params, len(splits["train"]))
+    try:
+        chosen, rate = _optimizer(optimizer, settings, params, len(splits["train"]))
+    except ValueError as error:
+        raise UserError(f"the optimiser cannot be made: {error}.") from error
     _check_functions(functions)
     if functions["make_update"] is None:
         _check_labels(net, params, rest, splits, functions)
@@ -175,11 +179,12 @@ def _optimizer(
             grad_clip=options.grad_clip, nesterov=options.nesterov,
         )  # fmt: skip
     if options.freeze is not None:
-        optimizer = optimizers.freeze(optimizer, options.freeze, params)
+        optimizer = optimizers.freeze(optimizer, options.freeze)
     if options.loss_scale is not None:
         dynamic = options.loss_scale == "dynamic"
         scale = {} if dynamic else {"initial": float(options.loss_scale)}
-        optimizer = optimizers.scale_loss(optimizer, dynamic=dynamic, **scale)
+        optimizer = scale_loss(optimizer, dynamic=dynamic, **scale)
+    jax.eval_shape(optimizer.init, params)  # says what does not fit these parameters
     return optax.with_extra_args_support(optimizer), rate
 
 

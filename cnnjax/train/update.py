@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax.data import rng
+from cnnjax.train.averages import ema as moving_average
+from cnnjax.train.loss_scale import loss_scale_of
 from cnnjax.train.losses import Loss, Metric, Scalars, cross_entropy, default_metrics, with_scalars
-from cnnjax.train.optimizers import loss_scale_of
 from cnnjax.train.state import GraphDefs, TrainState, Tree, apply_training
 
 Update = Callable[[TrainState, Tree, Tree], tuple[TrainState, Scalars]]
@@ -63,7 +64,7 @@ def make_update(
             grads, rest, values = in_parts(gradients, accumulate, state, x, y, key)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params, **state.extra)
         params = optax.apply_updates(state.params, changes)
-        average = state.average if ema is None else optax.incremental_update(params, state.average, 1 - ema)
+        average = state.average if ema is None else moving_average(state.average, params, ema)
         return TrainState(params, rest, opt_state, state.step + 1, state.extra, average), values
 
     return update
