@@ -146,7 +146,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat(nested: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a nested dict as one of names joined by dots: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": what for inner, what in flat(value).items()}
@@ -198,9 +198,10 @@ def table(groups: Sequence[Group], names: Sequence[str], criterion: str | None) 
     """Returns the lines of the table: a row per group, its label at the end."""
     rows = [["runs", "last epoch", *(["best epoch"] if criterion else []), *names, "settings"]]
     for group in groups:
-        best = [[best_epoch(run, criterion) for run in group.runs]] if criterion else []
         scores = [report.score_text(name, [last_value(run, name) for run in group.runs]) for name in names]
-        epochs = [span(each) for each in ([last_epoch(run) for run in group.runs], *best)]
+        epochs = [span([last_epoch(run) for run in group.runs])]
+        if criterion:
+            epochs.append(span([best_epoch(run, criterion) for run in group.runs]))
         rows.append([str(len(group.runs)), *epochs, *scores, group.label])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([*(f"{cell:>{width}}" for cell, width in zip(row[:-1], widths, strict=False)), row[-1]])

@@ -29,11 +29,11 @@ def log_ticks(low: float, high: float) -> list[float]:
       [0.05, 0.1, 0.2, 0.5, 1.0]
     """
     decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    low, high = low * (1 - 1e-9), high * (1 + 1e-9)  # an end that is round but for its last bits is a tick
     ticks: list[float] = []
     for digits in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10)):
-        ticks = [
-            value for decade in decades for digit in digits if low <= (value := float(f"{digit}e{decade}")) <= high
-        ]
+        numbers = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
+        ticks = [number for number in numbers if low <= number <= high]
         if len(ticks) >= 4:
             break
     return ticks[:: -(-len(ticks) // 10)] if ticks else ticks
@@ -96,7 +96,7 @@ def set_log_axis(
 def set_epoch_axis(panel: Axes, epochs: Sequence[int]) -> None:
     """Gives a panel an x axis of whole epochs; a single one stands in its middle."""
     panel.set_xlabel("epoch")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.locator_params(axis="x", integer=True)
     if len(set(epochs)) == 1:
         panel.set_xticks([epochs[0]])
         panel.set_xlim(epochs[0] - 1, epochs[0] + 1)

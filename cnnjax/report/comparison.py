@@ -141,10 +141,11 @@ def _draw_quantity(panel: Axes, quantity: str, names: Sequence[str], groups: Map
     }  # fmt: skip
     drawn = [float(value) for _, means, _ in found.values() for value in means]
     error = is_accuracy(quantity, drawn)
+    few = max(len(epochs) for epochs, _, _ in found.values()) <= MOST_MARKED
     for number, ((name, _), (epochs, means, deviations)) in enumerate(found.items()):
         colour, main = f"C{number % len(groups)}", name == solid
         heights = 1 - means if error else means
-        marker = "." if main and len(epochs) <= MOST_MARKED else ""
+        marker = "." if main and few else ""
         panel.plot(epochs, heights, color=colour, marker=marker, linestyle="-" if main else "--",
                    linewidth=1.3 if main else 0.9, alpha=1.0 if main else 0.8)  # fmt: skip
         if main and deviations.any():

@@ -155,7 +155,7 @@ def _draw_bars(panel: Axes, values: np.ndarray, names: Sequence[str]) -> None:
     panel.stairs(values, np.arange(len(values) + 1) - 0.5, fill=True)
     panel.axhline(0, color="k", linewidth=0.5)
     panel.set_xlim(-0.5, len(values) - 0.5)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.locator_params(axis="x", integer=True)
     if names:
         panel.set_xticks(range(len(names)), names)
     panel.tick_params(labelsize=7)

@@ -26,7 +26,7 @@ def kernels(kernel: np.ndarray, path: Path, title: str = "kernels of the first l
     Returns:
       The files written.
     """
-    *_, channels, count = kernel.shape
+    height, width, channels, count = kernel.shape
     columns = min(count, 8 if count <= 64 else 16)
     colour = channels == 3
     shown = kernel if colour else kernel.mean(2)
@@ -35,22 +35,22 @@ def kernels(kernel: np.ndarray, path: Path, title: str = "kernels of the first l
         scale = f"red, green, blue from {-bound:.2g} to {bound:.2g}, one scale for all; gray is 0"
     else:
         scale = f"{f'mean over {channels} inputs, ' if channels > 1 else ''}one scale for all"
+    tall = height / width + 0.22  # of a cell in widths of a kernel, its number included
     dealt = pages(range(count), KERNELS_OF_A_PAGE, path)
     for file, note, numbers in dealt:
         rows = -(-len(numbers) // columns)
-        figure = new_figure(max(1.2 * columns + (0 if colour else 0.8), 4.8), 1.25 * rows + 0.7)
-        panels = figure.subplots(rows, columns, squeeze=False)
-        for panel in panels.flat:
-            panel.axis("off")
-        for panel, number in zip(panels.flat, numbers, strict=False):
-            one = shown[..., number]
-            if colour:
-                panel.imshow(0.5 + 0.5 * one / bound)
-            else:
-                drawn = panel.imshow(one, cmap="RdBu_r", vmin=-bound, vmax=bound)
-            panel.set_title(str(number), fontsize=8, pad=2)
+        figure = new_figure(max(1.1 * columns + (0 if colour else 0.8), 4.8), rows * tall + 0.55)
+        panel = figure.subplots()  # one for all: a panel for each kernel takes minutes to lay out
+        for place, number in enumerate(numbers):
+            left, top = 1.1 * (place % columns), -tall * (place // columns)
+            one = 0.5 + 0.5 * shown[..., number] / bound if colour else shown[..., number]
+            extent = (left, left + 1, top - height / width, top)
+            drawn = panel.imshow(one, cmap="RdBu_r", vmin=-bound, vmax=bound, extent=extent, interpolation="nearest")
+            panel.text(left + 0.5, top + 0.03, str(number), ha="center", va="bottom", fontsize=8)
+        panel.set(xlim=(-0.05, 1.1 * columns - 0.05), ylim=(-tall * rows + 0.17, 0.22), aspect="equal")
+        panel.axis("off")
         if not colour:
-            figure.colorbar(drawn, ax=panels, fraction=0.05)
+            figure.colorbar(drawn, ax=panel, fraction=0.03, pad=0.02)
         figure.suptitle(f"{title}{note}\n{scale}", fontsize=10)
         save(figure, file)
     return [file for file, _, _ in dealt]

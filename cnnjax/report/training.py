@@ -63,7 +63,7 @@ def curves(records: Sequence[Record], path: Path, *, augmented: bool = False) ->
 def quantities(records: Sequence[Record]) -> list[str]:
     """Returns what was measured, the loss first: the names of the records without their split."""
     names = dict.fromkeys(name for record in records for name in record)
-    found = {}
+    found: dict[str, None] = {}
     for name in names:
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
         if prefix:

@@ -20,7 +20,7 @@ from cnnjax.report.figures import new_figure, save
 
 #: Colour, marker and name in the plot of those whom we are compared with.
 PEERS = {
-    "torch": ("C3", "s", "PyTorch, in its best layout"),
+    "torch": ("C3", "s", "PyTorch at its best"),
     "flax": ("C0", "o", "flax as shipped"),
     "flax with our options": ("C2", "^", "flax's layers in our step"),
     "lax": ("C0", "D", "jax.lax"),
@@ -82,7 +82,8 @@ def processor_names() -> Iterator[str]:
 def plot(results: Sequence[Result], path: Path) -> None:
     """Draws the ratios on a log axis: a row per case, in it a line per peer, with its spread over the rounds.
 
-    Small gray strokes beside PyTorch's best layout are its others; beside the line at 1, ours timed a second time.
+    Gray crosses beside PyTorch's best are its other layouts, compiled or not; a stroke near the line at 1 is ours,
+    timed a second time.
     """
     measures = list(dict.fromkeys(result["measure"] for result in results))
     peers = list(dict.fromkeys(peer for result in results for peer in result["ratios"] if named(peer)))
@@ -90,9 +91,8 @@ def plot(results: Sequence[Result], path: Path) -> None:
     rows = max(sum(result["measure"] == measure for result in results) for measure in measures)
     figure = new_figure(5.5 * len(measures) + 2, 1.5 + rows * pitch * (len(peers) + 1))
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
-    low, high = log_limits(
-        [1.0, *(end for result in results for peer in peers for end in result["spread"].get(peer, ()))]
-    )
+    ends = [end for result in results for peer in peers for end in result["spread"].get(peer, ())]
+    low, high = log_limits([1.0, *ends, *(ratio for result in results for ratio in result["ratios"].values())])
     for panel, measure in zip(panels, measures, strict=True):
         of_it = [result for result in results if result["measure"] == measure]
         for row, result in enumerate(of_it):
@@ -133,22 +133,23 @@ def draw_case(panel: Any, result: Result, peers: Sequence[str], row: int, *, wit
         panel.plot([ratio], [y], marker=marker, color=colour, markersize=6 if with_numbers else 4)
         if with_numbers:
             panel.annotate(f"{ratio:.2f}", (result["spread"][peer][1], y), xytext=(6, 0), textcoords="offset points",
-                           va="center", fontsize=8, color=colour)  # fmt: skip
+                           va="center", fontsize=8, color=colour,
+                           bbox={"facecolor": "w", "edgecolor": "none", "pad": 0.5})  # fmt: skip
         if peer == "torch":
             others = [value for name, value in result["ratios"].items() if name.startswith("torch ")]
-            panel.plot(others, [y] * len(others), "|", color="0.45", markersize=6, zorder=1)
+            panel.plot(others, [y] * len(others), "x", color="0.55", markersize=4, zorder=1)
     if "own again" in result["ratios"]:
-        panel.plot([result["ratios"]["own again"]], [row], "|", color="0.45", markersize=9, zorder=1)
+        panel.plot([result["ratios"]["own again"]], [row], "|", color="k", markersize=9, zorder=1)
 
 
 def legend(peers: Sequence[str], results: Sequence[Result]) -> list[Any]:
-    """Returns an entry for each peer, and for the gray strokes where there are any."""
+    """Returns an entry for each peer, and for crosses and strokes where there are any."""
     from matplotlib.lines import Line2D
 
     names = {name for result in results for name in result["ratios"]}
     marks = [style(peer) for peer in peers]
     if any(name.startswith("torch ") for name in names):
-        marks.append(("0.45", "|", "PyTorch's other layouts"))
+        marks.append(("0.55", "x", "PyTorch: other layouts, compiled or not"))
     if "own again" in names:
-        marks.append(("0.45", "|", "ours again: the noise"))
+        marks.append(("k", "|", "ours again: the noise"))
     return [Line2D([], [], color=colour, marker=marker, linestyle="", label=label) for colour, marker, label in marks]
