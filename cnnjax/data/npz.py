@@ -96,7 +96,9 @@ def _images(x: np.ndarray, name: str) -> np.ndarray:
         advice = ""
         if x.ndim == 4 and x.shape[1] in (1, 3):
             advice = " Move the channels to the end: np.moveaxis(x, 1, -1)."
-        raise UserError(f"{name} has shape {shape}; it must be (N, H, W), or (N, H, W, C) with C 1 or 3, and have an image.{advice}")
+        raise UserError(
+            f"{name} has shape {shape}; it must be (N, H, W), or (N, H, W, C) with C 1 or 3, and have an image.{advice}"
+        )
     if x.dtype == np.uint8:
         return x
     kind = x.dtype.kind

@@ -130,8 +130,10 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBui
     known = ["digits", *tfds.list_builders(with_community_datasets=False)]
     close = difflib.get_close_matches(name.lower(), known, n=3)
     advice = f"Did you mean {' or '.join(close)}?" if close else "For example: digits, mnist, cifar10."
-    raise UserError(f"{problem} {advice} It must be digits, folder:DIR, npz:FILE, "
-        "or the TFDS name of an image-classification data set.")
+    raise UserError(
+        f"{problem} {advice} It must be digits, folder:DIR, npz:FILE, "
+        "or the TFDS name of an image-classification data set."
+    )
 
 
 def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: Size | None) -> tuple[str, str]:
