@@ -57,7 +57,7 @@ def load_folder(
     root = Path(folder).expanduser()
     name = f"folder:{folder}"
     if not root.is_dir():
-        raise UserError(f"The data set {name} cannot be loaded: {root} is not an existing folder.")
+        raise UserError(f"The data set {name} cannot be loaded: {root.absolute()} is not an existing folder.")
     parts, class_names = _find(root, test_share)
     path = _cache_path(root, parts, size, channels)
     arrays = cache.read(path)

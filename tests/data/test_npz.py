@@ -136,3 +136,9 @@ def test_arrays_that_do_not_fit_are_not_read(path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(memory, "available", lambda: 1000)
     with pytest.raises(UserError, match=r"The arrays of .*set\.npz need 0\.0 GiB of memory"):
         load(path)
+
+
+@pytest.mark.parametrize("name", ["folder:", "folder", "npz:", "npz"])
+def test_a_name_without_its_path_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"The data set '{name}' lacks its path: it must be folder:DIR or npz:FILE"):
+        data.load_dataset(name)
