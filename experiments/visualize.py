@@ -68,7 +68,8 @@ def main(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     step = int(state["step"])
 
-    drawn = draw_inside(folder, model, config, image, title)
+    true = None if arguments else int(dataset.test_labels[int(FLAGS.index)])
+    drawn = draw_inside(folder, model, config, image, title, true)
     drawn += draw_errors(folder, model, config, dataset)
     if rates:
         drawn += draw_learning_rates(folder, config, dataset, rates)
@@ -90,7 +91,14 @@ def learning_rates(words: list[str]) -> list[float]:
     return list(rates)
 
 
-def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], image: np.ndarray, title: str) -> list[str]:
+def draw_inside(
+    folder: Path,
+    model: nnx.Module,
+    config: Mapping[str, Any],
+    image: np.ndarray,
+    title: str,
+    true: int | None = None,
+) -> list[str]:
     """Draws the kernels, and the feature maps and receptive fields of one image.
 
     Returns the pictures' names.
@@ -100,32 +108,34 @@ def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], imag
     logits = np.asarray(model(x), np.float32)
     seen = activations(model, x)
     kernels = kernels_of(seen)
-    drawn = []
+    drawn: list[Path] = []
     if kernels:
-        report.kernels(next(iter(kernels.values())), folder / "kernels.png", f"kernels of {next(iter(kernels))}")
-        drawn.append("kernels")
+        first = next(iter(kernels))
+        drawn += report.kernels(kernels[first], folder / "kernels.png", f"kernels of {first}")
     if len(kernels) > 1:
         stacks = [(name, kernel.mean(2)) for name, kernel in kernels.items()]
-        report.maps(stacks, folder / "kernels_of_all_layers.png", "kernels, each the mean over its inputs")
-        drawn.append("kernels_of_all_layers")
+        path = folder / "kernels_of_all_layers.png"
+        drawn += report.maps(stacks, path, "kernels, each the mean over its inputs")
 
     guess, share = int(logits.argmax()), float(softmax(logits).max())
     stacks = [(name, squeezed(np.asarray(output[0], np.float32))) for name, _, output in seen]
     if not (stacks and np.array_equal(stacks[-1][1], logits[0])):
         stacks.append(("logits", logits[0]))
-    report.maps(
+    drawn += report.maps(
         stacks,
         folder / "feature_maps.png",
-        f"{title}, taken for {config['class_names'][guess]} ({share:.1%}): the layers' own outputs, without the "
+        f"{title}: predicted {config['class_names'][guess]}, {100 * share:.0f} %\nthe layers' own outputs, without the "
         "activation functions that follow",
         image=canvas[0],
         names=config["class_names"],
+        predicted=guess,
+        true=true,
     )
     fields = [(region.name, region.pixels) for region in receptive_regions(model, x.shape[1:])]
     if fields:
         what = f"{title}: the pixels that the centre unit of each layer sees"
-        report.receptive_fields(canvas[0], fields, folder / "receptive_fields.png", what)
-    return [*drawn, "feature_maps", *(["receptive_fields"] if fields else [])]
+        drawn += report.receptive_fields(canvas[0], fields, folder / "receptive_fields.png", what)
+    return [path.stem for path in drawn]
 
 
 def kernels_of(seen: list[Activation]) -> dict[str, np.ndarray]:
