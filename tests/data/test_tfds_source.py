@@ -268,7 +268,7 @@ def test_unlabelled_examples(tmp_path):
 
 
 def test_images_of_varying_size_are_refused_before_any_download(tmp_path):
-    with pytest.raises(UserError, match=r"shape \(None, None, 3\)"):
+    with pytest.raises(UserError, match=r"shape \(None, None, 3\): they differ in size\. Give an image size"):
         data.load("tiny_varying", tmp_path)
 
 
