@@ -10,7 +10,6 @@ collect_ignore = ["ops/on_meshes.py", "ops/result_shardings.py", "ops/pool/meshe
 #: Tests that still promote, in their own lines or in those of training and its data. All others are strict.
 NOT_YET_STRICT = (
     "app/test_classify.py",
-    "data/test_augment.py",
     "experiments/test_crops.py",
     "experiments/test_visualize.py",
     "inspect/test_layer_table.py",

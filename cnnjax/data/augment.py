@@ -130,8 +130,8 @@ def crop_flip(
       pad: pixels of padding on each side; the crop's corner is uniform over all that fit.
       mode: `"constant"` (zeros, as for CIFAR in the ResNet paper) or `"reflect"`, as in `jnp.pad`.
       size: side of the crop, or its height and width; by default the crop is as large as the image.
-      flip: False for characters, which mean nothing or another thing when mirrored: then images are only cropped, by the
-        same corners.
+      flip: False for characters, which mean nothing or another thing when mirrored: then images are only cropped, at
+        the same corners.
 
     Returns:
       `(B, H, W, C)` or `(B, *size, C)`, dtype of `images`.

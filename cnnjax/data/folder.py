@@ -51,13 +51,13 @@ def load_folder(
       The training and test examples.
 
     Raises:
-      UserError: no such folder, or no classes or one in it; an empty class; no test part; a file that is damaged; images
-        that differ in size where `size` is None; or they are too large for memory.
+      UserError: no such folder, or no classes or one in it; an empty class; no test part; a damaged file;
+        images that differ in size where `size` is None, or are too large for memory.
     """
     root = Path(folder).expanduser()
     name = f"folder:{folder}"
     if not root.is_dir():
-        raise UserError(f"The data set {name} cannot be loaded: {root} is not an existing folder.")
+        raise UserError(f"The data set {name} cannot be loaded: {root.absolute()} is not an existing folder.")
     parts, class_names = _find(root, test_share)
     path = _cache_path(root, parts, size, channels)
     arrays = cache.read(path)
@@ -116,9 +116,7 @@ def _test_files(testing: Path, labels: dict[str, int]) -> list[_File]:
     return files
 
 
-def _check_share(
-    root: Path, parts: dict[str, list[_File]], class_names: Sequence[str], test_share: float
-) -> None:
+def _check_share(root: Path, parts: dict[str, list[_File]], class_names: Sequence[str], test_share: float) -> None:
     """Raises UserError where no test images, or none to train a class on, fell to their part."""
     trained = {file.label for file in parts["train"]}
     missing = [name for label, name in enumerate(class_names) if label not in trained]
@@ -168,9 +166,7 @@ def _cache_path(root: Path, parts: dict[str, list[_File]], size: Size | None, ch
     return cache.directory() / f"folder-{root.resolve().name}-{key}.npz"
 
 
-def _common_shape(
-    name: str, paths: Sequence[Path], size: Size | None, channels: int | None
-) -> tuple[int, int, int]:
+def _common_shape(name: str, paths: Sequence[Path], size: Size | None, channels: int | None) -> tuple[int, int, int]:
     """Returns (height, width, channels) of the arrays to be made."""
     from tqdm import tqdm
 

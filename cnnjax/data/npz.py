@@ -96,7 +96,9 @@ def _images(x: np.ndarray, name: str) -> np.ndarray:
         advice = ""
         if x.ndim == 4 and x.shape[1] in (1, 3):
             advice = " Move the channels to the end: np.moveaxis(x, 1, -1)."
-        raise UserError(f"{name} has shape {shape}; it must be (N, H, W), or (N, H, W, C) with C 1 or 3, and have an image.{advice}")
+        raise UserError(
+            f"{name} has shape {shape}; it must be (N, H, W), or (N, H, W, C) with C 1 or 3, and have an image.{advice}"
+        )
     if x.dtype == np.uint8:
         return x
     kind = x.dtype.kind
@@ -104,7 +106,10 @@ def _images(x: np.ndarray, name: str) -> np.ndarray:
         raise UserError(f"{name} has dtype {x.dtype}; it must be uint8, integers in 0..255, or floats in 0..1.")
     low, high, most = x.min(), x.max(), 255 if kind in "ui" else 1
     if not (low >= 0 and high <= most):  # also for NaN
-        raise UserError(f"{name} has dtype {x.dtype} and values from {low} to {high}; they must be in 0..{most}.")
+        raise UserError(
+            f"{name} has dtype {x.dtype} and values from {low} to {high}; they must be in 0..{most}: scale them, or "
+            "store them as uint8."
+        )
     images = np.empty(x.shape, np.uint8)
     for start in range(0, len(x), _CHUNK):
         pixels = x[start : start + _CHUNK]

@@ -152,7 +152,8 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
         return images
     if {stored, channels} != {1, 3}:
         raise UserError(f"The images have {stored} channels, the net takes {channels}; each must be 1 or 3.")
-    memory.check_images(*images.shape[:3], channels)
+    n, height, width, _ = images.shape
+    memory.check_images(n, height, width, channels)
     if channels == 3:
         return np.repeat(images, 3, axis=-1)
     gray = np.empty((*images.shape[:3], 1), np.uint8)

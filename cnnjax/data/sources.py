@@ -48,6 +48,8 @@ def load_dataset(
     kind, _, where = name.partition(":")
     if test_share is not None and kind not in ("folder", "npz"):
         raise UserError(f"test_share was {test_share}, but {name} has a test part of its own: leave test_share out.")
+    if kind in ("folder", "npz") and not where:
+        raise UserError(f"The data set {name!r} lacks its path: it must be folder:DIR or npz:FILE.")
     if kind == "folder":
         dataset = load_folder(where, size, channels, test_share)
     elif kind == "npz":
@@ -59,10 +61,10 @@ def load_dataset(
 
         dataset = Dataset(name, *tfds_source.load_tfds(name, data_dir, size))
     train, test = dataset.train_images, dataset.test_images
-    wanted = train.shape[1:3] if size is None else height_and_width(size)
+    height, width = wanted = height_and_width(train.shape[1:3] if size is None else size)
     depth = channels or train.shape[-1]
     if train.shape[1:] != (*wanted, depth):
-        memory.check_images(len(train) + len(test), *wanted, depth, name)
+        memory.check_images(len(train) + len(test), height, width, depth, name)
     return dataset._replace(train_images=_convert(train, wanted, depth), test_images=_convert(test, wanted, depth))
 
 

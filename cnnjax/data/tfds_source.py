@@ -130,8 +130,10 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBui
     known = ["digits", *tfds.list_builders(with_community_datasets=False)]
     close = difflib.get_close_matches(name.lower(), known, n=3)
     advice = f"Did you mean {' or '.join(close)}?" if close else "For example: digits, mnist, cifar10."
-    raise UserError(f"{problem} {advice} It must be digits, folder:DIR, npz:FILE, "
-        "or the TFDS name of an image-classification data set.")
+    raise UserError(
+        f"{problem} {advice} It must be digits, folder:DIR, npz:FILE, "
+        "or the TFDS name of an image-classification data set."
+    )
 
 
 def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: Size | None) -> tuple[str, str]:
@@ -146,11 +148,15 @@ def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: Size | 
             f"The data set {name} has no image with a class label; it has the features "
             f"{', '.join(features)}. Choose an image-classification data set."
         )
-    one_size = "have" if size else "all have one known size,"
-    if (size is None and None in image.shape) or image.shape[-1] not in (1, 3) or np.dtype(image.np_dtype) != np.uint8:
+    if size is None and None in image.shape:
+        raise UserError(
+            f"The images of {name} have shape {image.shape}: they differ in size. Give an image size, to which they "
+            "are resized, or choose another data set."
+        )
+    if image.shape[-1] not in (1, 3) or np.dtype(image.np_dtype) != np.uint8:
         raise UserError(
             f"The images of {name} have shape {image.shape} and type {np.dtype(image.np_dtype)}; they must "
-            f"{one_size} 1 or 3 channels and type uint8. Choose another data set."
+            "have 1 or 3 channels and type uint8. Choose another data set."
         )
     return keys[0], keys[1]
 
