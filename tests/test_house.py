@@ -40,10 +40,10 @@ DOORS = {
     "orbax": {"train/checkpoint.py"},
     "tensorboardX": {"train/metrics.py"},
     "matplotlib": {"report"},
-    "flax": {"layers", "inspect", "models", "train/state.py", "train/loop.py", "app/classify.py", "interop.py"},
+    "flax": {"layers", "inspect", "models", "train/state.py", "train/loop.py", "app/classify.py", "interop"},
     "absl": {"app", "data/tfds_source.py"},
-    "torch": {"interop.py"},
-    "safetensors": {"interop.py"},
+    "torch": {"interop"},
+    "safetensors": {"interop"},
     "tensorflow": set(),
 }
 

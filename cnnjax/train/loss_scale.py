@@ -84,7 +84,7 @@ def scale_loss(
 
 def divided(gradient: jax.Array, scale: jax.Array) -> jax.Array:
     """Returns gradient / scale in the gradient's dtype; divides in float32 or better, where the scale is finite."""
-    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    wide = jnp.float64 if gradient.dtype == jnp.float64 else jnp.float32
     return (gradient.astype(wide) / scale.astype(wide)).astype(gradient.dtype)
 
 

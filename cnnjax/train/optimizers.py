@@ -39,7 +39,11 @@ def schedule(name: str, learning_rate: float, updates: int, *, warmup: int = 0) 
         if not 0 < warmup < updates:
             raise ValueError(f"warmup must be from 0 to {updates - 1}, fewer than the {updates} updates, was {warmup}")
         after = schedule(name, learning_rate, updates - warmup)
-        return optax.join_schedules([lambda count: after(0) * (count + 1) / (warmup + 1), after], [warmup])
+
+        def rise(count: jax.typing.ArrayLike) -> jax.Array:
+            return after(0) * (jnp.asarray(count, jnp.float32) + 1) / (warmup + 1)
+
+        return optax.join_schedules([rise, after], [warmup])
     if name == "constant":
         return optax.constant_schedule(learning_rate)
     if name == "cosine":
@@ -209,7 +213,7 @@ def max_norm(kernel: str, limit: float) -> optax.GradientTransformation:
         if path_name(path) != kernel:
             return change
         after = weights + change
-        norms = jnp.linalg.norm(after, axis=0)
+        norms = jnp.linalg.norm(after, axis=0, keepdims=True)
         return jnp.where(norms > limit, after * (limit / norms) - weights, change)
 
     def update(
