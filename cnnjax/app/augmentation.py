@@ -33,7 +33,7 @@ def augmentation(spec: data.InputSpec, held: np.ndarray, classes: int) -> train.
         raise UserError("--mixup and --cutmix each change pairs of images: give one of them.")
     if FLAGS.cutout and FLAGS.cutout >= min(spec.size):
         raise UserError(f"--cutout={FLAGS.cutout} would blank the whole image: give less than {min(spec.size)}.")
-    on_images = [one for one in (distortion(spec, held), cutout()) if one is not None]
+    on_images = [one for one in (distortion(spec, held, augment=FLAGS.augment), cutout()) if one is not None]
     mixing = mix(classes)
     if mixing is None and len(on_images) <= 1:
         return on_images[0] if on_images else None
@@ -53,14 +53,14 @@ def augmentation(spec: data.InputSpec, held: np.ndarray, classes: int) -> train.
     return change_both
 
 
-def distortion(spec: data.InputSpec, held: np.ndarray) -> train.Augment | None:
+def distortion(spec: data.InputSpec, held: np.ndarray, *, augment: bool) -> train.Augment | None:
     """Returns what `--augment` does to the images, or the crop that the net sees of larger ones."""
     if spec.held_size != spec.size:
-        if FLAGS.augment:
+        if augment:
             return data.random_crops(held, spec.size, mirror=spec.mirror)
         return partial(_centre, size=spec.size)
     channels = spec.stored_shape[-1] if spec.stored_shape else spec.channels
-    return data.augment_for(channels, mirror=spec.mirror) if FLAGS.augment else None
+    return data.augment_for(channels, mirror=spec.mirror) if augment else None
 
 
 def cutout() -> train.Augment | None:
