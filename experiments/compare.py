@@ -32,7 +32,7 @@ flags.DEFINE_string("out", "runs/comparison", "the folder for compare.png and co
 
 ABSENT = "absent"  # the value of a setting that a run does not have
 #: In these the runs of a group differ, and in what does not change the numbers.
-REPLICATES = {"seed", "fold"}
+REPLICATES = {"seed", "seeds", "fold"}
 #: These follow from other settings: they name a group only where nothing else does.
 CONSEQUENCES = ("class_names", "data", "data_crc32", "embeddings_crc32", "functions", "input")
 #: The scores by which a run's best epoch is told: the first that all runs have.

@@ -121,7 +121,10 @@ def score_text(name: str, values: Sequence[float]) -> str:
     mean, deviation = mean_and_deviation(values)
     if is_accuracy(quantity, values):
         return f"{100 * mean:.2f} %" if deviation is None else f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
-    return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
+    if not deviation or not math.isfinite(deviation):
+        return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:g}"
+    decimals = max(0, 1 - math.floor(math.log10(deviation)))  # two digits of the deviation, as many of the mean
+    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
 
 
 def _train_name(names: Sequence[str], quantity: str) -> str | None:

@@ -57,7 +57,7 @@ def test_the_table_of_two_groups_by_hand(tmp_path: Path) -> None:
     cells = [line.split("  ") for line in lines[:3]]
     assert [[cell.strip() for cell in row if cell] for row in cells] == [
         ["runs", "last epoch", "best epoch", "test_loss", "test_accuracy", "train_epoch_loss", "settings"],
-        ["2", "2", "1-2", "0.2 ± 0.14", "98.50 ± 0.71 %", "0.1 ± 0.071", "learning_rate=0.1"],
+        ["2", "2", "1-2", "0.20 ± 0.14", "98.50 ± 0.71 %", "0.100 ± 0.071", "learning_rate=0.1"],
         ["1", "2", "2", "0.4", "75.00 %", "0.2", "learning_rate=0.5"],
     ]
     assert lines[3] == "best epoch: of the lowest test_loss; scores: at the end of each run"

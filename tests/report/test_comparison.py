@@ -41,7 +41,11 @@ def test_mean_and_deviation_by_hand() -> None:
     [
         ("test_accuracy", [0.9916, 0.9914, 0.9912], "99.14 ± 0.02 %"),
         ("test_top5", [0.5], "50.00 %"),
-        ("train_epoch_loss", [1.0, 2.0, 6.0], "3 ± 2.6"),
+        ("train_epoch_loss", [1.0, 2.0, 6.0], "3.0 ± 2.6"),
+        ("test_loss", [0.03, 0.04], "0.0350 ± 0.0071"),
+        ("test_loss", [1000.0, 3000.0], "2000 ± 1414"),
+        ("test_loss", [0.25, 0.25], "0.25 ± 0"),
+        ("test_loss", [0.25, math.nan], "nan ± nan"),
         ("test_psnr", [31.25], "31.25"),
     ],
 )
