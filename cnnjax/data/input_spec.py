@@ -12,6 +12,7 @@ import numpy as np
 
 from cnnjax.data import preprocess
 from cnnjax.data.preprocess import Size
+from cnnjax.data.views import mirror_views, shift_views
 from cnnjax.errors import UserError
 
 VIEWS = ("whole", "centre", "ten_crop", "mirror", "shift")
@@ -199,8 +200,6 @@ class InputSpec:
             return lambda images: preprocess.centre_crop(images, self.size)[None]
         if self.views == "ten_crop":
             return partial(preprocess.ten_crops, size=self.size, mirror=self.mirror)
-
-        from cnnjax.data.views import mirror_views, shift_views
 
         def views_of_centre(images: jax.Array) -> jax.Array:
             centre = preprocess.centre_crop(images, self.size)

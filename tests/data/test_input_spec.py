@@ -146,7 +146,6 @@ def test_evaluation_sees_the_whole_image_its_centre_or_crops() -> None:
 
 
 def test_evaluation_sees_mirrored_and_shifted_images() -> None:
-    pytest.importorskip("cnnjax.data.views")
     image = np.arange(36).reshape(1, 1, 6, 6)
     np.testing.assert_array_equal(views_by("mirror"), np.concatenate([image, image[..., ::-1]]))
     assert views_by("mirror", resize_to=6).tolist() == [[[[14, 15], [20, 21]]], [[[15, 14], [21, 20]]]]
