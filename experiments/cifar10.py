@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
             model=model,
             recipe=recipe,
             size=FLAGS.image_size,
-            resize=FLAGS["image_size"].present,
+            resize=FLAGS["image_size"].present > 0,
             first_layer=first_layer,
         )
     )

@@ -56,8 +56,8 @@ def read(file: str, net: Restored) -> np.ndarray:
     image = data.read_image(file, net.spec)
     if data.looks_inverted(image, net.spec.brightness):
         print(
-            f"warning: {file} looks inverted: its ground is {'bright' if net.spec.brightness < 0.5 else 'dark'}, that "
-            "of the training images is not; the answer may be wrong. Invert it first.",
+            f"warning: {file} looks inverted: bright where the training images are dark. The answer may be wrong; "
+            "invert it first.",
             file=sys.stderr,
         )
     return image

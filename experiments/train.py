@@ -81,9 +81,9 @@ def model_options() -> dict[str, Any]:
     try:
         options = json.loads(FLAGS.model_options)
     except ValueError as error:
-        raise UserError(f"--model_options={FLAGS.model_options!r} is not JSON ({error}), as in '{{\"width\": 32}}'.") from (
-            None
-        )
+        raise UserError(
+            f"--model_options={FLAGS.model_options!r} is not JSON ({error}), as in '{{\"width\": 32}}'."
+        ) from (None)
     if not isinstance(options, dict):
         raise UserError(f"--model_options={FLAGS.model_options!r} must be keywords, as in '{{\"width\": 32}}'.")
     for name in ("name", *OFFERED):

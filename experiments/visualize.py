@@ -75,7 +75,9 @@ def main(arguments: list[str]) -> None:
     if rates:
         drawn += draw_learning_rates(folder, net, dataset, rates)
     train.add_pictures(folder, net.step, drawn)
-    print(f"checkpoint {net.step} of {FLAGS.workdir}, {title}; in {folder}: {', '.join(f'{name}.png' for name in drawn)}")
+    print(
+        f"checkpoint {net.step} of {FLAGS.workdir}, {title}; in {folder}: {', '.join(f'{name}.png' for name in drawn)}"
+    )
 
 
 def learning_rates(words: list[str]) -> list[float]:

@@ -93,7 +93,7 @@ class Prepared:
 
     dataset: data.Dataset
     spec: data.InputSpec
-    train: train.Examples
+    training: train.Examples
     test: train.Examples
 
 
@@ -101,9 +101,7 @@ def prepare(experiment: Experiment) -> Prepared:
     """Loads `--dataset`, in the size and with the channels of the experiment's net."""
     resize_to = experiment.resize_to()
     channels = experiment.channels or (FLAGS.channels and int(FLAGS.channels))
-    dataset = data.load_dataset(
-        FLAGS.dataset, FLAGS.data_dir, resize_to, channels=channels, test_share=FLAGS.test_share
-    )
+    dataset = data.load_dataset(FLAGS.dataset, FLAGS.data_dir, resize_to, test_share=FLAGS.test_share)
     spec = data.InputSpec.of(
         dataset.train_images,
         size=experiment.size or dataset.train_images.shape[1:3],
@@ -123,16 +121,16 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
     with run_dir.claim(folder):
         config = configuration(experiment, prepared, options)
         net = start_from(models.build(config), FLAGS.init_from)
-        print_header(folder, config, {"train": len(prepared.train), "test": len(prepared.test)}, options)
+        print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
         describe(net, spec.shape)
         result = train.fit(
             net,
-            {"train": prepared.train, "test": prepared.test},
+            {"train": prepared.training, "test": prepared.test},
             folder,
             loss=augmentation.loss(experiment.loss),
             metrics=augmentation.metrics(),
             prepare=spec.prepare,
-            augment=augmentation.augmentation(spec, prepared.train.x, len(dataset.class_names)),
+            augment=augmentation.augmentation(spec, prepared.training.x, len(dataset.class_names)),
             views=spec.evaluation_views(),
             before_epoch=experiment.before_epoch(net) if experiment.before_epoch else None,
             config=config,

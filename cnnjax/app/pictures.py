@@ -23,13 +23,12 @@ def draw(
     first_layer: str | None,
 ) -> list[str]:
     """Draws the pictures into a run's folder and its TensorBoard events; returns their names."""
-    outputs = result.outputs
+    outputs = np.asarray(result.outputs)
     report.curves(result.records, folder / "curves.png", augmented=any(config.get(name) for name in SETTINGS))
     drawn = ["curves"]
     kernel = first_kernel(result.state.params, first_layer)
     if kernel is not None:
-        report.kernels(kernel, folder / "kernels.png")
-        drawn.append("kernels")
+        drawn += [path.stem for path in report.kernels(kernel, folder / "kernels.png")]
     report.confusion(test.y, outputs.argmax(-1), names, folder / "confusion.png")
     report.mistakes(test.x, test.y, softmax(outputs), names, folder / "mistakes.png")
     drawn += ["confusion", "mistakes"]

@@ -25,7 +25,6 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     A UserError ends it with one sentence and exit code 1.
     """
-
     interruptions.install()
 
     def run_guarded(argv: list[str]) -> int:

@@ -53,7 +53,6 @@ def dataset_of(config: Mapping[str, Any], data_dir: str | None) -> data.Dataset:
         config["dataset"],
         data_dir or config["data_dir"],
         resize_to,
-        channels=config["input"]["channels"],
         test_share=config["test_share"],
     )
 

@@ -1,4 +1,4 @@
-"""Training: `fit` for any net, loss, optimiser and data; below it a pure update, a jitted step, verified checkpoints."""
+"""Training: `fit` for any net, loss, optimiser and data, and the parts it is made of."""
 
 from cnnjax.train.averages import ema
 from cnnjax.train.checkpoint import restore

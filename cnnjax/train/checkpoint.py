@@ -240,7 +240,8 @@ def restore(workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any
 
     Returns:
       `(state, config)`: state is the nested dict `{"params": ..., "rest": ..., "opt_state": ..., "step": ...}` of
-      NumPy arrays, with `"average"` where a moving average of the parameters was kept; config is what the run's `config.json` held when the checkpoint was saved.
+      NumPy arrays, with `"average"` where a moving average of the parameters was kept;
+      config is what the run's `config.json` held when the checkpoint was saved.
 
     Raises:
       UserError: no such workdir or checkpoint, or a damaged one.

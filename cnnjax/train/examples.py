@@ -25,15 +25,15 @@ class Examples(NamedTuple):
     x: Arrays
     y: Arrays
 
-    def __len__(self) -> int:  # type: ignore[override]
+    def __len__(self) -> int:
         return len(jax.tree.leaves(self)[0])
 
 
 class Source(Protocol):
     """Examples read one by one, such as a `grain.MapDataset` of `(x, y)`."""
 
-    def __len__(self) -> int: ...  # noqa: D105
-    def __getitem__(self, index: int) -> tuple[Arrays, Arrays]: ...  # noqa: D105
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[Arrays, Arrays]: ...
 
 
 Split = Examples | Source
@@ -110,7 +110,7 @@ def _check(name: str, examples: Examples) -> None:
     counts = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(examples)[0]:
         where = f"{name} {jax.tree_util.keystr(path, simple=True, separator='/')}"
-        if not leaf.ndim or leaf.dtype == object or leaf.dtype.kind not in "biuf" and leaf.dtype.name != "bfloat16":
+        if not leaf.ndim or leaf.dtype == object or (leaf.dtype.kind not in "biuf" and leaf.dtype.name != "bfloat16"):
             raise UserError(
                 f"`data['{name}']`: {where} is {leaf.dtype} {leaf.shape}; it must be an array of numbers with one row "
                 "an example."

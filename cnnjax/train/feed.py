@@ -75,10 +75,8 @@ class HostFeed:
     def __call__(self, step: int, count: int) -> tuple[Tree, Tree]:
         """Returns the batches of `count` updates from `step` on, `(count, batch_size, ...)`."""
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[:2] == (step, count):
-            examples = ahead[2].result()
-        else:
-            examples = self._read(step, count)
+        expected = ahead is not None and ahead[:2] == (step, count)
+        examples = ahead[2].result() if ahead is not None and expected else self._read(step, count)
         following = step + count
         if more := self._next_call(following):
             self._ahead = following, more, self._reader.submit(self._read, following, more)

@@ -41,7 +41,7 @@ class Result(NamedTuple):
       model: a copy of the net with the last parameters (their moving average, if one was kept), in evaluation mode.
       state: the last state.
       records: those of `metrics.jsonl`.
-      outputs: of the test set, `(N, ...)` or a pytree of such; `None` without one, or when a signal ended the run early.
+      outputs: of the test set, `(N, ...)` or a pytree of such; `None` without one, or where a signal ended the run.
       finished: whether the run came to its end: the last epoch, or early stopping.
       updates: number of updates made by this process.
       seconds: time from the first of them to the last, evaluations included.
@@ -160,9 +160,10 @@ class Run:
         self.step = self.first = int(self.state.step)
         self.log = MetricsLog(self.folder, self.step)
         self.validation_losses = [r["validation_loss"] for r in self.log.records if "validation_loss" in r]
-        self.checkpoints = self.folder and checkpoint.Checkpoints(
-            self.folder, options.keep, validated="validation" in task.splits
-        )
+        self.checkpoints: checkpoint.Checkpoints | None = None
+        if self.folder is not None:
+            validated = "validation" in task.splits
+            self.checkpoints = checkpoint.Checkpoints(self.folder, options.keep, validated=validated)
         self.calls = 0
         self.pending: collections.deque[tuple[int, Scalars]] = collections.deque()
 

@@ -23,7 +23,7 @@ class Means:
       sums: sum and count by name, as `to_json` returned them.
     """
 
-    def __init__(self, sums: Mapping[str, Sequence[float]] = {}):  # noqa: B006
+    def __init__(self, sums: Mapping[str, Sequence[float]] = {}):
         self._sums = {name: (float(total), int(count)) for name, (total, count) in sums.items()}
 
     def add(self, values: Mapping[str, float]) -> None:

@@ -111,7 +111,7 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def _without_code(config: dict[str, Any]) -> dict[str, Any]:
+def _without_code(config: Mapping[str, Any]) -> dict[str, Any]:
     """Drops the digests of functions: another version of Python compiles them to other code."""
     names = {name: text and text.split(" ")[0] for name, text in config.get("functions", {}).items()}
     return {**config, "functions": names}
@@ -133,13 +133,11 @@ def environment() -> dict[str, Any]:
 
     import jax
 
-    import cnnjax
-
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     device = jax.local_devices()[0]
     return {
-        "cnnjax": cnnjax.__version__,
-        "commit": _commit(Path(cnnjax.__file__).parents[1]),
+        "cnnjax": importlib.metadata.version("cnnjax"),
+        "commit": _commit(Path(__file__).parents[2]),
         **versions,
         **{name: os.environ.get(name) for name in VARIABLES},
         "python": platform.python_version(),

@@ -34,8 +34,8 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare | None, augment: Augmen
 
     It is `batches(x, y, indices, step) -> (x, y)`, for the updates from `step` on.
 
-    `x` and `y`, arrays or pytrees of arrays `(N, ...)`, are the examples to choose from, on the device; `indices`, int32
-    `(K, B)`, choose them. The batches are `(K, B, ...)`, each sharded over the mesh.
+    `x` and `y`, arrays or pytrees of arrays `(N, ...)`, are the examples to choose from, on the device; `indices`,
+    int32 `(K, B)`, choose them. The batches are `(K, B, ...)`, each sharded over the mesh.
 
     It is jitted apart from the update: fused into it, XLA would compute each pixel again for every tap of the first
     convolution.

@@ -24,6 +24,8 @@ from cnnjax.train.step import Augment, Prepare, Views, pixels_to_float, takes_la
 from cnnjax.train.update import Update
 from cnnjax.train.watch import Watch
 
+FIRST_SCALE = 2.0**15
+"""Of the loss, where it is dynamic."""
 MakeUpdate = Callable[[GraphDefs, optax.GradientTransformationExtraArgs], Update]
 
 
@@ -182,8 +184,7 @@ def _optimizer(
         optimizer = optimizers.freeze(optimizer, options.freeze)
     if options.loss_scale is not None:
         dynamic = options.loss_scale == "dynamic"
-        scale = {} if dynamic else {"initial": float(options.loss_scale)}
-        optimizer = scale_loss(optimizer, dynamic=dynamic, **scale)
+        optimizer = scale_loss(optimizer, FIRST_SCALE if dynamic else float(options.loss_scale), dynamic=dynamic)
     jax.eval_shape(optimizer.init, params)  # says what does not fit these parameters
     return optax.with_extra_args_support(optimizer), rate
 
@@ -260,5 +261,3 @@ def _decided(
         "functions": {name: fingerprint.of_function(one) for name, one in named.items() if one is not None},
         "environment": run_dir.environment(),
     }
-
-

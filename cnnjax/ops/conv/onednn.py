@@ -85,7 +85,8 @@ def matmul(a: jax.Array, b: jax.Array, transpose_a: bool) -> jax.Array:
     if a.ndim > 2 and not has_avx512():
         # oneDNN's AVX2 kernels write beyond their memory where they multiply several matrices in one call.
         batch = tuple(range(a.ndim - 2))
-        return jax.lax.dot_general(a, b, (((a.ndim - 2 if transpose_a else a.ndim - 1,), (b.ndim - 2,)), (batch, batch)))
+        summed = a.ndim - 2 if transpose_a else a.ndim - 1
+        return jax.lax.dot_general(a, b, (((summed,), (b.ndim - 2,)), (batch, batch)))
     config = {"transpose_a": transpose_a, "transpose_b": False}
     shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-1])
     return _call("__onednn$matmul", {"onednn_matmul_config": config}, shape, a, b)
