@@ -79,7 +79,7 @@ def scale_loss(
             return changes, LossScaleState(state.scale, state.finite, kept)
         return changes, LossScaleState(*next_scale(state, is_finite, growth_interval), kept)
 
-    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def divided(gradient: jax.Array, scale: jax.Array) -> jax.Array:
