@@ -44,8 +44,8 @@ def cutout(key: jax.Array, x: jax.Array, *, size: int, fill: float | Sequence[fl
     batch, height, width, channels = x.shape
     centres = random_pixels(key, batch, height, width)
     covered = rectangles(centres, jnp.full((batch, 2), size, jnp.int32), height, width)
-    blank = jnp.asarray(np.broadcast_to(colour, (1, 1, 1, channels)), x.dtype)
-    return jnp.where(covered[..., None], jnp.broadcast_to(blank, x.shape), x)
+    filling = jnp.asarray(np.broadcast_to(colour, (1, 1, 1, channels)), x.dtype)
+    return jnp.where(covered[..., None], filling, x)
 
 
 def mixup(key: jax.Array, x: jax.Array, y: jax.Array, *, alpha: float, num_classes: int) -> Pair:

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cnnjax.train import freeze, loss_scale_of, scale_loss
+from cnnjax.train.state import TrainState, from_arrays, to_arrays
 
 INF, NAN = float("inf"), float("nan")
 
@@ -96,3 +97,27 @@ def test_what_the_inner_optimiser_wants_is_passed_on() -> None:
 def test_errors(keywords: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         scale_loss(optax.sgd(0.1), **keywords)
+
+
+def test_wrapped_states_go_into_a_checkpoint_and_back_through_a_scan() -> None:
+    """As in training: the state is carried by `lax.scan`, and saved by the names of its leaves."""
+    params = {"conv": {"kernel": jnp.ones((2, 2))}, "dense": {"kernel": jnp.ones((2, 2))}}
+    rule = scale_loss(freeze(optax.sgd(0.1, momentum=0.9), "^conv"), 4.0, growth_interval=2)
+
+    def update(state: TrainState, gradient: jax.Array) -> tuple[TrainState, jax.Array]:
+        scale = loss_scale_of(state.opt_state)
+        grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient * scale), state.params)
+        changes, opt_state = rule.update(grads, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, changes), {}, opt_state, state.step + 1), jnp.asarray(scale)
+
+    start = TrainState(params, {}, rule.init(params), jnp.int32(0))
+    scanned = jax.jit(lambda state, gradients: jax.lax.scan(update, state, gradients))
+    middle, scales = scanned(start, jnp.array([1.0, 1.0, INF, 1.0]))
+    assert scales.tolist() == [4, 4, 8, 4]
+    saved = to_arrays(middle)
+    momenta = [name for name in saved if name.startswith("opt_state") and saved[name].shape]
+    assert len(momenta) == 1 and momenta[0].endswith("dense/kernel")
+    resumed, _ = scanned(from_arrays(saved, start), jnp.array([2.0]))
+    straight, _ = scanned(middle, jnp.array([2.0]))
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+    np.testing.assert_array_equal(resumed.params["conv"]["kernel"], np.ones((2, 2), np.float32))
