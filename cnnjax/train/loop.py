@@ -276,7 +276,8 @@ class Run:
         """
         while len(self.pending) > behind:
             first, values = self.pending.popleft()
-            fetched = {name: np.asarray(value) for name, value in values.items()}
+            names = sorted(values, key=lambda name: name != "loss")  # jit sorts them by name
+            fetched = {name: np.asarray(values[name]) for name in names}
             count = len(next(iter(fetched.values())))
             for n in range(count):
                 self.record(first + n + 1, {name: float(value[n]) for name, value in fetched.items()})
