@@ -134,7 +134,8 @@ def _taken(make: Make, offered: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: it does not take the dtype asked for, or the number of classes.
     """
-    parameters = inspect.signature(make).parameters
+    # of __init__: flax's metaclass hides a class's own signature behind (*args, **kwargs)
+    parameters = inspect.signature(make.__init__ if isinstance(make, type) else make).parameters
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return dict(offered)
     dropped = [name for name in OFFERED if name in offered and name not in parameters]
