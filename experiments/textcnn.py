@@ -168,6 +168,8 @@ def configuration(
         "model": {**model, "width": width, "form": form, "maps": FLAGS.maps},
         "embeddings_crc32": None if vectors is None else crc32(*vectors),
         "max_norm": FLAGS.max_norm,
+        "dtype": FLAGS.dtype,
+        "seed": options.seed,
         "of_the_optimizer": {name: getattr(options, name) for name in OF_THE_OPTIMIZER},
     }
 

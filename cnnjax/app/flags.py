@@ -42,9 +42,6 @@ def define_training_flags(
     flags.DEFINE_enum("channels", None, ["1", "3"], "make the images gray (1) or colour (3); by default as stored")
     if image_size is not None:
         flags.DEFINE_integer("image_size", image_size, "side of the images that the net sees", lower_bound=smallest)
-    flags.DEFINE_enum(
-        "dtype", "float32", DTYPES, "of the computation; parameters, batch statistics and loss stay float32"
-    )
     define_augmentation_flags()
     flags.DEFINE_list("metric", None, f"scores of each evaluation, of {', '.join(METRICS)}; by default accuracy")
     flags.DEFINE_string(
@@ -53,6 +50,10 @@ def define_training_flags(
         "start from the parameters of a run's folder or of a weights file (safetensors, PyTorch); those that do not "
         "fit by name and shape are drawn afresh and listed",
     )
+    flags.DEFINE_integer(
+        "seeds", None, "make so many runs, of seeds seed, seed + 1, ..., in WORKDIR/seedN, and print their mean",
+        lower_bound=1,
+    )  # fmt: skip
     if recipes:
         flags.DEFINE_enum("recipe", None, list(recipes), "named settings; flags that are given go before them")
     define_run_flags()
@@ -81,11 +82,10 @@ def define_run_flags() -> None:
     flags.DEFINE_integer("epochs", None, "passes over the training examples", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "examples per update, over all devices", lower_bound=1)
     define_optimizer_flags()
+    flags.DEFINE_enum(
+        "dtype", "float32", DTYPES, "of the computation; parameters, batch statistics and loss stay float32"
+    )
     flags.DEFINE_integer("seed", 0, "decides every random number of the run", lower_bound=0, upper_bound=LARGEST_SEED)
-    flags.DEFINE_integer(
-        "seeds", None, "make so many runs, of seeds seed, seed + 1, ..., in WORKDIR/seedN, and print their mean",
-        lower_bound=1,
-    )  # fmt: skip
     flags.DEFINE_integer(
         "validation", None, "training examples held out to choose the best checkpoint by", lower_bound=0
     )
