@@ -143,7 +143,7 @@ def run(
         )
         if result.finished:
             report.curves(result.records, folder / "curves.png", augmented=False)
-            predicted = np.asarray(result.outputs).argmax(-1)
+            predicted = result.outputs.argmax(-1)
             report.confusion(fold.test_labels, predicted, fold.class_names, folder / "confusion.png")
             train.add_pictures(folder, int(result.state.step), ["curves", "confusion"])
             print_scores(result, len(test))

@@ -23,7 +23,7 @@ def draw(
     first_layer: str | None,
 ) -> list[str]:
     """Draws the pictures into a run's folder and its TensorBoard events; returns their names."""
-    outputs = np.asarray(result.outputs)
+    outputs = result.outputs
     report.curves(result.records, folder / "curves.png", augmented=any(config.get(name) for name in SETTINGS))
     drawn = ["curves"]
     kernel = first_kernel(result.state.params, first_layer)

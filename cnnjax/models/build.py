@@ -135,7 +135,8 @@ def _taken(make: Make, offered: Mapping[str, Any]) -> dict[str, Any]:
       UserError: it does not take the dtype asked for, or the number of classes.
     """
     # of __init__: flax's metaclass hides a class's own signature behind (*args, **kwargs)
-    parameters = inspect.signature(make.__init__ if isinstance(make, type) else make).parameters
+    called = make.__init__ if isinstance(make, type) else make  # type: ignore[misc]
+    parameters = inspect.signature(called).parameters
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return dict(offered)
     dropped = [name for name in OFFERED if name in offered and name not in parameters]

@@ -50,7 +50,7 @@ class Result(NamedTuple):
     model: nnx.Module
     state: TrainState
     records: list[Record]
-    outputs: Tree | None
+    outputs: Tree
     finished: bool
     updates: int
     seconds: float
