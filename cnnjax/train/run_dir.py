@@ -97,7 +97,8 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     if config.get("patience") is not None:
         may_change.discard("eval_every")  # early stopping counts evaluations
     changed = differences(old.get("environment", {}), config.get("environment", {}))
-    if config.get("schedule") == old.get("schedule") == "constant" and config["epochs"] >= old["epochs"]:
+    rates = old.get("schedule", ""), config.get("schedule", "")  # None: of an own optimiser, compared as a function
+    if rates in (("constant", "constant"), (None, None)) and config["epochs"] >= old["epochs"]:
         may_change.add("epochs")
     pair = (old, config)
     if any(line.startswith("python: ") for line in changed):
