@@ -30,7 +30,7 @@ class Options:
       weight_decay: see `train.optimizers.optimizer`.
       decay: `"all"`: weight decay acts on all parameters; `"kernels"`: on those of two or more dimensions, which
         spares biases and norms.
-      nesterov: whether the momentum is Nesterov's; for `sgd` and `momentum`.
+      nesterov: whether the momentum is Nesterov's; for `momentum` alone.
       grad_clip: largest global norm of the gradient; `None` means no bound.
       freeze: regular expression; parameters whose path matches keep their values. `None` freezes none.
       accumulate: parts of equal size into which a batch is split, one after the other, to save memory. Their gradients

@@ -43,6 +43,7 @@ def claim(path: Path) -> Iterator[None]:
     Raises:
       UserError: not writable; locked by another process; it holds other files than a run's.
     """
+    fresh = not path.exists()
     _make(path, exist_ok=True)
     if path.resolve() in _held:
         yield
@@ -71,7 +72,8 @@ def claim(path: Path) -> Iterator[None]:
             _held.discard(path.resolve())
             if [p.name for p in path.iterdir()] == [".lock"]:  # an error came before anything was worth keeping
                 (path / ".lock").unlink()
-                path.rmdir()
+                if fresh:
+                    path.rmdir()
 
 
 def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
