@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from cnnjax.train.examples import Examples, Split, gather
-from cnnjax.train.losses import Loss, Metric, Scalars, default_metrics, with_scalars
+from cnnjax.train.losses import Loss, Metric, batch_values
 from cnnjax.train.state import GraphDefs, TrainState, Tree
 from cnnjax.train.step import Prepare, Views, make_apply, pad_batch
 
@@ -43,7 +43,7 @@ class Evaluator:
     ):
         self._apply = make_apply(net, mesh, prepare, views=views, probabilities=probabilities)
         self._size = BATCH_SIZE * mesh.size
-        self._values = jax.jit(_values_of(loss, metrics))
+        self._values = jax.jit(lambda outputs, y: batch_values(loss, metrics, outputs, y)[1])
 
     def scores(self, state: TrainState, split: Split) -> dict[str, float]:
         """Returns the mean over the examples of each value, by name: `loss` and the metrics.
@@ -67,12 +67,3 @@ class Evaluator:
             outputs = self._apply(state.evaluated(), state.rest, pad_batch(batch.x, self._size))
             count = len(batch)
             yield jax.tree.map(lambda leaf, count=count: leaf[:count], outputs), batch
-
-
-def _values_of(loss: Loss, metrics: Mapping[str, Metric] | None) -> Callable[[Tree, Tree], Scalars]:
-    def values(outputs: Tree, y: Tree) -> Scalars:
-        value, scalars = with_scalars(loss(outputs, y))
-        chosen = default_metrics(outputs, y) if metrics is None else metrics
-        return {"loss": value, **scalars, **{name: metric(outputs, y) for name, metric in chosen.items()}}
-
-    return values

@@ -1,18 +1,21 @@
 """Describes functions, nets and data as JSON values, so that a resume can tell whether they are the same.
 
-A function is its name, its code and the values that it closes over; code of installed packages counts by its name, as
+A function is its name, its code, the values that it closes over, and those of its module that it uses; code of installed packages counts by its name, as
 their versions are compared apart. What cannot be described (an object of a class in C) counts by its type.
 """
 
 from __future__ import annotations
 
+import dis
+import enum
 import functools
 import hashlib
 import json
+import logging
 import sysconfig
 import types
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,15 @@ PACKAGES = tuple(str(Path(sysconfig.get_path(name))) for name in ("purelib", "pl
 OWN = str(Path(__file__).parents[1])  # this package, which may not be among the installed ones
 SAMPLES = 64
 """Examples of a source whose checksum stands for all of it."""
-DEEPEST = 12
+DEEPEST = 64
 """Levels of nesting that are looked at."""
+NOT_CODE = ("__module__", "__qualname__", "__doc__", "__firstlineno__")
+"""Attributes of a class that say nothing of what it does."""
 
 
 def of_function(function: Any) -> str:
     """Returns `name digest` for a function, an optax transformation, or any object that is called."""
-    described = _describe(function, 0, set())
+    described = _Description().of(function)
     return f"{_name(function)} {hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]}"
 
 
@@ -59,51 +64,89 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in found]
 
 
-def _describe(value: Any, depth: int, seen: set[int]) -> Any:
-    """Returns JSON values that are equal where the values are; cycles and deep nesting are cut off."""
-    if value is None or isinstance(value, bool | int | float | str | np.dtype):
-        return repr(value)
-    if isinstance(value, jax.Array | np.ndarray | np.generic) and not jax.dtypes.issubdtype(
-        value.dtype, jax.dtypes.extended
-    ):
-        array = np.ascontiguousarray(value)
-        return [str(array.dtype), list(array.shape), zlib.crc32(array.tobytes())]
-    if depth > DEEPEST or id(value) in seen:
-        return _name(type(value))
-    seen = seen | {id(value)}
-    inside = functools.partial(_describe, depth=depth + 1, seen=seen)
-    if isinstance(value, functools.partial):
-        return ["partial", inside(value.func), inside(value.args), inside(value.keywords)]
-    if isinstance(value, types.MethodType):
-        return ["method", inside(value.__func__), inside(value.__self__)]
-    if isinstance(value, types.FunctionType):
-        return _describe_function(value, inside)
-    if isinstance(value, types.CodeType):
-        names = [*value.co_names, *value.co_varnames]
-        return [hashlib.sha256(value.co_code).hexdigest(), names, [inside(const) for const in value.co_consts]]
-    if isinstance(value, Mapping):
-        return {str(key): inside(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return [_name(type(value)), *(inside(item) for item in value)]
-    if isinstance(value, nnx.Variable):
-        return _name(type(value))  # the parameters are compared with the checkpoint's
-    if isinstance(value, type):
-        return _name(value) if _installed(value) else [_name(value), *_methods(value, inside)]
-    if hasattr(value, "__wrapped__"):  # a jitted function, a custom derivative
-        return ["wrapped", inside(value.__wrapped__)]
-    attributes = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
-    return [inside(type(value)), {name: inside(item) for name, item in sorted(attributes.items())}]
+class _Description:
+    """Describes a value by JSON values that are equal where the values are; ends at cycles and in deep nesting."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, tuple[int, Any]] = {}  # number by id; the object too, so that no other gets its id
+        self._depth = 0
+
+    def of(self, value: Any) -> Any:
+        """Returns the description of a value."""
+        if value is None or value is ... or isinstance(value, bool | int | float | complex | str | bytes | np.dtype):
+            return repr(value)
+        if isinstance(value, jax.Array | np.ndarray | np.generic):
+            if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):  # random keys
+                return str(value.dtype)
+            array = np.ascontiguousarray(value)
+            return [str(array.dtype), list(array.shape), zlib.crc32(array.tobytes())]
+        if self._depth > DEEPEST:
+            return _name(type(value))
+        self._depth += 1
+        try:
+            return self._of_container(value)
+        finally:
+            self._depth -= 1
+
+    def _of_container(self, value: Any) -> Any:
+        if isinstance(value, types.CodeType):
+            names = [*value.co_names, *value.co_varnames]
+            return [hashlib.sha256(value.co_code).hexdigest(), names, [self.of(const) for const in value.co_consts]]
+        if isinstance(value, tuple):
+            return [_name(type(value)), *map(self.of, value)]
+        if isinstance(value, Set):  # in no order of its own
+            return [_name(type(value)), *sorted(json.dumps(self.of(item)) for item in value)]
+        if isinstance(value, enum.Enum):
+            return str(value)
+        if id(value) in self._met:
+            return ["again", self._met[id(value)][0]]
+        self._met[id(value)] = len(self._met), value
+        if isinstance(value, Mapping):
+            return {str(key): self.of(item) for key, item in value.items()}
+        if isinstance(value, Sequence):
+            return [_name(type(value)), *map(self.of, value)]
+        return self._of_object(value)
+
+    def _of_object(self, value: Any) -> Any:
+        if isinstance(value, functools.partial):
+            return ["partial", self.of(value.func), self.of(value.args), self.of(value.keywords)]
+        if isinstance(value, types.MethodType):
+            return ["method", self.of(value.__func__), self.of(value.__self__)]
+        if isinstance(value, staticmethod | classmethod):
+            return self.of(value.__func__)
+        if isinstance(value, property):
+            return self.of((value.fget, value.fset))
+        if isinstance(value, types.FunctionType):
+            return self._of_function(value)
+        if isinstance(value, type):
+            return _name(value) if _installed(value) else self._of_class(value)
+        if isinstance(value, types.ModuleType | types.BuiltinFunctionType | np.ufunc):
+            return f"{getattr(value, '__module__', None)}.{value.__name__}"
+        if isinstance(value, nnx.Variable | logging.Logger):
+            return _name(type(value))  # the parameters are compared with the checkpoint's
+        if hasattr(value, "__wrapped__"):  # a jitted function, a custom derivative
+            return ["wrapped", self.of(value.__wrapped__)]
+        attributes = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+        return [self.of(type(value)), {name: self.of(item) for name, item in sorted(attributes.items())}]
+
+    def _of_function(self, function: types.FunctionType) -> list[Any]:
+        cells = tuple(cell.cell_contents for cell in function.__closure__ or () if _filled(cell))
+        values = [self.of(cells), self.of(function.__defaults__), self.of(function.__kwdefaults__)]
+        if _installed(function):
+            return [_name(function), *values]
+        used = {name: function.__globals__.get(name) for name in sorted(_globals_of(function.__code__))}
+        return [_name(function), *values, self.of(function.__code__), [[name, self.of(used[name])] for name in used]]
+
+    def _of_class(self, owner: type) -> list[Any]:
+        kinds = (types.FunctionType, staticmethod, classmethod, property, bool, int, float, str)
+        own = {name: item for name, item in vars(owner).items() if isinstance(item, kinds) and name not in NOT_CODE}
+        return [_name(owner), self.of(owner.__bases__), [[name, self.of(own[name])] for name in sorted(own)]]
 
 
-def _describe_function(function: types.FunctionType, inside: Callable[[Any], Any]) -> list[Any]:
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
-    values = [inside(cells), inside(function.__defaults__), inside(function.__kwdefaults__)]
-    return [_name(function), *values, *([] if _installed(function) else [inside(function.__code__)])]
-
-
-def _methods(owner: type, inside: Callable[[Any], Any]) -> list[Any]:
-    functions = {name: item for name, item in vars(owner).items() if isinstance(item, types.FunctionType)}
-    return [[name, inside(function.__code__)] for name, function in sorted(functions.items())]
+def _globals_of(code: types.CodeType) -> set[str]:
+    """Returns the names that a code looks up in its module, those of the functions within it included."""
+    found = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return found.union(*(_globals_of(const) for const in code.co_consts if isinstance(const, types.CodeType)))
 
 
 def _installed(value: Any) -> bool:

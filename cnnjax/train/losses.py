@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cnnjax.errors import UserError
+
 Arrays = Any  # an array, or a pytree of them
 Scalars = dict[str, jax.Array]
 Loss = Callable[[Any, Any], jax.Array | tuple[jax.Array, Scalars]]
@@ -75,9 +77,36 @@ def is_cross_entropy(loss: Loss) -> bool:
     return (loss.func if isinstance(loss, functools.partial) else loss) is cross_entropy
 
 
-def with_scalars(result: jax.Array | tuple[jax.Array, Scalars]) -> tuple[jax.Array, Scalars]:
-    """Returns what a loss returned as the scalar and a dict of further scalars."""
-    return result if isinstance(result, tuple) else (result, {})
+def batch_values(
+    loss: Loss, metrics: Mapping[str, Metric] | None, outputs: Arrays, y: Arrays
+) -> tuple[jax.Array, Scalars]:
+    """Returns the loss of a batch, and all scalars by name: the loss, what it returns beside it, the metrics.
+
+    Raises:
+      UserError: one of them is no scalar, or two have the same name.
+    """
+    result = loss(outputs, y)
+    value, scalars = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
+    if jnp.shape(value) != () or not isinstance(scalars, Mapping):
+        raise UserError(
+            f"`loss` must return a scalar, the mean over the batch, or that and a dict of scalars; returned "
+            f"{_described(result)}."
+        )
+    chosen = default_metrics(outputs, y) if metrics is None else metrics
+    values = {"loss": value, **scalars, **{name: metric(outputs, y) for name, metric in chosen.items()}}
+    if len(values) < 1 + len(scalars) + len(chosen):
+        raise UserError(
+            f"`loss` and `metrics` name a scalar twice: loss, {', '.join([*scalars, *chosen])}. Rename one of them."
+        )
+    for name, scalar in values.items():
+        if jnp.shape(scalar) != ():
+            raise UserError(f"the metric {name!r} must be a scalar, the mean over the batch; was {_described(scalar)}.")
+    return value, {name: jnp.asarray(scalar) for name, scalar in values.items()}
+
+
+def _described(result: Any) -> str:
+    leaves = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in map(jnp.asarray, jax.tree.leaves(result)))
+    return f"{type(result).__name__} of {leaves}" if isinstance(result, tuple | list | Mapping) else leaves
 
 
 def _classes(y: jax.Array) -> jax.Array:

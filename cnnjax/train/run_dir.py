@@ -43,6 +43,7 @@ def claim(path: Path) -> Iterator[None]:
     Raises:
       UserError: not writable; locked by another process; it holds other files than a run's.
     """
+    fresh = not path.exists()
     _make(path, exist_ok=True)
     if path.resolve() in _held:
         yield
@@ -71,7 +72,8 @@ def claim(path: Path) -> Iterator[None]:
             _held.discard(path.resolve())
             if [p.name for p in path.iterdir()] == [".lock"]:  # an error came before anything was worth keeping
                 (path / ".lock").unlink()
-                path.rmdir()
+                if fresh:
+                    path.rmdir()
 
 
 def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
@@ -97,7 +99,8 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     if config.get("patience") is not None:
         may_change.discard("eval_every")  # early stopping counts evaluations
     changed = differences(old.get("environment", {}), config.get("environment", {}))
-    if config.get("schedule") == old.get("schedule") == "constant" and config["epochs"] >= old["epochs"]:
+    rates = old.get("schedule", ""), config.get("schedule", "")  # None: of an own optimiser, compared as a function
+    if rates in (("constant", "constant"), (None, None)) and config["epochs"] >= old["epochs"]:
         may_change.add("epochs")
     pair = (old, config)
     if any(line.startswith("python: ") for line in changed):

@@ -100,6 +100,8 @@ def make_task(
     Raises:
       UserError: see `fit`.
     """
+    if not isinstance(model, nnx.Module):
+        raise UserError(f"`model` must be a flax.nnx.Module, was {type(model).__name__}.")
     splits, settings = to_splits(data), _options(optimizer, options)
     if workdir is None and settings.profile:
         raise UserError("`profile` writes its traces into `workdir`, which was None: give a folder.")
@@ -114,7 +116,9 @@ def make_task(
     except ValueError as error:
         raise UserError(f"the optimiser cannot be made: {error}.") from error
     _check_functions(functions)
-    if functions["make_update"] is None:
+    if functions["make_update"] is not None:
+        _check_unused(settings)
+    else:
         _check_labels(net, params, rest, splits, functions)
     decided = _decided(model, optimizer, settings, splits, functions)
     return Task(
@@ -205,6 +209,15 @@ def _check_functions(functions: Mapping[str, Any]) -> None:
     for name in metrics or {}:
         if name in ("loss", "step", "epoch"):
             raise UserError(f"`metrics` has a function named {name!r}, which the records have already: rename it.")
+
+
+def _check_unused(options: Options) -> None:
+    """Refuses what `train.make_update` does, where an update of one's own takes its place."""
+    for name, unset in (("accumulate", 1), ("ema", None), ("loss_scale", None)):
+        if getattr(options, name) != unset:
+            raise UserError(
+                f"`{name}={getattr(options, name)}` has no use where `make_update` makes the update: build it in there."
+            )
 
 
 def _check_labels(

@@ -11,7 +11,7 @@ import optax
 from cnnjax.data import rng
 from cnnjax.train.averages import ema as moving_average
 from cnnjax.train.loss_scale import loss_scale_of
-from cnnjax.train.losses import Loss, Metric, Scalars, cross_entropy, default_metrics, with_scalars
+from cnnjax.train.losses import Loss, Metric, Scalars, batch_values, cross_entropy
 from cnnjax.train.state import GraphDefs, TrainState, Tree, apply_training
 
 Update = Callable[[TrainState, Tree, Tree], tuple[TrainState, Scalars]]
@@ -48,9 +48,7 @@ def make_update(
 
         def objective(params: Tree) -> tuple[jax.Array, tuple[Tree, Scalars]]:
             outputs, after = apply_training(net, params, rest, x, key)
-            value, scalars = with_scalars(loss(outputs, y))
-            chosen = default_metrics(outputs, y) if metrics is None else metrics
-            values = {"loss": value, **scalars, **{name: metric(outputs, y) for name, metric in chosen.items()}}
+            value, values = batch_values(loss, metrics, outputs, y)
             return value * jnp.asarray(scale, value.dtype), (after, values)
 
         grads, (after, values) = jax.grad(objective, has_aux=True)(state.params)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -66,7 +67,7 @@ def test_what_each_form_trains(form: str, trained: int, fixed: int) -> None:
     model = small(form=form)
     rule = optimizers.optimizer("adadelta", 1.0)
     net, first = state.initial(model, rule)
-    after, _ = jax.jit(step.make_update(net, rule))(first, jnp.asarray(IDS), jnp.array([0, 1], jnp.int32))
+    after, _ = jax.jit(train.make_update(net, rule))(first, jnp.asarray(IDS), jnp.array([0, 1], jnp.int32))
     changes = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, first.params)
     assert len(changes.get("vectors", {})) == trained and len(after.rest.get("vectors", {})) == fixed
     for change in changes.get("vectors", {}).values():
@@ -120,18 +121,10 @@ def sentences(count: int, seed: int) -> train.Examples:
 
 
 def test_a_run_learns_within_the_norm(tmp_path: Path) -> None:
-    options = train.Options(epochs=25, batch_size=16, learning_rate=1.0, optimizer="adadelta", log_every=50)
-    result = train.fit(
-        models.build({"model": {**SMALL, "width": 16, "maps": 16}}),
-        sentences(96, 1),
-        sentences(45, 2),
-        None,
-        options,
-        tmp_path,
-        {"seed": 0},
-        prepare=lambda ids: ids,
-        constraint=train.max_norm("dense/kernel", 0.5),
-    )
+    rule = optax.chain(optimizers.optimizer("adadelta", 1.0), train.max_norm("dense/kernel", 0.5))
+    model = models.build({"model": {**SMALL, "width": 16, "maps": 16}})
+    data = {"train": sentences(96, 1), "test": sentences(45, 2)}
+    result = train.fit(model, data, tmp_path, optimizer=rule, epochs=25, batch_size=16, log_every=50)
     assert result.records[-1]["test_accuracy"] > 0.9
     norms = np.linalg.norm(result.state.params["dense"]["kernel"], axis=0)
     np.testing.assert_allclose(norms, 0.5, rtol=1e-5)

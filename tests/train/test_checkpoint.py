@@ -79,14 +79,14 @@ def test_without_the_list_of_files_the_arrays_are_still_checked(damage, run: Pat
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, Path.unlink])
 def test_a_run_goes_on_from_the_one_before_and_ends_the_same(
-    damage, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     damage(max((folder / "checkpoints/24").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()))
     result = tiny.fit(folder, OPTIONS)
     assert result.updates == 4
-    assert "checkpoints/24 is damaged" in capsys.readouterr().err
+    assert "checkpoints/24 is damaged" in caplog.text
     assert [path.name for path in (folder / "damaged").iterdir()] == ["24.0"]
     assert same_bits(run, folder)
 

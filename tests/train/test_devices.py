@@ -42,8 +42,8 @@ def values(folder: Path, name: str) -> np.ndarray:
 
 def test_eight_devices_are_one(tmp_path: Path) -> None:
     one, eight, resumed = (tmp_path / name for name in ("one", "eight", "resumed"))
-    assert processes.program(RUNS, f"{one}=4", f"{resumed}=2").endswith("\n1\n")
-    assert processes.program(RUNS, f"{eight}=4", f"{resumed}=4", devices=8).endswith("\n8\n")
+    assert processes.program(RUNS, f"{one}=4", f"{resumed}=2") == "1\n"
+    assert processes.program(RUNS, f"{eight}=4", f"{resumed}=4", devices=8) == "8\n"
     for other in (eight, resumed):
         for name in ("train_loss", "test_loss"):
             expected = values(one, name)
@@ -53,5 +53,5 @@ def test_eight_devices_are_one(tmp_path: Path) -> None:
 
 def test_a_batch_that_eight_devices_cannot_share(tmp_path: Path) -> None:
     printed = processes.program(REFUSED, tmp_path, devices=8)
-    assert "--batch_size=12 cannot be shared out over 8 devices: give a multiple of 8." in printed
+    assert "`batch_size=12` cannot be shared out over 8 devices: give a multiple of 8." in printed
     assert not list(tmp_path.iterdir()), "nothing may be written"

@@ -47,7 +47,7 @@ def test_one_update_is_sgd_by_hand() -> None:
     rule = optimizers.optimizer("sgd", 0.1)
     net, first = state.initial(Dense(), rule)
     x, labels = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), np.array([0, 1], np.int32)
-    after, values = jax.jit(step.make_update(net, rule))(first, x, labels)
+    after, values = jax.jit(train.make_update(net, rule))(first, x, labels)
     w = np.array([[1.0, -1.0], [0.5, 2.0]])
     logits = x.astype(np.float64) @ w
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -150,6 +150,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     exploding = optax.sgd(lambda step: jnp.where(step < 6, 0.01, jnp.inf))
     own = {"optimizer": exploding, "epochs": 4, "batch_size": 16, "checkpoint_every": 5, "log_every": 1}
     model, data = tiny.Tiny(rngs=nnx.Rngs(0)), {"train": tiny.examples(96, 1)}
+    train.fit(model, data, tmp_path, prepare=tiny.scaled, **{**own, "epochs": 1})
     with pytest.raises(UserError, match=r"the loss of update 8 became nan; the last good checkpoint is .*/6\."):
         train.fit(model, data, tmp_path, prepare=tiny.scaled, **own)
     assert checkpoint.steps(tmp_path) == [5, 6]
@@ -176,12 +177,17 @@ def test_another_net_s_checkpoint_is_refused(tmp_path: Path) -> None:
             super().__init__(rngs=nnx.Rngs(0))
             self.conv1 = nnx.Linear(16, 5, rngs=nnx.Rngs(0))
 
+    with pytest.raises(UserError, match=r"functions\.model: was tests\.train\.tiny\.Tiny \w+, is now \S+\.Other "):
+        tiny.fit(tmp_path, OPTIONS, model=Other())
+    with pytest.raises(UserError, match="optimizer: was adamw, is now momentum"):
+        tiny.fit(tmp_path, replace(OPTIONS, optimizer="momentum"))
     with pytest.raises(
         UserError, match=r"another net or optimiser: params/conv1/bias is float32\[4\] there and float32\[5\]"
     ):
-        tiny.fit(tmp_path, OPTIONS, model=Other())
-    with pytest.raises(UserError, match="opt_state"):
-        tiny.fit(tmp_path, replace(OPTIONS, optimizer="momentum"))
+        state.from_arrays(arrays(tmp_path), state.initial(Other(), optimizers.optimizer("adamw", 0.1))[1])
+    with pytest.raises(UserError, match="another net or optimiser: opt_state"):
+        like = state.initial(tiny.Tiny(rngs=nnx.Rngs(0)), optimizers.optimizer("momentum", 0.1))[1]
+        state.from_arrays(arrays(tmp_path), like)
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
@@ -228,9 +234,8 @@ def test_metrics_survive_a_line_cut_short(tmp_path: Path) -> None:
 
 def test_score_by_hand() -> None:
     logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
-    values = metrics.score(logits.astype(np.float32), np.array([0, 1]), step.cross_entropy)
-    assert values["loss"] == pytest.approx((np.log(2) + np.log(10)) / 2)
-    assert values["accuracy"] == 0.5
+    scores = tiny.scores_of_outputs(logits.astype(np.float32), np.array([0, 1]), train.cross_entropy, None)
+    assert scores == {"loss": pytest.approx((np.log(2) + np.log(10)) / 2), "accuracy": 0.5}
 
 
 def test_what_is_computed_before_each_epoch_reaches_the_optimiser_and_survives_a_kill(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import layers
+from cnnjax import layers, train
 from cnnjax.data import rng
 from cnnjax.train import checkpoint, devices, optimizers, state, step
 from tests.train import tiny
@@ -34,7 +34,7 @@ def drawn(number: int, seed: int) -> np.ndarray:
     """The factors (2, 64), 0 or 2, by which the dropouts of `Masked` take their input in update `number`."""
     rule = optimizers.optimizer("sgd", 1.0)
     net, first = state.initial(Masked(), rule)
-    update = jax.jit(step.make_update(net, rule, lambda logits, labels: -logits.sum(), seed))
+    update = jax.jit(train.make_update(net, rule, lambda logits, labels: -logits.sum(), seed))
     x = np.ones((1, 64), np.float32)
     return np.asarray(update(first._replace(step=jnp.int32(number)), x, np.zeros(1, np.float32))[0].params["w"])
 
@@ -91,7 +91,7 @@ def test_a_checkpoint_holds_no_keys(tmp_path: Path) -> None:
 def test_evaluation_drops_nothing() -> None:
     model, plain = Dropping(), tiny.Tiny(rngs=nnx.Rngs(0))
     net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
-    images = tiny.examples(37, 2).images
+    images = tiny.examples(37, 2).x
     predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
     plain.eval()
     expected = np.asarray(plain(jnp.asarray(images, jnp.float32) / 255))
@@ -119,15 +119,15 @@ def test_random_pools_train_and_are_evaluated_alike_each_time(kind: str, tmp_pat
     losses = [r["train_loss"] for r in result.records if "train_loss" in r]
     assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
     net, *_ = state.split(Pooling(kind))
-    images = tiny.examples(37, 2).images
+    images = tiny.examples(37, 2).x
     predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255)
-    np.testing.assert_array_equal(predict(result.state, images), result.logits)
+    np.testing.assert_array_equal(predict(result.state, images), result.outputs)
     rule = optimizers.optimizer("sgd", 0.0)  # the parameters stay: only the draws differ from update to update
     net, first = state.initial(Pooling(kind), rule)
-    update = jax.jit(step.make_update(net, rule))
+    update = jax.jit(train.make_update(net, rule))
     x = images.astype(np.float32) / 255
-    second, one = update(first, x, tiny.examples(37, 2).labels)
-    _, other = update(second, x, tiny.examples(37, 2).labels)
+    second, one = update(first, x, tiny.examples(37, 2).y)
+    _, other = update(second, x, tiny.examples(37, 2).y)
     assert float(one["loss"]) != float(other["loss"])
 
 
@@ -136,7 +136,7 @@ def test_a_net_without_random_layers_draws_nothing() -> None:
         rule = optimizers.optimizer("sgd", 0.1)
         net, first = state.initial(model, rule)
         arguments = (first, jnp.ones((2, 4, 4, 1)), jnp.zeros(2, jnp.int32))
-        return str(jax.make_jaxpr(step.make_update(net, rule))(*arguments))
+        return str(jax.make_jaxpr(train.make_update(net, rule))(*arguments))
 
     assert "random_" in program(Dropping())
     assert "random_" not in program(tiny.Tiny(rngs=nnx.Rngs(0)))

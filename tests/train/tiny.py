@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from cnnjax import train
-from cnnjax.train import checkpoint, loop
+from cnnjax.train import checkpoint, devices, evaluate, loop, optimizers, state
 
 
 class Tiny(nnx.Module):
@@ -48,6 +49,23 @@ def fit(folder: Path, options: train.Options, model: nnx.Module | None = None, *
     arguments: dict[str, Any] = {"prepare": scaled, **settings, **changes}
     model = model or Tiny(rngs=nnx.Rngs(options.seed))
     return train.fit(model, arguments.pop("data", data), folder, **arguments)
+
+
+class Same(nnx.Module):
+    """Gives what it gets."""
+
+    def __init__(self) -> None:
+        self.w = nnx.Param(jnp.zeros(1))
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+def scores_of_outputs(outputs: Any, y: Any, loss: Any, metrics: Any) -> dict[str, float]:
+    """The scores that the engine gives for these outputs and labels."""
+    net, first = state.initial(Same(), optimizers.optimizer("sgd", 0.1))
+    evaluator = evaluate.Evaluator(net, devices.data_mesh(), None, None, loss, metrics, probabilities=True)
+    return evaluator.scores(first, train.Examples(outputs, y))
 
 
 def scaled(pixels: jax.Array) -> jax.Array:
