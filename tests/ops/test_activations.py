@@ -1,5 +1,7 @@
 """The activation functions against PyTorch and against their formulas."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,17 +36,21 @@ PAIRS = [
 ]
 
 
-@in_one_case(("name", "keywords", "their_name", "theirs"), PAIRS)
-def test_elementwise_against_pytorch(name, keywords, their_name, theirs):
+@functools.cache
+def values_and_slopes():
+    """Those of every pair at `POINTS`, from one program."""
+    functions = [functools.partial(getattr(ops, name), **keywords) for name, keywords, *_ in PAIRS]
+    with jax.enable_x64(True):
+        return jax.jit(lambda x: [(f(x), jax.grad(lambda x, f=f: f(x).sum())(x)) for f in functions])(jnp.array(POINTS))
+
+
+@in_one_case("number", range(len(PAIRS)))
+def test_elementwise_against_pytorch(number):
     torch = pytest.importorskip("torch")
+    _, _, their_name, theirs = PAIRS[number]
     if "weight" in theirs:
         theirs = {"weight": torch.tensor([theirs["weight"]], dtype=torch.float64)}
-    with jax.enable_x64(True):
-
-        def f(x):
-            return getattr(ops, name)(x, **keywords)
-
-        y, dx = f(jnp.array(POINTS)), jax.grad(lambda x: f(x).sum())(jnp.array(POINTS))
+    y, dx = values_and_slopes()[number]
     t = torch.tensor(POINTS, requires_grad=True)
     expected = getattr(torch.nn.functional, their_name)(t, **theirs)
     expected.sum().backward()
@@ -121,7 +127,7 @@ def test_dtypes_and_names(name, dtype):
         x = jnp.linspace(-2, 2, 8).astype(dtype).reshape(2, 4)
         if name == "prelu":
             arguments = (x[0],)
-        y = getattr(ops, name)(x, *arguments)
+        y = jax.eval_shape(lambda x: getattr(ops, name)(x, *arguments), x)
     assert y.dtype == dtype and getattr(activations, name) is getattr(ops, name)
 
 
