@@ -25,7 +25,7 @@ import jaxlib
 from cnnjax.ops.geometry import Windows, slide
 
 # The releases of jaxlib with which the tests have passed: the calls' format belongs to the release.
-TESTED_JAXLIBS = ("0.10.2", "0.12.0")
+TESTED_JAXLIBS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0")
 # JAX times the lowering of a program, and compiles it next.
 LOWERED_EVENT = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 # The shortest compilation, in seconds, whose result JAX keeps.

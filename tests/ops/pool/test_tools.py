@@ -31,7 +31,7 @@ def test_pools_run_without_jit(name):
         assert_close(both(op)(x), expected)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", quick_and_slow((*BESIDE_EXAMPLES, "max padded")))
 def test_debug_nans_finds_nan_and_nothing_else(name):
     op, x = POOLS[name], sample()
     with jax.debug_nans(True):
@@ -57,10 +57,15 @@ def test_checkify_sees_nan_in_values_and_cotangents(name):
     assert "nan" in checked(x.at[0, 2, 2].set(jnp.nan))[0].get()
 
 
+#: float32 takes the way of float64, float16 that of bfloat16.
+DTYPES = [("bfloat16", "float64"), pytest.param(("float32", "float16"), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("name", ALL)
-def test_promotion_is_strict_in_every_dtype(name):
+def test_promotion_is_strict_in_every_dtype(name, dtypes):
     op = POOLS[name]
-    for dtype in ("float32", "bfloat16", "float16", "float64"):
+    for dtype in dtypes:
         with (
             jax.enable_x64(dtype == "float64"),
             jax.numpy_dtype_promotion("strict"),
