@@ -25,16 +25,15 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax.app import classify, process
+from cnnjax.app import experiment, process, settings
 from cnnjax.app import flags as shared
 from cnnjax.models.alexnet import FORMS, SMALLEST
 
 FLAGS = flags.FLAGS
-shared.define_training_flags(dataset="cifar10")
+shared.define_training_flags(dataset="cifar10", image_size=64, smallest=SMALLEST)
 flags.DEFINE_enum(
     "form", "towers", list(FORMS), "the paper's two towers; the same without groups; torchvision's one tower"
 )
-flags.DEFINE_integer("image_size", 64, "the side of what the net sees; published: 224", lower_bound=SMALLEST)
 flags.DEFINE_integer("width", 24, "the maps of the first layer; published: 96, of one tower 64", lower_bound=1)
 flags.DEFINE_integer("dense", 512, "the width of the hidden dense layers; published: 4096", lower_bound=1)
 flags.DEFINE_bool("ten_crop", None, "test by the mean over ten crops, not by the middle; by default with --augment")
@@ -52,12 +51,12 @@ RECIPE: dict[str, Any] = {
 
 def main(arguments: list[str]) -> None:
     """Trains, resumes and reports."""
-    shared.no_arguments(arguments)
+    settings.no_arguments(arguments)
     size = FLAGS.image_size
     model = {"name": "alexnet", "form": FLAGS.form, "width": FLAGS.width, "dense": FLAGS.dense, "size": size}
     # the paper's weights are made for pixels of 0..255 less their mean
     pixels = None if FLAGS.form == "one-tower" else "centred"
-    experiment = classify.Experiment(
+    described = experiment.Experiment(
         name="alexnet",
         model=model,
         recipe=RECIPE,
@@ -66,7 +65,7 @@ def main(arguments: list[str]) -> None:
         ten_crop=FLAGS.ten_crop,
         pixels=pixels,
     )
-    classify.run(experiment)
+    experiment.run(described)
 
 
 if __name__ == "__main__":

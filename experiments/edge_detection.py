@@ -37,7 +37,7 @@ from flax import nnx
 
 from cnnjax import layers, ops, report, train
 from cnnjax.app import flags as shared
-from cnnjax.app import process
+from cnnjax.app import process, settings
 from cnnjax.errors import UserError
 from cnnjax.train.state import initial
 
@@ -65,7 +65,7 @@ flags.DEFINE_string("output", "runs/edge_detection", "the folder of the figures"
 
 def main(arguments: list[str]) -> None:
     """Detects edges, learns the kernels back, prints and draws."""
-    shared.no_arguments(arguments)
+    settings.no_arguments(arguments)
     photograph, name = read_photograph(FLAGS.image)
     folder = Path(FLAGS.output)
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from absl import flags
 from flax import nnx
 
 from cnnjax import train
-from cnnjax.app import classify, process
+from cnnjax.app import experiment, process, settings
 from cnnjax.app import flags as shared
 from cnnjax.errors import UserError
 from cnnjax.models.lenet import INITS, VARIANTS, LeNet5Of1998, curvature, map_loss
@@ -72,7 +72,7 @@ FEW_EXAMPLES = {"epochs": 100, "augment": True}  # the digits: 1,437 to learn fr
 
 def main(arguments: list[str]) -> None:
     """Trains, resumes and reports."""
-    shared.no_arguments(arguments)
+    settings.no_arguments(arguments)
     recipe = RECIPES[FLAGS.variant]
     if FLAGS.dataset == "digits" and FLAGS.variant == "modern":
         recipe = recipe | FEW_EXAMPLES
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"--{name} is for --variant=1998; leave it out with --variant={FLAGS.variant}.")
     model = {"name": "lenet5", "variant": FLAGS.variant}
     pixels = None if FLAGS.variant == "modern" else (0, 1)
-    classify.run(classify.Experiment(name="lenet5", model=model, recipe=recipe, size=32, pixels=pixels))
+    experiment.run(experiment.Experiment(name="lenet5", model=model, recipe=recipe, size=32, pixels=pixels))
 
 
 def published(recipe: dict[str, Any]) -> None:
@@ -98,18 +98,19 @@ def published(recipe: dict[str, Any]) -> None:
         assert isinstance(net, LeNet5Of1998)
         return train.BeforeEpoch(500, lambda params, x, labels: {"curvature": curvature(net, params, x, labels, j)})
 
-    experiment = classify.Experiment(
+    of_1998 = experiment.Experiment(
         name="lenet5",
         model={"name": "lenet5-1998", "init": FLAGS.init},
         recipe=recipe,
         size=32,
+        channels=1,
         pixels=(-0.1, 1.175),
         first_layer="c1",
         loss=partial(map_loss, j=j),
         before_epoch=before_epoch,
         settings={"j": j},
     )
-    classify.run(experiment)
+    experiment.run(of_1998)
 
 
 if __name__ == "__main__":

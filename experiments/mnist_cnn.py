@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax.app import classify, process
+from cnnjax.app import experiment, process, settings
 from cnnjax.app import flags as shared
 from cnnjax.models.mnist_cnn import DOWNSAMPLES
 
@@ -47,9 +47,9 @@ RECIPE: dict[str, Any] = {
 
 def main(arguments: list[str]) -> None:
     """Trains, resumes and reports."""
-    shared.no_arguments(arguments)
+    settings.no_arguments(arguments)
     model = {"name": "mnist_cnn", "downsample": FLAGS.downsample, "last_pool": FLAGS.last_pool}
-    classify.run(classify.Experiment(name="mnist_cnn", model=model, recipe=RECIPE, size=28))
+    experiment.run(experiment.Experiment(name="mnist_cnn", model=model, recipe=RECIPE, size=28))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
   python experiments/predict.py --workdir=runs/... digit.png photo.jpg
   python experiments/predict.py --workdir=runs/... --index=0,17
 
-Images must have the size of the training images as they are stored, or the size that the net takes (32x32); for a run
-of alexnet.py or vgg.py they may have any size. Colours are turned to gray where the net was trained on gray images.
+Images may have any size: they are resized to that of the training images. Colours are turned to gray where the net was
+trained on gray images.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from cnnjax import data, models, report, train
-from cnnjax.app import classify, process
+from cnnjax import data, report
+from cnnjax.app import process
+from cnnjax.app.restored import Restored, dataset_of, restore, test_example
 from cnnjax.errors import UserError
 from cnnjax.train.metrics import softmax
 
@@ -32,28 +34,41 @@ flags.DEFINE_string("output", None, "the figure; by default prediction.png in th
 
 def main(arguments: list[str]) -> None:
     """Restores the net, classifies, prints and draws."""
-    state, config = train.restore(FLAGS.workdir, FLAGS.step)
-    classify.require_images(FLAGS.workdir, config)
-    model = train.load(models.build(config), state["params"], state["rest"])
-    named = [(Path(path).name, classify.read_image(path, config)) for path in arguments] + test_examples(config)
+    path = Path(FLAGS.output or Path(FLAGS.workdir) / "prediction.png")
+    if path.parent.is_file():
+        raise UserError(f"--output={path}: {path.parent} is a file, not a folder.")
+    net = restore(FLAGS.workdir, FLAGS.step)
+    named = [(Path(file).name, read(file, net)) for file in arguments] + test_examples(net.config)
     if not named:
         raise UserError("nothing to classify: give PNG or JPEG files, or --index=N for a test example.")
     titles, images = zip(*named, strict=True)
-    canvases = np.concatenate([classify.as_input(image[None], config) for image in images])
-    inputs = classify.preparation(config)(jnp.asarray(canvases, jnp.float32))
-    probabilities = softmax(np.asarray(model(inputs), np.float64))
-    show(titles, probabilities, config["class_names"])
-    path = Path(FLAGS.output or Path(FLAGS.workdir) / "prediction.png")
-    report.predictions(images, titles, probabilities, config["class_names"], path)
-    print(f"checkpoint {int(state['step'])} of {FLAGS.workdir}; figure: {path}")
+    inputs = net.spec.prepare(jnp.asarray(np.concatenate([net.spec.as_input(one[None]) for one in images])))
+    probabilities = softmax(np.asarray(net.model(inputs), np.float64))
+    names = net.config["class_names"]
+    show(titles, probabilities, names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = report.predictions(images, titles, probabilities, names, path)
+    print(f"checkpoint {net.step} of {FLAGS.workdir}; figure: {', '.join(map(str, drawn))}")
+
+
+def read(file: str, net: Restored) -> np.ndarray:
+    """Reads an image file; says so where it looks like the negative of what the net has learned from."""
+    image = data.read_image(file, net.spec)
+    if data.looks_inverted(image, net.spec.brightness):
+        print(
+            f"warning: {file} looks inverted: bright where the training images are dark. The answer may be wrong; "
+            "invert it first.",
+            file=sys.stderr,
+        )
+    return image
 
 
 def test_examples(config: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
     """Returns the test examples that `--index` names, each titled with its true class."""
     if not FLAGS.index:
         return []
-    dataset = data.load_dataset(config["dataset"], FLAGS.data_dir or config["data_dir"], config["input"].get("frame"))
-    return [classify.test_example(dataset, number) for number in FLAGS.index]
+    dataset = dataset_of(config, FLAGS.data_dir)
+    return [test_example(dataset, number)[:2] for number in FLAGS.index]
 
 
 def show(titles: tuple[str, ...], probabilities: np.ndarray, names: list[str]) -> None:

@@ -31,16 +31,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 from absl import flags
 
 from cnnjax import data, describe, models, report, train
 from cnnjax.app import flags as shared
-from cnnjax.app import process
+from cnnjax.app import process, settings
+from cnnjax.app.console import Console
 from cnnjax.app.summary import print_header, print_scores
 from cnnjax.data.sentences import FOLDS
 from cnnjax.errors import UserError
 from cnnjax.models.textcnn import FORMS, TextCNN
-from cnnjax.train import run_dir
+from cnnjax.train import optimizers, run_dir
+from cnnjax.train.options import OF_THE_OPTIMIZER
 
 FLAGS = flags.FLAGS
 shared.define_run_flags()
@@ -66,21 +69,21 @@ Vectors = tuple[np.ndarray, np.ndarray]  # ids (M,), and their vectors (M, width
 
 def main(arguments: list[str]) -> None:
     """Trains each fold, resumes and reports."""
-    shared.no_arguments(arguments)
+    settings.no_arguments(arguments)
     form = chosen_form()
     reviews = data.movie_reviews(FLAGS.data_dir)
     vectors = read_vectors(reviews.words) if FLAGS.embeddings else None
     numbers = range(FOLDS) if FLAGS.fold == "all" else [int(FLAGS.fold)]
     folds = {number: data.fold(reviews, number, FLAGS.seed) for number in numbers}
     tenths = {number: len(fold.train_labels) // 10 for number, fold in folds.items()}
-    options = {number: shared.options({**RECIPE, "validation": tenths[number]}) for number in numbers}
+    options = {number: settings.options({**RECIPE, "validation": tenths[number]}) for number in numbers}
     folder = Path(FLAGS.workdir) if FLAGS.workdir else run_dir.dated(Path("runs"), "textcnn")
     accuracies = []
     for number in numbers:
         result = run(folder / f"fold{number}", reviews, folds[number], number, form, vectors, options[number])
-        if result.logits is None:
+        if not result.finished:
             step = int(result.state.step)
-            print(f"stopped after update {step}, saved. Go on with: {shared.command_to_go_on(folder)}")
+            print(f"stopped after update {step}, saved. Go on with: {settings.command_to_go_on(folder)}")
             return
         accuracies.append(chosen_accuracy(result.records))
         print(f"fold {number}: {accuracies[-1]:.2%} at the epoch chosen by validation\n")
@@ -119,38 +122,31 @@ def run(
     options: train.Options,
 ) -> train.Result:
     """Trains and scores one fold in its folder."""
+    training = train.Examples(fold.train_images, fold.train_labels)
+    test = train.Examples(fold.test_images, fold.test_labels)
     with run_dir.claim(folder):
-        held = data.hold_out(fold, options.validation, options.seed)
-        splits = {
-            "train": train.Examples(*held[:2]),
-            "validation": train.Examples(*held[2:]),
-            "test": train.Examples(fold.test_images, fold.test_labels),
-        }
-        splits = {name: split for name, split in splits.items() if len(split.labels)}
         config = configuration(reviews, number, form, vectors, options)
         net = models.build(config)
         assert isinstance(net, TextCNN)
         if vectors is not None:
             net.set_vectors(*vectors)
-        print_header(folder, config, splits)
+        print_header(folder, config, {"train": len(training), "test": len(test)}, options)
         describe(net, reviews.ids.shape[1:], dtype="int32")
         result = train.fit(
             net,
-            splits["train"],
-            splits["test"],
-            splits.get("validation"),
-            options,
+            {"train": training, "test": test},
             folder,
-            config,
-            prepare=lambda ids: ids,
-            constraint=train.max_norm("dense/kernel", FLAGS.max_norm),
+            optimizer=optimizer(options, len(training)),
+            config=config,
+            watch=Console(),
+            **{name: value for name, value in dataclasses.asdict(options).items() if name not in OF_THE_OPTIMIZER},
         )
-        if result.logits is not None:
-            report.curves(result.records, folder / "curves.png")
-            predicted = result.logits.argmax(-1)
+        if result.finished:
+            report.curves(result.records, folder / "curves.png", augmented=False)
+            predicted = result.outputs.argmax(-1)
             report.confusion(fold.test_labels, predicted, fold.class_names, folder / "confusion.png")
             train.add_pictures(folder, int(result.state.step), ["curves", "confusion"])
-            print_scores(result)
+            print_scores(result, len(test))
         return result
 
 
@@ -167,15 +163,26 @@ def configuration(
         "experiment": "textcnn",
         "dataset": "MR",
         "data_dir": FLAGS.data_dir,
-        "data_crc32": crc32(reviews.ids, reviews.labels),
         "class_names": list(reviews.class_names),
         "fold": number,
         "model": {**model, "width": width, "form": form, "maps": FLAGS.maps},
         "embeddings_crc32": None if vectors is None else crc32(*vectors),
         "max_norm": FLAGS.max_norm,
-        **dataclasses.asdict(options),
-        "environment": run_dir.environment(),
+        "dtype": FLAGS.dtype,
+        "seed": options.seed,
+        "of_the_optimizer": {name: getattr(options, name) for name in OF_THE_OPTIMIZER},
     }
+
+
+def optimizer(options: train.Options, examples: int) -> optax.GradientTransformation:
+    """Returns the optimiser of the flags, with the bound of the weights' norms behind it."""
+    updates = options.epochs * data.steps_per_epoch(examples - options.validation, options.batch_size)
+    rate = optimizers.schedule(options.schedule, options.learning_rate, updates, warmup=options.warmup)
+    chosen = optimizers.optimizer(
+        options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay, grad_clip=options.grad_clip,
+        nesterov=options.nesterov,
+    )  # fmt: skip
+    return optax.chain(chosen, train.max_norm("dense/kernel", FLAGS.max_norm))
 
 
 def crc32(*arrays: np.ndarray) -> int:

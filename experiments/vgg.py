@@ -25,15 +25,14 @@ from typing import Any
 
 from absl import flags
 
-from cnnjax.app import classify, process
+from cnnjax.app import experiment, process, settings
 from cnnjax.app import flags as shared
 from cnnjax.models.vgg import SMALLEST, STAGES
 
 FLAGS = flags.FLAGS
-shared.define_training_flags(dataset="cifar10")
+shared.define_training_flags(dataset="cifar10", image_size=32, smallest=SMALLEST)
 flags.DEFINE_enum("depth", "11", [str(depth) for depth in STAGES], "layers with weights: configurations A, B, D and E")
 flags.DEFINE_bool("batch_norm", False, "batch norm behind each convolution")
-flags.DEFINE_integer("image_size", 32, "the side of what the net sees; published: 224", lower_bound=SMALLEST)
 flags.DEFINE_integer("width", 16, "the maps of the first stage; published: 64", lower_bound=1)
 flags.DEFINE_integer("dense", 512, "the width of the hidden dense layers; published: 4096", lower_bound=1)
 flags.DEFINE_bool("ten_crop", None, "test by the mean over ten crops, not by the middle; by default with --augment")
@@ -51,7 +50,7 @@ RECIPE: dict[str, Any] = {
 
 def main(arguments: list[str]) -> None:
     """Trains, resumes and reports."""
-    shared.no_arguments(arguments)
+    settings.no_arguments(arguments)
     model = {
         "name": "vgg",
         "depth": int(FLAGS.depth),
@@ -60,7 +59,7 @@ def main(arguments: list[str]) -> None:
         "dense": FLAGS.dense,
         "size": FLAGS.image_size,
     }
-    experiment = classify.Experiment(
+    described = experiment.Experiment(
         name="vgg",
         model=model,
         recipe=RECIPE,
@@ -69,7 +68,7 @@ def main(arguments: list[str]) -> None:
         ten_crop=FLAGS.ten_crop,
         first_layer="convs/0",
     )
-    classify.run(experiment)
+    experiment.run(described)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +26,14 @@ from absl import flags
 from flax import nnx
 
 from cnnjax import data, layers, models, report, train
-from cnnjax.app import classify, process
+from cnnjax.app import process
+from cnnjax.app.augmentation import distortion
+from cnnjax.app.console import progress
+from cnnjax.app.restored import Restored, dataset_of, restore, test_example
 from cnnjax.errors import UserError
 from cnnjax.inspect import Activation, activations, receptive_regions
 from cnnjax.train.devices import data_mesh, replicate
-from cnnjax.train.loop import progress, updates_in_call
+from cnnjax.train.loop import updates_in_call
 from cnnjax.train.metrics import softmax
 from cnnjax.train.state import initial
 
@@ -58,22 +60,24 @@ def main(arguments: list[str]) -> None:
     rates = learning_rates(FLAGS.learning_rates)
     if len(arguments) > 1:
         raise UserError(f"give one image file, not {len(arguments)}: {' '.join(arguments)}.")
-    state, config = train.restore(FLAGS.workdir, FLAGS.step)
-    classify.require_images(FLAGS.workdir, config)
-    model = train.load(models.build(config), state["params"], state["rest"])
-    image = classify.read_image(arguments[0], config) if arguments else None  # before the data set, which takes long
-    dataset = data.load_dataset(config["dataset"], FLAGS.data_dir or config["data_dir"], config["input"].get("frame"))
-    title, image = classify.test_example(dataset, FLAGS.index) if image is None else (Path(arguments[0]).name, image)
+    net = restore(FLAGS.workdir, FLAGS.step)
+    image = data.read_image(arguments[0], net.spec) if arguments else None  # before the data set, which takes long
+    dataset, true = dataset_of(net.config, FLAGS.data_dir), None
+    if image is None:
+        title, image, true = test_example(dataset, FLAGS.index)
+    else:
+        title = Path(arguments[0]).name
     folder = Path(FLAGS.output or FLAGS.workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    step = int(state["step"])
 
-    drawn = draw_inside(folder, model, config, image, title)
-    drawn += draw_errors(folder, model, config, dataset)
+    drawn = draw_inside(folder, net, image, title, true)
+    drawn += draw_errors(folder, net, dataset)
     if rates:
-        drawn += draw_learning_rates(folder, config, dataset, rates)
-    train.add_pictures(folder, step, drawn)
-    print(f"checkpoint {step} of {FLAGS.workdir}, {title}; in {folder}: {', '.join(f'{name}.png' for name in drawn)}")
+        drawn += draw_learning_rates(folder, net, dataset, rates)
+    train.add_pictures(folder, net.step, drawn)
+    print(
+        f"checkpoint {net.step} of {FLAGS.workdir}, {title}; in {folder}: {', '.join(f'{name}.png' for name in drawn)}"
+    )
 
 
 def learning_rates(words: list[str]) -> list[float]:
@@ -90,42 +94,51 @@ def learning_rates(words: list[str]) -> list[float]:
     return list(rates)
 
 
-def draw_inside(folder: Path, model: nnx.Module, config: Mapping[str, Any], image: np.ndarray, title: str) -> list[str]:
+def draw_inside(
+    folder: Path,
+    net: Restored,
+    image: np.ndarray,
+    title: str,
+    true: int | None = None,
+) -> list[str]:
     """Draws the kernels, and the feature maps and receptive fields of one image.
 
     Returns the pictures' names.
     """
-    canvas = classify.as_input(image[None], config)
-    x = classify.preparation(config)(jnp.asarray(canvas, jnp.float32))
+    model, config = net.model, net.config
+    canvas = net.spec.as_input(image[None])
+    x = net.spec.prepare(jnp.asarray(canvas, jnp.float32))
     logits = np.asarray(model(x), np.float32)
     seen = activations(model, x)
     kernels = kernels_of(seen)
-    drawn = []
+    drawn: list[Path] = []
     if kernels:
-        report.kernels(next(iter(kernels.values())), folder / "kernels.png", f"kernels of {next(iter(kernels))}")
-        drawn.append("kernels")
+        first = next(iter(kernels))
+        drawn += report.kernels(kernels[first], folder / "kernels.png", f"kernels of {first}")
     if len(kernels) > 1:
         stacks = [(name, kernel.mean(2)) for name, kernel in kernels.items()]
-        report.maps(stacks, folder / "kernels_of_all_layers.png", "kernels, each the mean over its inputs")
-        drawn.append("kernels_of_all_layers")
+        path = folder / "kernels_of_all_layers.png"
+        drawn += report.maps(stacks, path, "kernels, each the mean over its inputs")
 
     guess, share = int(logits.argmax()), float(softmax(logits).max())
     stacks = [(name, squeezed(np.asarray(output[0], np.float32))) for name, _, output in seen]
     if not (stacks and np.array_equal(stacks[-1][1], logits[0])):
         stacks.append(("logits", logits[0]))
-    report.maps(
+    drawn += report.maps(
         stacks,
         folder / "feature_maps.png",
-        f"{title}, taken for {config['class_names'][guess]} ({share:.1%}): the layers' own outputs, without the "
+        f"{title}: predicted {config['class_names'][guess]}, {100 * share:.0f} %\nthe layers' own outputs, without the "
         "activation functions that follow",
         image=canvas[0],
         names=config["class_names"],
+        predicted=guess,
+        true=true,
     )
     fields = [(region.name, region.pixels) for region in receptive_regions(model, x.shape[1:])]
     if fields:
         what = f"{title}: the pixels that the centre unit of each layer sees"
-        report.receptive_fields(canvas[0], fields, folder / "receptive_fields.png", what)
-    return [*drawn, "feature_maps", *(["receptive_fields"] if fields else [])]
+        drawn += report.receptive_fields(canvas[0], fields, folder / "receptive_fields.png", what)
+    return [path.stem for path in drawn]
 
 
 def kernels_of(seen: list[Activation]) -> dict[str, np.ndarray]:
@@ -143,41 +156,40 @@ def squeezed(output: np.ndarray) -> np.ndarray:
     return output.reshape(-1) if output.size == output.shape[-1] else output
 
 
-def draw_errors(folder: Path, model: nnx.Module, config: Mapping[str, Any], dataset: data.Dataset) -> list[str]:
+def draw_errors(folder: Path, net: Restored, dataset: data.Dataset) -> list[str]:
     """Draws the confusion matrix and the surest mistakes on the test set.
 
     Returns the pictures' names.
     """
-    images = classify.as_input(dataset.test_images, config)
-    net, params, rest = train.split(model)
+    images = net.spec.as_input(dataset.test_images)
+    graph, params, rest = train.split(net.model)
     state = train.TrainState(params, rest, (), jnp.zeros((), jnp.int32))
-    logits = train.make_predict(net, data_mesh(), classify.preparation(config))(state, images)
-    names, labels = config["class_names"], dataset.test_labels
+    logits = train.make_predict(graph, data_mesh(), net.spec.prepare)(state, images)
+    names, labels = net.config["class_names"], dataset.test_labels
     report.confusion(labels, logits.argmax(-1), names, folder / "confusion.png")
     report.mistakes(images, labels, softmax(logits), names, folder / "mistakes.png")
     return ["confusion", "mistakes"]
 
 
-def draw_learning_rates(
-    folder: Path, config: Mapping[str, Any], dataset: data.Dataset, rates: list[float]
-) -> list[str]:
+def draw_learning_rates(folder: Path, net: Restored, dataset: data.Dataset, rates: list[float]) -> list[str]:
     """Draws the loss of the first updates under each learning rate.
 
     Returns the picture's name.
     """
+    config = net.config
     options = train.Options(**{field.name: config[field.name] for field in dataclasses.fields(train.Options)})
     size = FLAGS.batch_size or options.batch_size
-    side = config["input"].get("frame", config["input"]["size"])
-    training = classify.examples(dataset, options, side)["train"]
+    images, labels, *_ = data.hold_out(dataset, options.validation, options.seed)
+    training = train.Examples(net.spec.on_host(images), labels)
     updates = FLAGS.updates or max(200, 200 * 64 // size)  # of small batches it takes more of them to see anything
-    curves = losses(config, training, options, rates, updates, size)
+    curves = losses(net, training, options, rates, updates, size)
     title = f"{config['model']['name']} on {config['dataset']}: SGD, batches of {size}"
     report.learning_rates(curves, folder / "learning_rates.png", title, classes=len(config["class_names"]))
     return ["learning_rates"]
 
 
 def losses(
-    config: Mapping[str, Any],
+    restored: Restored,
     training: train.Examples,
     options: train.Options,
     rates: list[float],
@@ -193,17 +205,17 @@ def losses(
         raise UserError(f"--batch_size={batch_size} cannot be shared out over {mesh.size} devices: give a multiple.")
     # with the rate in the state, all rates share one compilation
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)
-    net, start = initial(models.build(config), optimizer)
-    augment = classify.augmentation(config, training.images)
+    net, start = initial(models.build(restored.config), optimizer)
+    augment = distortion(restored.spec, training.x, augment=restored.config["augment"])
     step = train.make_train_step(train.make_update(net, optimizer, seed=options.seed))
-    make = train.make_batches(mesh, options.seed, classify.preparation(config), augment)
+    make = train.make_batches(mesh, options.seed, restored.spec.prepare, augment)
     images, labels = replicate(mesh, training)
 
     def batches() -> Iterator[tuple[jax.Array, jax.Array]]:
         done = 0
         while done < updates:
             count = updates_in_call(done, max(options.updates_per_call, UPDATES_PER_CALL), updates)
-            chosen = data.indices(options.seed, done, count, len(training.labels), batch_size)
+            chosen = data.indices(options.seed, done, count, len(training), batch_size)
             yield make(images, labels, chosen, np.int32(done))
             done += count
 

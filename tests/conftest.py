@@ -11,14 +11,10 @@ collect_ignore = ["ops/on_meshes.py", "ops/result_shardings.py", "ops/pool/meshe
 #: Tests that still promote, in their own lines or in those of training and its data. All others are strict.
 NOT_YET_STRICT = (
     "app/test_classify.py",
-    "data/test_augment.py",
     "experiments/test_crops.py",
     "experiments/test_visualize.py",
-    "models/test_golden_update.py",
-    "models/test_textcnn.py",
     "train/test_checkpoint.py",
     "train/test_loop.py",
-    "train/test_optimizer.py",
     "train/test_random.py",
 )
 # Most of the suite's time goes to LLVM, most of its programs run once: they are compiled without LLVM's dear passes.

@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "train": {"data", "errors"},
     "report": set(),
     "interop": {"models", "train", "errors"},
-    "app": {"inspect", "models", "data", "train", "report", "errors"},
+    "app": {"inspect", "interop", "models", "data", "train", "report", "errors"},
     "__init__": {"ops", "layers", "inspect", "models", "data", "train", "report", "interop", "errors"},
 }
 #: The only files that may import a library.
@@ -40,10 +40,22 @@ DOORS = {
     "orbax": {"train/checkpoint.py"},
     "tensorboardX": {"train/metrics.py"},
     "matplotlib": {"report"},
-    "flax": {"layers", "inspect", "models", "train/state.py", "train/loop.py", "app/classify.py", "interop.py"},
+    "flax": {
+        "layers",
+        "inspect",
+        "models",
+        "train/state.py",
+        "train/loop.py",
+        "train/task.py",
+        "train/fingerprint.py",
+        "app/experiment.py",
+        "app/start.py",
+        "app/restored.py",
+        "interop",
+    },
     "absl": {"app", "data/tfds_source.py"},
-    "torch": {"interop.py"},
-    "safetensors": {"interop.py"},
+    "torch": {"interop"},
+    "safetensors": {"interop"},
     "tensorflow": set(),
 }
 

@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import os
-import shlex
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
-from cnnjax.errors import UserError
-from cnnjax.train.optimizers import OPTIMIZERS, SCHEDULES
-from cnnjax.train.options import Options
+from cnnjax.train.optimizers import DECAYS, OPTIMIZERS, SCHEDULES
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # they belong to the script that defines them, so that its --help shows them
 
 DTYPES = ("float32", "bfloat16", "float16")
+METRICS = ("accuracy", "top5")
+TEST_TIME = ("none", "mirror", "shift")
+LARGEST_SEED = 2**31 - 1
 
 
-def define_training_flags(dataset: str = "digits") -> None:
+def define_training_flags(
+    dataset: str = "digits", *, recipes: Sequence[str] = (), image_size: int | None = None, smallest: int = 1
+) -> None:
     """Defines the flags of every script that trains on images.
 
     Those of `define_run_flags` are among them.
+
+    Args:
+      dataset: the default data set.
+      recipes: names of the script's recipes; none where it has one alone.
+      image_size: default of `--image_size`, for nets that take images of any size; None defines no such flag.
+      smallest: least `--image_size`.
     """
     flags.DEFINE_string(
-        "dataset", dataset, "digits (embedded), or the TFDS name of a set of images: mnist, cifar10, ..."
+        "dataset",
+        dataset,
+        "digits (embedded), the TFDS name of a set of images (mnist, cifar10, ...), folder:DIR (DIR/train/CLASS/*.jpg "
+        "and DIR/test or DIR/val, or DIR/CLASS/* with --test_share), or npz:FILE (x_train, y_train, x_test, y_test)",
     )
     flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default TFDS's own place")
+    define_float("test_share", "folder:, npz: without a test part: the share of the images to test on", above=0)
+    flags.DEFINE_enum("channels", None, ["1", "3"], "make the images gray (1) or colour (3); by default as stored")
+    if image_size is not None:
+        flags.DEFINE_integer("image_size", image_size, "side of the images that the net sees", lower_bound=smallest)
+    define_augmentation_flags()
+    flags.DEFINE_list("metric", None, f"scores of each evaluation, of {', '.join(METRICS)}; by default accuracy")
+    flags.DEFINE_string(
+        "init_from",
+        None,
+        "start from the parameters of a run's folder or of a weights file (safetensors, PyTorch); those that do not "
+        "fit by name and shape are drawn afresh and listed",
+    )
+    flags.DEFINE_integer(
+        "seeds", None, "make so many runs, of seeds seed, seed + 1, ..., in WORKDIR/seedN, and print their mean",
+        lower_bound=1,
+    )  # fmt: skip
+    if recipes:
+        flags.DEFINE_enum("recipe", None, list(recipes), "named settings; flags that are given go before them")
+    define_run_flags()
+
+
+def define_augmentation_flags() -> None:
+    """Defines what is done to the training images and labels at random, and to the test images."""
     flags.DEFINE_bool(
         "augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped"
     )
-    define_run_flags()
+    flags.DEFINE_integer("cutout", None, "side of a square that is blanked in each training image", lower_bound=1)
+    define_float("mixup", "blend pairs of training images and labels, by shares of a Beta(this, this)", above=0)
+    define_float("cutmix", "paste rectangles between training images, labels in proportion; Beta(this, this)", above=0)
+    define_float("label_smoothing", "share of each label that is spread over all classes", least=0, below=1)
+    flags.DEFINE_enum("tta", "none", TEST_TIME, "evaluate by the mean over mirror images, or over shifted ones too")
 
 
 def define_run_flags() -> None:
@@ -48,15 +81,11 @@ def define_run_flags() -> None:
     )
     flags.DEFINE_integer("epochs", None, "passes over the training examples", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "examples per update, over all devices", lower_bound=1)
-    define_float("learning_rate", "the (peak) learning rate", above=0)
-    flags.DEFINE_enum("optimizer", None, OPTIMIZERS, "the update rule; momentum is SGD with momentum 0.9")
-    flags.DEFINE_enum("schedule", None, SCHEDULES, "the learning rate over the updates")
-    define_float("weight_decay", "share of the weights added to the gradient (adamw: taken off them)", least=0)
-    define_float("grad_clip", "largest global norm of the gradient; by default not clipped", above=0)
+    define_optimizer_flags()
     flags.DEFINE_enum(
         "dtype", "float32", DTYPES, "of the computation; parameters, batch statistics and loss stay float32"
     )
-    flags.DEFINE_integer("seed", 0, "decides every random number of the run", lower_bound=0, upper_bound=2**31 - 1)
+    flags.DEFINE_integer("seed", 0, "decides every random number of the run", lower_bound=0, upper_bound=LARGEST_SEED)
     flags.DEFINE_integer(
         "validation", None, "training examples held out to choose the best checkpoint by", lower_bound=0
     )
@@ -70,38 +99,37 @@ def define_run_flags() -> None:
     flags.DEFINE_bool("profile", False, "trace a few updates with jax.profiler into profile/ in the workdir")
 
 
-def options(recipe: Mapping[str, Any]) -> Options:
-    """Returns the flags' values, and the recipe's for flags not given.
-
-    Raises UserError where they contradict each other.
-    """
-    names = [field.name for field in dataclasses.fields(Options) if field.name in FLAGS]
-    given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
-    return Options(**{**recipe, **given})
-
-
-def no_arguments(arguments: list[str]) -> None:
-    """Raises UserError where a script that takes only flags was given other arguments."""
-    if arguments:
-        raise UserError(f"unexpected argument {arguments[0]!r}: flags are written --name=value (see --help).")
-
-
-def command_to_go_on(workdir: Path) -> str:
-    """Returns the command line that resumes this run."""
-    command = [os.path.basename(sys.executable), *sys.argv]
-    if FLAGS.workdir is None:
-        command.append(f"--workdir={workdir}")
-    return shlex.join(command)
+def define_optimizer_flags() -> None:
+    """Defines what an update does."""
+    define_float("learning_rate", "the (peak) learning rate", above=0)
+    flags.DEFINE_enum("optimizer", None, OPTIMIZERS, "the update rule; momentum is SGD with momentum 0.9")
+    flags.DEFINE_enum("schedule", None, SCHEDULES, "the learning rate over the updates")
+    flags.DEFINE_integer("warmup", None, "updates in which the rate rises from 0, before the schedule", lower_bound=0)
+    define_float("weight_decay", "share of the weights added to the gradient (adamw: taken off them)", least=0)
+    flags.DEFINE_enum("decay", None, DECAYS, "which parameters decay: all, or kernels (no biases, no norms)")
+    flags.DEFINE_bool("nesterov", None, "momentum: Nesterov's")
+    define_float("grad_clip", "largest global norm of the gradient; by default not clipped", above=0)
+    flags.DEFINE_string("freeze", None, "regular expression: parameters whose path matches are not trained")
+    flags.DEFINE_integer("accumulate", None, "parts in which each batch is computed, to save memory", lower_bound=1)
+    flags.DEFINE_string("loss_scale", None, "float16: factor of the loss in the backward pass, or dynamic")
+    define_float("ema", "decay of a moving average of the weights, which is evaluated and saved", least=0, below=1)
 
 
 def define_float(
-    name: str, text: str, default: float | None = None, *, above: float = -math.inf, least: float = -math.inf
+    name: str,
+    text: str,
+    default: float | None = None,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
 ) -> None:
     """Defines a flag for a finite number within bounds; absl's own bounds let inf and nan pass."""
-    bound = f"above {above}" if above > -math.inf else f"at least {least}"
+    bound = f"above {above:g}" if above > -math.inf else f"at least {least:g}"
+    bound += f" and below {below:g}" if below < math.inf else ""
     flags.DEFINE_float(name, default, text)
     flags.register_validator(
         name,
-        lambda value: value is None or (math.isfinite(value) and value > above and value >= least),
+        lambda value: value is None or (math.isfinite(value) and value > above and least <= value < below),
         f"must be a finite number, {bound}",
     )

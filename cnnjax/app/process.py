@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
+from cnnjax.app import interruptions
 from cnnjax.data import cache
 from cnnjax.errors import UserError
 
@@ -23,30 +25,50 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     A UserError ends it with one sentence and exit code 1.
     """
+    interruptions.install()
 
     def run_guarded(argv: list[str]) -> int:
         if not FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # Orbax logs its steps, and each error that it raises as well
         # a saving thread's error is raised again, and reported, where the loop waits for the save
         threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
-        sys.unraisablehook = lambda failed: logging.info("%s: %s", failed.object, failed.exc_value)
         keep_compiled()
         keep_memory()
         try:
             main(argv[1:])
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {as_flags(str(error))}", file=sys.stderr)
             return 1
         except OSError as error:  # a full disk, a folder without permission
             where = f"{error.filename}: " if error.filename else ""
             print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("interrupted: what was saved before is kept.", file=sys.stderr)
+            print(interruptions.SENTENCE, file=sys.stderr)
             return 130
         return 0
 
-    app.run(run_guarded)
+    # absl's own --help exits with 1
+    app.run(run_guarded, flags_parser=parse)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; `--help` and its like print the flags and exit with 0."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except SystemExit:
+        if {"--help", "-help", "--h", "-h", "-?", "--helpfull", "--helpshort", "--helpxml"} & set(argv[1:]):
+            raise SystemExit(0) from None
+        raise
+
+
+def as_flags(sentence: str) -> str:
+    """Writes the arguments of the library, in backticks, as this script's flags: `` `seed=3` `` as `--seed=3`."""
+
+    def dashed(found: re.Match[str]) -> str:
+        return f"--{found[1]}" if re.split("=", found[1])[0] in FLAGS else found[1]
+
+    return re.sub(r"`(\w+(?:=[^`]*)?)`", dashed, sentence)
 
 
 def keep_compiled() -> None:

@@ -1,17 +1,29 @@
 """Data as arrays, batches as functions of (seed, step), and augmentation.
 
-The data sets are the digits, those of TFDS, and sentences with their word vectors.
+The data sets are the digits, those of TFDS, folders of images, npz files, and sentences with their word vectors.
 
 Importing this imports neither tfds, nor PIL, nor matplotlib.
 """
 
 from cnnjax.data import augment, rng
-from cnnjax.data.augment import affine, augment_for, colour_axes, crop_flip, pca_jitter
+from cnnjax.data.augment import affine, augment_for, colour_axes, crop_flip, pca_jitter, random_crops
 from cnnjax.data.batches import indices, permutation, steps_per_epoch
-from cnnjax.data.dataset import Dataset, hold_out
-from cnnjax.data.preprocess import centre_crop, channel_stats, pad_to_square, resize, standardize, ten_crops
+from cnnjax.data.dataset import Dataset, hold_out, may_mirror
+from cnnjax.data.images import looks_inverted, read_image
+from cnnjax.data.input_spec import InputSpec
+from cnnjax.data.mixing import cutmix, cutout, mixup
+from cnnjax.data.preprocess import (
+    centre_crop,
+    channel_stats,
+    pad_to_square,
+    resize,
+    standardize,
+    ten_crops,
+    to_channels,
+)
 from cnnjax.data.sentences import Corpus, fold, movie_reviews
 from cnnjax.data.sources import digits, load_dataset
+from cnnjax.data.views import mirror_views, shift_views
 from cnnjax.data.word_vectors import word_vectors
 
 load = load_dataset
@@ -19,6 +31,7 @@ load = load_dataset
 __all__ = [
     "Corpus",
     "Dataset",
+    "InputSpec",
     "affine",
     "augment",
     "augment_for",
@@ -26,20 +39,30 @@ __all__ = [
     "channel_stats",
     "colour_axes",
     "crop_flip",
+    "cutmix",
+    "cutout",
     "digits",
     "fold",
     "hold_out",
     "indices",
     "load",
     "load_dataset",
+    "looks_inverted",
+    "may_mirror",
+    "mirror_views",
+    "mixup",
     "movie_reviews",
     "pad_to_square",
     "pca_jitter",
     "permutation",
+    "random_crops",
+    "read_image",
     "resize",
     "rng",
+    "shift_views",
     "standardize",
     "steps_per_epoch",
     "ten_crops",
+    "to_channels",
     "word_vectors",
 ]

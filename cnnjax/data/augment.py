@@ -6,13 +6,14 @@ devices.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
-from cnnjax.data.preprocess import check_pixels
+from cnnjax.data.preprocess import Size, check_pixels, height_and_width
 
 
 def random_affine(
@@ -113,7 +114,13 @@ def affine(
 
 
 def crop_flip(
-    key: jax.Array, images: jax.Array, *, pad: int = 4, mode: str = "constant", size: int | None = None
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    pad: int = 4,
+    mode: str = "constant",
+    size: Size | None = None,
+    flip: bool = True,
 ) -> jax.Array:
     """Pads, crops at random, and mirrors each image with probability 1/2.
 
@@ -122,31 +129,35 @@ def crop_flip(
       images: `(B, H, W, C)`, any dtype.
       pad: pixels of padding on each side; the crop's corner is uniform over all that fit.
       mode: `"constant"` (zeros, as for CIFAR in the ResNet paper) or `"reflect"`, as in `jnp.pad`.
-      size: side S of the crop, for square images; by default the crop is as large as the image.
+      size: side of the crop, or its height and width; by default the crop is as large as the image.
+      flip: False for characters, which mean nothing or another thing when mirrored: then images are only cropped, at
+        the same corners.
 
     Returns:
-      `(B, H, W, C)` or `(B, S, S, C)`, dtype of `images`.
+      `(B, H, W, C)` or `(B, *size, C)`, dtype of `images`.
 
     Raises:
-      ValueError: `size` is given and the images are not square, or are smaller with their padding.
+      ValueError: the images are smaller than `size`, with their padding.
 
     References:
       He et al., Deep residual learning for image recognition, 2016, section 4.2. Crops of larger images:
       Krizhevsky et al., ImageNet classification with deep convolutional neural networks, 2012, section 4.1.
     """
-    batch, height, width, _ = images.shape
-    if size is not None and (height != width or not 1 <= size <= height + 2 * pad):
+    batch, *sides, _ = images.shape
+    height, width = sides if size is None else height_and_width(size)
+    spare = [side + 2 * pad - cropped for side, cropped in zip(sides, (height, width), strict=True)]
+    if min(height, width) < 1 or min(spare) < 0:
         raise ValueError(
-            f"size must be from 1 to the side of square images with pad={pad}, was {size} for {height} x {width}"
+            f"size must be from 1 to the height and width of the images, {sides[0]} x {sides[1]} with pad={pad}, "
+            f"was {size}"
         )
-    spare = 2 * pad if size is None else height + 2 * pad - size
-    height, width = (height, width) if size is None else (size, size)
     shift_key, flip_key = jax.random.split(key)
-    shift = jax.random.randint(shift_key, (batch, 2), 0, spare + 1, jnp.int32)
-    flip = jax.random.bernoulli(flip_key, 0.5, (batch, 1))
-    rows = shift[:, :1] + jnp.arange(height, dtype=jnp.int32)
-    columns = jnp.arange(width, dtype=jnp.int32)
-    columns = shift[:, 1:] + jnp.where(flip, columns[::-1], columns)
+    limits = jnp.broadcast_to(jnp.array(spare, jnp.int32) + 1, (batch, 2))
+    shift = jax.random.randint(shift_key, (batch, 2), 0, limits, jnp.int32)
+    mirrored = jax.random.bernoulli(flip_key, 0.5, (batch, 1)) & flip
+    rows = shift[:, :1] + jnp.arange(height, dtype=jnp.int32)[None]
+    columns = jnp.arange(width, dtype=jnp.int32)[None]
+    columns = shift[:, 1:] + jnp.where(mirrored, columns[:, ::-1], columns)
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
 
     # one gather: a vmapped dynamic_slice is slower inside scan on the CPU
@@ -213,10 +224,41 @@ def pca_jitter(key: jax.Array, images: jax.Array, axes: np.ndarray, *, deviation
         raise TypeError(f"images has dtype {images.dtype}; it must be floating point: convert it first")
     draws = deviation * jax.random.normal(key, (len(images), len(axes)), jnp.float32)
     # Written out: a matrix product would round to bfloat16 on a TPU.
-    moved = (draws[:, :, None] * jnp.asarray(axes, jnp.float32)).sum(1)
+    moved = (draws[:, :, None] * jnp.asarray(axes, jnp.float32)[None]).sum(1)
     return images + moved[:, None, None, :].astype(images.dtype)
 
 
-def augment_for(channels: int) -> Callable[..., jax.Array]:
-    """Returns `affine` for one channel (characters), `crop_flip` for more (photos)."""
-    return affine if channels == 1 else crop_flip
+def augment_for(channels: int, *, mirror: bool = True) -> Callable[..., jax.Array]:
+    """Returns the usual augmentation of a data set.
+
+    Args:
+      channels: of its images as stored: gray ones (1) are distorted by `affine`, others by `crop_flip`.
+      mirror: False where images must not be mirrored, see `may_mirror`.
+    """
+    if channels == 1:
+        return affine
+    return crop_flip if mirror else partial(crop_flip, flip=False)
+
+
+def random_crops(train_images: np.ndarray, size: Size, *, mirror: bool = True) -> Callable[..., jax.Array]:
+    """Returns AlexNet's augmentation: random crops, mirrored and with jittered colours.
+
+    Args:
+      train_images: all training images, `(N, H, W, C)` uint8, larger than `size`; for the axes of their colours.
+      size: of the crops.
+      mirror: as for `augment_for`.
+
+    Returns:
+      A function of a key and `(B, H, W, C)` floating point in 0..255 that returns `(B, *size, C)`.
+
+    References:
+      Krizhevsky, Sutskever, Hinton, ImageNet classification with deep convolutional neural networks, 2012, section 4.1.
+    """
+    axes = colour_axes(train_images)
+
+    def crop_and_jitter(key: jax.Array, images: jax.Array) -> jax.Array:
+        crop_key, colour_key = jax.random.split(key)
+        cropped = crop_flip(crop_key, images, pad=0, size=size, flip=mirror)
+        return pca_jitter(colour_key, cropped, axes)
+
+    return crop_and_jitter

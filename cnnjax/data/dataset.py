@@ -1,5 +1,8 @@
 """A data set in memory, and a validation set held out of it."""
 
+import hashlib
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -56,3 +59,40 @@ def hold_out(dataset: Dataset, validation: int, seed: int) -> tuple[np.ndarray, 
     order = np.asarray(jax.random.permutation(rng.key(seed, rng.HOLD_OUT), n))
     held[order[:validation]] = True
     return images[~held], labels[~held], images[held], labels[held]
+
+
+CHARACTERS = frozenset(
+    {"digits", "mnist", "emnist", "kmnist", "mnist_corrupted", "binarized_mnist", "svhn_cropped", "omniglot",
+     "binary_alpha_digits", "cmaterdb"}
+)  # fmt: skip
+"""Data sets of digits, letters and other characters, by the names of TFDS."""
+
+
+def may_mirror(name: str, class_names: Sequence[str] = ()) -> bool:
+    """Returns False for images of characters, which mean nothing or another thing when mirrored.
+
+    Those are the data sets of `CHARACTERS`, and all whose classes are named by numbers or single characters only.
+
+    Args:
+      name: of the data set, as for `load_dataset`: `emnist/letters`, `folder:photos`, ...
+      class_names: its classes.
+
+    Example:
+      >>> may_mirror("cifar10", ["airplane", "automobile"]), may_mirror("folder:scans", ["a", "b"])
+      (True, False)
+    """
+    if re.split("[/:]", name)[0] in CHARACTERS:
+        return False
+    return not class_names or not all(len(one) == 1 or one.isdigit() for one in class_names)
+
+
+def is_for_test(name: str, share: float) -> bool:
+    """Returns True for a share of all names, always the same ones: by a hash, not by chance.
+
+    Raises:
+      UserError: the share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"test_share must be between 0 and 1, was {share}.")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64

@@ -8,43 +8,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.data import memory
 from cnnjax.errors import UserError
 
 _Images = TypeVar("_Images", jax.Array, np.ndarray)
 
+Size = int | Sequence[int]
+"""The size of an image in pixels: the side of a square, or (height, width)."""
+
 LARGEST_ENLARGED_SIDE = 28
 """Small images are enlarged by the largest whole factor that keeps their sides within this many pixels."""
 
+# Pillow's weights of red, green and blue in gray, in 65536ths (ITU-R 601-2).
+_LUMA = (19595, 38470, 7471)
+_CHUNK = 1000  # images converted at a time: the sums take four times the memory
 
-def pad_to_square(images: np.ndarray, size: int) -> np.ndarray:
-    """Pads images to `size` x `size` with black (0), centred; enlarges small ones first.
 
-    The factor is `max(1, min(28, size) // max(H, W))`, applied with Pillow's bilinear filter: 8 x 8 becomes 24 x 24
-    with a border of 4 where `size` is 32, 28 x 28 gets a border of 2, and 32 x 32 stays as it is. An odd remainder
-    goes to the bottom and the right.
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Returns (height, width) of a size that may be the side of a square."""
+    height, width = (size, size) if isinstance(size, (int, np.integer)) else size
+    return int(height), int(width)
+
+
+def pad_to_square(images: np.ndarray, size: Size) -> np.ndarray:
+    """Pads images with black (0) to `size`, centred; enlarges small ones first.
+
+    The factor is the largest whole one that keeps the sides within 28 and within `size`, applied with Pillow's bilinear
+    filter: 8 x 8 becomes 24 x 24 with a border of 4 where `size` is 32, 28 x 28 gets a border of 2, and 32 x 32 stays
+    as it is. An odd remainder goes to the bottom and the right.
 
     Args:
       images: `(N, H, W, C)` uint8.
-      size: side of the result in pixels.
+      size: side of the result in pixels; or its height and width.
 
     Returns:
-      `(N, size, size, C)` uint8.
+      `(N, *size, C)` uint8; images of that size already are returned as they are.
 
     Raises:
-      UserError: the images are larger than `size`.
+      UserError: the images are larger than `size`, or the result does not fit into memory.
     """
     n, height, width, channels = images.shape
-    if max(height, width) > size:
+    wanted = height_and_width(size)
+    if height > wanted[0] or width > wanted[1]:
         raise UserError(
-            f"The images are {height} x {width} pixels; this network takes at most {size} x {size}. "
-            "Choose a data set of smaller images."
+            f"The images are {height} x {width} pixels; this network takes at most {wanted[0]} x {wanted[1]}. "
+            "Give an image size, to which they are resized, or choose a data set of smaller images."
         )
-    if height == width == size:
+    if (height, width) == wanted:
         return images
-    images = _enlarge(images, max(1, min(LARGEST_ENLARGED_SIDE, size) // max(height, width)))
+    memory.check_images(n, *wanted, channels)
+    factor = min(min(LARGEST_ENLARGED_SIDE, wanted[0]) // height, min(LARGEST_ENLARGED_SIDE, wanted[1]) // width)
+    images = _enlarge(images, max(1, factor))
     height, width = images.shape[1:3]
-    top, left = (size - height) // 2, (size - width) // 2
-    canvas = np.zeros((n, size, size, channels), np.uint8)
+    top, left = (wanted[0] - height) // 2, (wanted[1] - width) // 2
+    canvas = np.zeros((n, *wanted, channels), np.uint8)
     canvas[:, top : top + height, left : left + width] = images
     return canvas
 
@@ -65,70 +82,124 @@ def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
     return enlarged
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Resizes the shorter side to `size` pixels and crops the centre.
+def resize(images: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes images until they just cover `size`, and crops the centre.
 
-    The filter is Pillow's bilinear one.
+    For a square that brings the shorter side to `size` pixels. The filter is Pillow's bilinear one.
 
     Args:
-      images: `(N, H, W, C)` uint8.
-      size: side of the result in pixels.
+      images: `(N, H, W, C)` uint8, C is 1 or 3.
+      size: side of the result in pixels; or its height and width.
 
     Returns:
-      `(N, size, size, C)` uint8; images of that size already are returned as they are.
+      `(N, *size, C)` uint8; images of that size already are returned as they are.
+
+    Raises:
+      UserError: the result does not fit into memory.
 
     References:
       Krizhevsky, Sutskever, Hinton, ImageNet classification with deep convolutional neural networks, 2012, section 2.
     """
-    if images.shape[1:3] == (size, size):
+    wanted = height_and_width(size)
+    if images.shape[1:3] == wanted:
         return images
-    from PIL import Image
+    from tqdm import tqdm
 
-    n, height, width, channels = images.shape
-    short = min(height, width)
-    side = height * size // short, width * size // short
-    top, left = (side[0] - size) // 2, (side[1] - size) // 2
-    resized = np.empty((n, size, size, channels), np.uint8)
-    for image, out in zip(images, resized, strict=True):
-        whole = Image.fromarray(image[..., 0] if channels == 1 else image)
-        smaller = np.asarray(whole.resize(side[::-1], Image.Resampling.BILINEAR))
-        out[...] = smaller.reshape(*side, channels)[top : top + size, left : left + size]
+    n, *_, channels = images.shape
+    memory.check_images(n, *wanted, channels)
+    resized = np.empty((n, *wanted, channels), np.uint8)
+    for i in tqdm(range(n), desc="resizing", delay=2, leave=False, disable=None):
+        resized[i] = resize_image(images[i], wanted)
     return resized
 
 
-def centre_crop(images: _Images, size: int) -> _Images:
-    """Crops the centre, `size` x `size`.
+def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes one image as `resize` does, `(H, W, C)` uint8 to `(*size, C)`."""
+    height, width, channels = image.shape
+    rows, columns = height_and_width(size)
+    if (height, width) == (rows, columns):
+        return image
+    from PIL import Image
+
+    if rows * width >= columns * height:  # relative to its height the image is at least as wide
+        covering = rows, width * rows // height
+    else:
+        covering = height * columns // width, columns
+    top, left = (covering[0] - rows) // 2, (covering[1] - columns) // 2
+    whole = Image.fromarray(image[..., 0] if channels == 1 else image)
+    resized = np.asarray(whole.resize(covering[::-1], Image.Resampling.BILINEAR)).reshape(*covering, channels)
+    return resized[top : top + rows, left : left + columns]
+
+
+def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Turns gray images into colour ones or colour ones into gray ones.
+
+    Gray is repeated three times. Colour becomes `0.299 red + 0.587 green + 0.114 blue`, as by Pillow's `convert("L")`,
+    to the bit.
+
+    Args:
+      images: `(N, H, W, C)` uint8, C is 1 or 3.
+      channels: 1 or 3.
+
+    Returns:
+      `(N, H, W, channels)` uint8; images that have the channels already are returned as they are.
+
+    Raises:
+      UserError: C or `channels` is neither 1 nor 3, or the result does not fit into memory.
+    """
+    stored = images.shape[-1]
+    if stored == channels:
+        return images
+    if {stored, channels} != {1, 3}:
+        raise UserError(f"The images have {stored} channels, the net takes {channels}; each must be 1 or 3.")
+    n, height, width, _ = images.shape
+    memory.check_images(n, height, width, channels)
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    gray = np.empty((*images.shape[:3], 1), np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        pixels = images[start : start + _CHUNK]
+        total = sum(pixels[..., i].astype(np.uint32) * weight for i, weight in enumerate(_LUMA))
+        gray[start : start + _CHUNK, ..., 0] = (total + (1 << 15)) >> 16
+    return gray
+
+
+def centre_crop(images: _Images, size: Size) -> _Images:
+    """Crops the centre to `size`.
 
     Of an odd remainder less is cut off at the top and the left.
 
     Args:
       images: `(B, H, W, C)`, any dtype, an array of JAX or of NumPy.
-      size: at most H and W.
+      size: side of a square; or height and width; at most H and W.
 
     Returns:
-      `(B, size, size, C)`, an array of the same kind.
+      `(B, *size, C)`, an array of the same kind.
 
     Raises:
       ValueError: the images are smaller than `size`.
     """
     height, width = images.shape[1:3]
-    if not 1 <= size <= min(height, width):
-        raise ValueError(f"size must be from 1 to {min(height, width)}, the smaller side of the images, was {size}")
-    top, left = (height - size) // 2, (width - size) // 2
-    return images[:, top : top + size, left : left + size]
+    rows, columns = height_and_width(size)
+    if not (1 <= rows <= height and 1 <= columns <= width):
+        raise ValueError(f"size must be from 1 to the height and width of the images, {height} x {width}, was {size}")
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return images[:, top : top + rows, left : left + columns]
 
 
-def ten_crops(images: jax.Array, size: int) -> jax.Array:
+def ten_crops(images: jax.Array, size: Size, *, mirror: bool = True) -> jax.Array:
     """Crops the four corners and the centre, and mirrors each.
 
     A net is evaluated by its mean over the ten crops.
 
     Args:
       images: `(B, H, W, C)`, any dtype.
-      size: at most H and W.
+      size: side of a square; or height and width; at most H and W.
+      mirror: False for characters, which mean nothing or another thing when mirrored: then these are five crops.
 
     Returns:
-      `(10, B, size, size, C)`: top left, top right, bottom left, bottom right, centre, then the mirror of each.
+      `(10, B, *size, C)`: top left, top right, bottom left, bottom right, centre, then the mirror of each; without
+      `mirror` the first five.
 
     Raises:
       ValueError: the images are smaller than `size`.
@@ -137,10 +208,11 @@ def ten_crops(images: jax.Array, size: int) -> jax.Array:
       Krizhevsky, Sutskever, Hinton, ImageNet classification with deep convolutional neural networks, 2012, section 4.1.
     """
     centre = centre_crop(images, size)
-    top, bottom = images[:, :size], images[:, images.shape[1] - size :]
-    corners = [rows[:, :, columns] for rows in (top, bottom) for columns in (slice(size), slice(-size, None))]
+    height, width = height_and_width(size)
+    top, bottom = images[:, :height], images[:, images.shape[1] - height :]
+    corners = [rows[:, :, columns] for rows in (top, bottom) for columns in (slice(width), slice(-width, None))]
     crops = jnp.stack([*corners, centre])
-    return jnp.concatenate([crops, crops[..., ::-1, :]])
+    return jnp.concatenate([crops, crops[..., ::-1, :]]) if mirror else crops
 
 
 def channel_stats(train_images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -162,8 +234,8 @@ def channel_stats(train_images: np.ndarray) -> tuple[tuple[float, ...], tuple[fl
     n = math.prod(train_images.shape[:-1])
     channels = train_images.shape[-1]
     total, squares = np.zeros(channels, np.uint64), np.zeros(channels, np.uint64)
-    for start in range(0, len(train_images), 1000):  # in pieces: the squares take four times the memory
-        pixels = train_images[start : start + 1000].reshape(-1, channels).astype(np.uint32)
+    for start in range(0, len(train_images), _CHUNK):
+        pixels = train_images[start : start + _CHUNK].reshape(-1, channels).astype(np.uint32)
         total += pixels.sum(axis=0, dtype=np.uint64)
         squares += (pixels * pixels).sum(axis=0, dtype=np.uint64)
     means, stds = [], []
@@ -193,7 +265,9 @@ def standardize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) 
         raise ValueError(
             f"mean has {len(mean)}, std {len(std)} entries, images has {channels} channels; all must agree"
         )
-    return (images.astype(jnp.float32) / 255 - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
+    each = (1,) * (images.ndim - 1) + (channels,)
+    shift, scale = (jnp.array(values, jnp.float32).reshape(each) for values in (mean, std))
+    return (images.astype(jnp.float32) / 255 - shift) / scale
 
 
 def check_pixels(train_images: np.ndarray) -> None:

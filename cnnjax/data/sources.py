@@ -1,26 +1,42 @@
-"""Image-classification data sets by name: the embedded digits, and those of TFDS."""
+"""Image-classification data sets by name: the embedded digits, those of TFDS, folders of images, npz files."""
 
 import os
 from importlib import resources
 
 import numpy as np
 
+from cnnjax.data import memory
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.preprocess import resize
+from cnnjax.data.folder import load_folder
+from cnnjax.data.npz import load_npz
+from cnnjax.data.preprocess import Size, height_and_width, resize, to_channels
+from cnnjax.errors import UserError
 
 _DIGITS_TEST_IMAGES_PER_CLASS = 36
 
 
-def load_dataset(name: str, data_dir: str | os.PathLike | None = None, size: int | None = None) -> Dataset:
-    """Loads `digits`, or an image-classification data set of TFDS, into memory.
+def load_dataset(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    size: Size | None = None,
+    *,
+    channels: int | None = None,
+    test_share: float | None = None,
+) -> Dataset:
+    """Loads an image-classification data set into memory.
 
-    `digits` comes with the package. The others are read from array_record files that TFDS prepared; they are
-    prepared first where TensorFlow is installed and there is a network. Decoded images are cached.
+    `digits` comes with the package. `folder:DIR` are image files in folders named by their classes, see `load_folder`;
+    `npz:FILE` are arrays of NumPy, see `load_npz`. Other names are those of TFDS: they are read from array_record files
+    that TFDS prepared; they are prepared first where TensorFlow is installed and there is a network. Decoded images are
+    cached.
 
     Args:
-      name: `digits`, or what `tfds.builder` takes: `mnist`, `emnist/letters`, `mnist:3.0.1`, ...
+      name: `digits`, `folder:DIR`, `npz:FILE`, or what `tfds.builder` takes: `mnist`, `emnist/letters`,
+        `mnist:3.0.1`, ...
       data_dir: where TFDS keeps its data sets; by default `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-      size: side to which `resize` brings the images; with it the stored images may differ in size.
+      size: to which `resize` brings the images; with it the stored images may differ in size.
+      channels: 1 or 3, to which `to_channels` brings the images; by default as they are stored.
+      test_share: which share of the images of a folder or npz file is for testing, where they have no test part.
 
     Returns:
       The training and test examples.
@@ -29,17 +45,34 @@ def load_dataset(name: str, data_dir: str | os.PathLike | None = None, size: int
       UserError: no such data set; it is not prepared and cannot be; it has no images with a label; the images
         differ in size and no `size` is given; no train and test splits; damaged files; too large for memory.
     """
-    if name == "digits":
+    kind, _, where = name.partition(":")
+    if test_share is not None and kind not in ("folder", "npz"):
+        raise UserError(f"test_share was {test_share}, but {name} has a test part of its own: leave test_share out.")
+    if kind in ("folder", "npz") and not where:
+        raise UserError(f"The data set {name!r} lacks its path: it must be folder:DIR or npz:FILE.")
+    if kind == "folder":
+        dataset = load_folder(where, size, channels, test_share)
+    elif kind == "npz":
+        dataset = load_npz(where, test_share)
+    elif name == "digits":
         dataset = digits()
     else:
         from cnnjax.data import tfds_source  # costs more than the rest of cnnjax.data
 
         dataset = Dataset(name, *tfds_source.load_tfds(name, data_dir, size))
-    if size is None:
-        return dataset
-    return dataset._replace(
-        train_images=resize(dataset.train_images, size), test_images=resize(dataset.test_images, size)
-    )
+    train, test = dataset.train_images, dataset.test_images
+    height, width = wanted = height_and_width(train.shape[1:3] if size is None else size)
+    depth = channels or train.shape[-1]
+    if train.shape[1:] != (*wanted, depth):
+        memory.check_images(len(train) + len(test), height, width, depth, name)
+    return dataset._replace(train_images=_convert(train, wanted, depth), test_images=_convert(test, wanted, depth))
+
+
+def _convert(images: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
+    """Returns images resized and turned to gray or colour: gray first, colour last, as that takes less memory."""
+    if channels < images.shape[-1]:
+        images = to_channels(images, channels)
+    return to_channels(resize(images, size), channels)
 
 
 def digits() -> Dataset:

@@ -13,7 +13,6 @@ import http.client
 import importlib.util
 import itertools
 import json
-import math
 import os
 import re
 import threading
@@ -25,8 +24,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnjax.data import cache
-from cnnjax.data.preprocess import resize
+from cnnjax.data import cache, memory
+from cnnjax.data.preprocess import Size, height_and_width, resize_image
 from cnnjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,12 +34,13 @@ if TYPE_CHECKING:
 _CACHE_FORMAT = 1  # raise it when the arrays in the cache change their meaning
 _CHUNK = 1000  # examples decoded per call
 _PREPARING_NEEDS = ("tensorflow", "importlib_resources")
+_INSTALL = "pip install -e '.[prepare]' in the folder of cnnjax"
 _PROBE_URL = "https://storage.googleapis.com"  # TFDS fetches mnist and much else from there
 _PROBE_SECONDS = 3.0
 
 
 def load_tfds(
-    name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
+    name: str, data_dir: str | os.PathLike | None = None, size: Size | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
     """Loads the arrays of a TFDS data set.
 
@@ -60,8 +60,10 @@ def load_tfds(
         splits = {"train": "train", "test": _test_split(builder, label_key)}
         _check_memory(name, builder, tuple(splits.values()), image_key, size)
         stored = builder.info.features[image_key].shape
-        if size is not None and None not in stored and max(stored[:2]) <= size:
-            size = None
+        if size is not None and None not in stored:
+            height, width = height_and_width(size)
+            if stored[0] <= height and stored[1] <= width:  # enlarged after, so that the cache stays small
+                size = None
         path = _cache_path(builder, tuple(splits.values()), size)
         arrays = cache.read(path)
         if arrays is None:
@@ -128,10 +130,13 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBui
     known = ["digits", *tfds.list_builders(with_community_datasets=False)]
     close = difflib.get_close_matches(name.lower(), known, n=3)
     advice = f"Did you mean {' or '.join(close)}?" if close else "For example: digits, mnist, cifar10."
-    raise UserError(f"{problem} {advice} It must be digits or the TFDS name of an image-classification data set.")
+    raise UserError(
+        f"{problem} {advice} It must be digits, folder:DIR, npz:FILE, "
+        "or the TFDS name of an image-classification data set."
+    )
 
 
-def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: int | None) -> tuple[str, str]:
+def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: Size | None) -> tuple[str, str]:
     """Returns the keys of image and label, before anything is downloaded."""
     import tensorflow_datasets as tfds
 
@@ -143,11 +148,15 @@ def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: int | N
             f"The data set {name} has no image with a class label; it has the features "
             f"{', '.join(features)}. Choose an image-classification data set."
         )
-    one_size = "have" if size else "all have one known size,"
-    if (size is None and None in image.shape) or image.shape[-1] not in (1, 3) or np.dtype(image.np_dtype) != np.uint8:
+    if size is None and None in image.shape:
+        raise UserError(
+            f"The images of {name} have shape {image.shape}: they differ in size. Give an image size, to which they "
+            "are resized, or choose another data set."
+        )
+    if image.shape[-1] not in (1, 3) or np.dtype(image.np_dtype) != np.uint8:
         raise UserError(
             f"The images of {name} have shape {image.shape} and type {np.dtype(image.np_dtype)}; they must "
-            f"{one_size} 1 or 3 channels and type uint8. Choose another data set."
+            "have 1 or 3 channels and type uint8. Choose another data set."
         )
     return keys[0], keys[1]
 
@@ -160,18 +169,18 @@ def _prepare(name: str, builder: tfds.core.DatasetBuilder) -> None:
     import tensorflow_datasets as tfds
 
     missing = f"The data set {name} was looked for in {builder.data_path} and is not there"
-    elsewhere = "or point --data_dir or TFDS_DATA_DIR to a folder with array_record files that TFDS prepared"
+    elsewhere = "or point data_dir or TFDS_DATA_DIR to a folder with array_record files that TFDS prepared"
     absent = [module for module in _PREPARING_NEEDS if importlib.util.find_spec(module) is None]
     if absent:
         raise UserError(
             f"{missing}; to download and prepare it TFDS needs TensorFlow, once, and there is no "
             f"{' and no '.join(absent)} here. Where there is a network: "
-            f"pip install 'cnnjax[prepare]', then the same command again; {elsewhere}."
+            f"{_INSTALL}, then load it again; {elsewhere}."
         )
     if not _network_answers():
         raise UserError(
             f"{missing}, and it cannot be downloaded: {_PROBE_URL} does not answer within "
-            f"{_PROBE_SECONDS:.0f} seconds. Run the same command where there is a network, {elsewhere}."
+            f"{_PROBE_SECONDS:.0f} seconds. Load it where there is a network, {elsewhere}."
         )
     try:
         builder.download_and_prepare(
@@ -213,8 +222,8 @@ def _check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
     if info.file_format.value != "array_record":
         raise UserError(
             f"The data set {name} in {folder} was prepared as {info.file_format.value}; it must be "
-            "array_record. Move that folder away or choose another --data_dir, and run the same command "
-            "again with TensorFlow installed (pip install 'cnnjax[prepare]'): it prepares array_record files."
+            "array_record. Move that folder away or choose another data_dir, and load it "
+            f"again with TensorFlow installed ({_INSTALL}): then array_record files are prepared."
         )
     if "train" not in info.splits or not {"test", "validation"} & set(info.splits):
         raise UserError(
@@ -241,30 +250,16 @@ def _test_split(builder: tfds.core.DatasetBuilder, label_key: str) -> str:
 
 
 def _check_memory(
-    name: str, builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], image_key: str, size: int | None
+    name: str, builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], image_key: str, size: Size | None
 ) -> None:
-    """Refuses a data set that needs too much memory.
-
-    It is held once on the host and once on the device, which may be the host.
-    """
+    """Refuses a data set that needs more memory than is free."""
     shape = builder.info.features[image_key].shape
-    side = shape[:2] if size is None else (size, size)
+    height, width = shape[:2] if size is None else height_and_width(size)
     count = sum(builder.info.splits[split].num_examples for split in splits if split in builder.info.splits)
-    needed, there = 2 * count * math.prod(side) * shape[-1], _memory()
-    if needed > there:
-        raise UserError(
-            f"The {count:,} images of {name} at {side[0]}x{side[1]} pixels need {needed / 2**30:,.0f} GiB of memory; "
-            f"there are {there / 2**30:,.0f} GiB. Choose a smaller --image_size or data set: all images are held in "
-            "memory, reading them from the disk as they are needed is not there yet."
-        )
+    memory.check_images(count, height, width, shape[-1], name)
 
 
-def _memory() -> int:
-    """Returns the machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _cache_path(builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], size: int | None) -> Path:
+def _cache_path(builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], size: Size | None) -> Path:
     """Returns a path in the cache that changes when the data do.
 
     It depends on the data set's version, `size`, and each record file's name, size and time.
@@ -281,13 +276,16 @@ def _cache_path(builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], size
                 ) from error
             files.append((os.path.basename(path), status.st_size, status.st_mtime_ns))
     full_name = builder.info.full_name  # for example emnist/letters/3.1.0
+    if size is not None and not isinstance(size, int):
+        height, width = height_and_width(size)
+        size = height if height == width else (height, width)
     wanted = [_CACHE_FORMAT, full_name, files] + ([] if size is None else [size])
     key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
     return cache.directory() / f"{full_name.replace('/', '-')}-{key}.npz"
 
 
 def _decode(
-    name: str, builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str, size: int | None
+    name: str, builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str, size: Size | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes and resizes all images of a split.
 
@@ -299,7 +297,7 @@ def _decode(
     features = builder.info.features
     n, classes = info.num_examples, features[label_key].num_classes
     shape = features[image_key].shape
-    images = np.empty((n, *(shape if size is None else (size, size, shape[-1]))), np.uint8)
+    images = np.empty((n, *(shape[:2] if size is None else height_and_width(size)), shape[-1]), np.uint8)
     labels = np.empty(n, np.int32)
     start = 0
     try:
@@ -312,7 +310,7 @@ def _decode(
                     image = example[image_key]
                     if image.ndim != 3 or any(s not in (None, t) for s, t in zip(shape, image.shape, strict=True)):
                         raise ValueError(f"example {row} has shape {image.shape}")
-                    images[row] = image if size is None else resize(image[None], size)[0]
+                    images[row] = image if size is None else resize_image(image, size)
                     labels[row] = example[label_key]
                 progress.update(len(rows))
     except Exception as error:

@@ -5,6 +5,7 @@ Parameters are float32, whatever the dtype of the computation and whether x64 is
 it costs, which `cnnjax.describe` reads.
 """
 
+from cnnjax.layers.activations import PReLU, ScaledSigmoid, Swish
 from cnnjax.layers.base import Buffer, Functional, Layer, WindowGeometry
 from cnnjax.layers.conv import Conv, ConvTranspose, DeformConv, DepthwiseConv, SeparableConv, TrueConv
 from cnnjax.layers.embedding import Embedding
@@ -53,13 +54,16 @@ __all__ = [
     "LpPool",
     "MaxPool",
     "MinPool",
+    "PReLU",
     "Pad",
     "PixelShuffle",
     "PixelUnshuffle",
     "Pool",
+    "ScaledSigmoid",
     "SeparableConv",
     "StochasticPool",
     "Subsample",
+    "Swish",
     "TrueConv",
     "Unfold",
     "WindowGeometry",

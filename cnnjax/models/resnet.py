@@ -11,27 +11,45 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cnnjax.layers import BatchNorm, Conv, GlobalAvgPool
+from cnnjax.layers import BatchNorm, Conv, GlobalAvgPool, MaxPool
+
+STEMS = ("cifar", "imagenet")
 
 
 class ResNet18(nnx.Module):
-    """ResNet-18 in the form used on CIFAR-10, 11,173,962 parameters.
-
-    The stem is a 3x3 convolution of stride 1, and no pooling follows it.
+    """ResNet-18, by default in the form used on CIFAR-10, 11,173,962 parameters.
 
     Args:
       num_classes: number of logits.
+      stem: how it starts. `cifar`: with a 3x3 convolution of stride 1, which no pooling follows. `imagenet`: with the
+        paper's 7x7 convolution of stride 2 and 3x3 max-pooling of stride 2, as torchvision's; 11,689,512 parameters for
+        1,000 classes.
       channels: of the images.
       dtype: of the computation; parameters and batch statistics are float32.
       rngs: source of the weights, He-normal over the fan-out.
+
+    Raises:
+      ValueError: no such stem.
     """
 
-    def __init__(self, num_classes: int = 10, *, channels: int = 3, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        num_classes: int = 10,
+        *,
+        stem: str = "cifar",
+        channels: int = 3,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        if stem not in STEMS:
+            raise ValueError(f"stem must be one of {', '.join(STEMS)}, was {stem!r}")
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.stem = ConvNorm(channels, 64, 3, 1, **common)
+        window, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        self.stem = ConvNorm(channels, 64, window, stride, **common)
+        self.stem_pool = MaxPool(3, stride=2, padding=1) if stem == "imagenet" else None
         blocks = []
         in_channels = 64
-        for stage, width in enumerate((64, 128, 256, 512)):  # 32x32, 16x16, 8x8, 4x4
+        for stage, width in enumerate((64, 128, 256, 512)):  # 32x32, 16x16, 8x8, 4x4 of 32x32; 56x56 to 7x7 of 224x224
             for first in (True, False):
                 blocks.append(Residual(in_channels, width, 2 if stage and first else 1, **common))
                 in_channels = width
@@ -42,6 +60,8 @@ class ResNet18(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images (N, H, W, channels) to logits (N, num_classes)."""
         x = jax.nn.relu(self.stem(x))
+        if self.stem_pool is not None:
+            x = self.stem_pool(x)
         for block in self.blocks:
             x = block(x)
         return self.dense(self.pool(x))

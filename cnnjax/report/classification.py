@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax.report.figures import new_figure, save, show_image
+from cnnjax.report.figures import new_figure, pages, percent, save, show_image
+
+IMAGES_OF_A_PAGE = 8  # of `predictions`
+WIDTH_OF_A_LETTER = 0.063  # inches, on average, of a font of 8 points
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -45,7 +48,8 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
         panel.set_xticks(range(len(names)), names, rotation=45 if long else 0, ha="right" if long else "center")
         panel.set_yticks(range(len(names)), names)
     right = int(np.trace(counts))
-    panel.set(xlabel="predicted", ylabel="true", title=f"test: {right} of {counts.sum()} right")
+    title = f"{percent(right / max(len(labels), 1), 2)} right: {right:,} of {len(labels):,}"
+    panel.set(xlabel="predicted", ylabel="true", title=title)
     save(figure, path)
 
 
@@ -54,7 +58,7 @@ def mistakes(
 ) -> None:
     """Draws the errors that the net was surest of, surest first.
 
-    Each has the predicted and the true class.
+    Each has the predicted class with its probability, the true class, and its number in the test set.
 
     Args:
       images: `(N, H, W, C)` uint8.
@@ -66,29 +70,34 @@ def mistakes(
     """
     predicted = probabilities.argmax(-1)
     wrong = np.flatnonzero(predicted != labels)
+    total = len(wrong)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:most]
-    columns = min(max(len(wrong), 1), 8)
+    shares = [percent(probabilities[index, predicted[index]]) for index in wrong]
+    above = [f"predicted {names[predicted[index]]}, {share}" for index, share in zip(wrong, shares, strict=True)]
+    below = [f"true {names[labels[index]]} (#{index})" for index in wrong]
+    columns = min(max(total, 1), 8)
     rows = max(1, -(-len(wrong) // columns))
-    figure = new_figure(max(1.45 * columns, 4), 1.75 * rows + 0.6)
+    wide = max(1.45, WIDTH_OF_A_LETTER * max(map(len, above + below), default=0) + 0.1)
+    figure = new_figure(max(wide * columns, 4), 1.9 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel in panels.flat:
         panel.axis("off")
-    for panel, index in zip(panels.flat, wrong, strict=False):
+    for panel, index, first, second in zip(panels.flat, wrong, above, below, strict=False):
         show_image(panel, images[index])
-        guess = predicted[index]
-        panel.set_title(
-            f"{names[guess]} {probabilities[index, guess]:.0%}\ntrue {names[labels[index]]}  (#{index})", fontsize=7
-        )
-    total = int((predicted != labels).sum())
-    figure.suptitle(
-        f"the {len(wrong)} surest of {total} mistakes among {len(labels)}: predicted, true, index", fontsize=9
-    )
+        panel.set_title(f"{first}\n{second}", fontsize=8)
+    if total == 0:
+        title = f"no mistakes in {len(labels):,} examples"
+    elif total == len(wrong):
+        title = f"{total} mistake{'s' if total > 1 else ''} in {len(labels):,} examples, surest first"
+    else:
+        title = f"the {len(wrong)} surest of {total:,} mistakes in {len(labels):,} examples"
+    figure.suptitle(title, fontsize=10)
     save(figure, path)
 
 
 def predictions(
     images: Sequence[np.ndarray], titles: Sequence[str], probabilities: np.ndarray, names: Sequence[str], path: Path
-) -> None:
+) -> list[Path]:
     """Draws each image beside bars for its ten most probable classes.
 
     Args:
@@ -96,18 +105,26 @@ def predictions(
       titles: one per image.
       probabilities: `(N, classes)`.
       names: of the classes.
-      path: the PNG file.
+      path: the PNG file; after eight images another page begins, `STEM-2.png`, ...
+
+    Returns:
+      The files written.
     """
-    figure = new_figure(6.5, 2.6 * len(images))
-    panels = figure.subplots(len(images), 2, squeeze=False, width_ratios=(1, 1.6))
-    for (left, right), image, title, row in zip(panels, images, titles, probabilities, strict=True):
-        show_image(left, image)
-        left.set_title(title, fontsize=9)
-        left.axis("off")
-        top = np.sort(np.argsort(-row, kind="stable")[:10])
-        right.barh(range(len(top)), row[top], color=["C1" if c == row.argmax() else "C0" for c in top])
-        right.set_yticks(range(len(top)), [names[c] for c in top], fontsize=8)
-        right.invert_yaxis()
-        right.set(xlim=(0, 1), xlabel="probability")
-        right.grid(alpha=0.3, axis="x")
-    save(figure, path)
+    dealt = pages(list(zip(images, titles, probabilities, strict=True)), IMAGES_OF_A_PAGE, path)
+    for file, _, rows in dealt:
+        figure = new_figure(6.5, 2.6 * max(len(rows), 1))
+        panels = figure.subplots(max(len(rows), 1), 2, squeeze=False, width_ratios=(1, 1.6))
+        for (left, right), (image, title, row) in zip(panels, rows, strict=False):
+            show_image(left, image)
+            left.set_title(title, fontsize=9)
+            left.axis("off")
+            best = int(row.argmax())
+            top = np.sort(np.argsort(-row, kind="stable")[:10])
+            right.barh(range(len(top)), row[top], color=["C1" if c == best else "C0" for c in top])
+            right.set_yticks(range(len(top)), [names[c] for c in top], fontsize=8)
+            right.invert_yaxis()
+            right.set_title(f"predicted {names[best]}, {percent(row[best])}", fontsize=9)
+            right.set(xlim=(0, 1), xlabel="probability")
+            right.grid(alpha=0.3, axis="x")
+        save(figure, file)
+    return [file for file, _, _ in dealt]

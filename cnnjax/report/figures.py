@@ -1,9 +1,10 @@
-"""Figures without global state or window, and the ways in which an image is shown."""
+"""Figures without global state or window, their pages, and the ways in which an image is shown."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 130
+Item = TypeVar("Item")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -24,6 +26,31 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure to a PNG file."""
     figure.savefig(path, dpi=DOTS_PER_INCH)
+
+
+def pages(items: Sequence[Item], most: int, path: Path) -> list[tuple[Path, str, Sequence[Item]]]:
+    """Deals items out to pages of at most `most`.
+
+    Args:
+      items: what is drawn, in order; none of them still makes a page.
+      most: largest number of items on a page.
+      path: the file of the first page; the others are named `STEM-2.png`, `STEM-3.png`, ...
+
+    Returns:
+      For each page its file, what to add to its title (`", page 2 of 3"`, or nothing on an only page), and its items.
+    """
+    count = max(1, -(-len(items) // most))
+    found = []
+    for number in range(count):
+        file = path if number == 0 else path.with_stem(f"{path.stem}-{number + 1}")
+        note = f", page {number + 1} of {count}" if count > 1 else ""
+        found.append((file, note, items[number * most : (number + 1) * most]))
+    return found
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """Writes a share in per cent: 0.7649 as `76 %`."""
+    return f"{100 * share:.{decimals}f} %"
 
 
 def show_image(panel: Axes, image: np.ndarray) -> None:

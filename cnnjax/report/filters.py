@@ -7,44 +7,53 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.report.figures import new_figure, save, show_signed
+from cnnjax.report.figures import new_figure, pages, save, show_signed
+
+KERNELS_OF_A_PAGE = 256
 
 
-def kernels(kernel: np.ndarray, path: Path, title: str = "kernels of the first layer") -> None:
-    """Draws the kernels of a 2-D convolution, one small picture each.
+def kernels(kernel: np.ndarray, path: Path, title: str = "kernels of the first layer") -> list[Path]:
+    """Draws the kernels of a 2-D convolution, one small picture each, all on one scale.
 
-    With three input channels a kernel is drawn in colours, scaled to its own range. Otherwise its mean over the
-    channels is drawn, blue negative, red positive, all on one scale. A row has 8 kernels; 16 where there are more than
-    64, as in AlexNet's paper.
+    With three input channels a kernel is drawn in colours, zero in gray. Otherwise its mean over the channels is drawn,
+    blue negative, red positive. A row has 8 kernels; 16 where there are more than 64, as in AlexNet's paper.
 
     Args:
       kernel: `(H, W, C, F)`.
-      path: the PNG file.
+      path: the PNG file; after 256 kernels another page begins, `STEM-2.png`, ...
       title: of the picture.
+
+    Returns:
+      The files written.
     """
-    count = kernel.shape[-1]
+    height, width, channels, count = kernel.shape
     columns = min(count, 8 if count <= 64 else 16)
-    rows = -(-count // columns)
-    colour = kernel.shape[2] == 3
-    figure = new_figure(1.2 * columns + (0 if colour else 0.8), 1.25 * rows + 0.5)
-    panels = figure.subplots(rows, columns, squeeze=False)
+    colour = channels == 3
     shown = kernel if colour else kernel.mean(2)
     bound = float(np.abs(shown).max()) or 1.0
-    for number, panel in enumerate(panels.flat):
+    if colour:
+        scale = f"red, green, blue from {-bound:.2g} to {bound:.2g}, one scale for all; gray is 0"
+    else:
+        scale = f"{f'mean over {channels} inputs, ' if channels > 1 else ''}one scale for all"
+    tall = height / width + 0.22  # of a cell in widths of a kernel, its number included
+    dealt = pages(range(count), KERNELS_OF_A_PAGE, path)
+    for file, note, numbers in dealt:
+        rows = -(-len(numbers) // columns)
+        figure = new_figure(max(1.1 * columns + (0 if colour else 0.8), 4.8), rows * tall + 0.55)
+        panel = figure.subplots()  # one for all: a panel for each kernel takes minutes to lay out
+        for place, number in enumerate(numbers):
+            left, top = 1.1 * (place % columns), -tall * (place // columns)
+            one = 0.5 + 0.5 * shown[..., number] / bound if colour else shown[..., number]
+            extent = (left, left + 1, top - height / width, top)
+            drawn = panel.imshow(one, cmap="RdBu_r", vmin=-bound, vmax=bound, extent=extent, interpolation="nearest")
+            panel.text(left + 0.5, top + 0.03, str(number), ha="center", va="bottom", fontsize=8)
+        panel.set(xlim=(-0.05, 1.1 * columns - 0.05), ylim=(-tall * rows + 0.17, 0.22), aspect="equal")
         panel.axis("off")
-        if number >= count:
-            continue
-        one = shown[..., number]
-        if colour:
-            low, high = float(one.min()), float(one.max())
-            panel.imshow((one - low) / ((high - low) or 1.0))
-        else:
-            drawn = panel.imshow(one, cmap="RdBu_r", vmin=-bound, vmax=bound)
-        panel.set_title(str(number), fontsize=8, pad=2)
-    if not colour:
-        figure.colorbar(drawn, ax=panels, fraction=0.05)
-    figure.suptitle(title, fontsize=10)
-    save(figure, path)
+        if not colour:
+            figure.colorbar(drawn, ax=panel, fraction=0.03, pad=0.02)
+        figure.suptitle(f"{title}{note}\n{scale}", fontsize=10)
+        save(figure, file)
+    return [file for file, _, _ in dealt]
 
 
 def learned_kernel(

@@ -9,34 +9,75 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax.report.axes import is_accuracy, set_epoch_axis, set_quantity_axis
 from cnnjax.report.figures import new_figure, save
 
 Record = dict[str, Any]  # "step" and "epoch", ints, and scores by name, floats
+PREFIXES = ("train_epoch_", "train_", "validation_", "test_")
+STYLES = {"train": "C0", "validation": "C2", "test": "C1"}
+MOST_MARKED = 50  # points of a curve that get a dot each
 
 
-def curves(records: Sequence[Record], path: Path) -> None:
-    """Draws loss (log scale) and accuracy over the epochs.
+def curves(records: Sequence[Record], path: Path, *, augmented: bool = False) -> None:
+    """Draws the loss and each metric over the epochs, a panel each.
+
+    The axes are those of `set_quantity_axis`: the loss on a log scale, an accuracy as its error on a log scale. The
+    legend has the last value of each curve.
 
     Args:
-      records: those of `metrics.jsonl`; of the training records each epoch's mean is drawn, and every evaluation.
+      records: those of `metrics.jsonl`. Of training the means over the epochs are drawn (`train_epoch_loss`), or those
+        of `train_loss` before the first epoch is over; of `validation_` and `test_` every evaluation.
       path: the PNG file.
+      augmented: whether training saw distorted images; the legend says so.
     """
-    figure = new_figure(10, 4)
-    panels = figure.subplots(1, 2)
-    for split, style in (("train", "C0-"), ("validation", "C2.-"), ("test", "C1.-")):
-        for panel, what in zip(panels, ("loss", "accuracy"), strict=True):
-            epochs, values = by_epoch(records, f"{split}_{what}")
-            if epochs:
-                label = "train (batches as augmented)" if split == "train" else split
-                panel.plot(epochs, values, style, label=label, markersize=4, linewidth=1.2)
-    panels[0].set(xlabel="epoch", ylabel="loss", yscale="log", title="loss")
-    panels[1].set(xlabel="epoch", ylabel="accuracy", title="accuracy")
-    panels[1].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
-    for panel in panels:
-        panel.grid(alpha=0.3, which="both")
-        panel.legend()
-        panel.xaxis.get_major_locator().set_params(integer=True)
+    names = quantities(records) or ["loss"]
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = new_figure(5 * columns, 4 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel in panels.flat[len(names) :]:
+        panel.axis("off")
+    for panel, quantity in zip(panels.flat, names, strict=False):
+        found = {split: curve(records, split, quantity) for split in STYLES}
+        values = {split: of_split for split, (_, of_split) in found.items()}
+        drawn = [value for of_split in values.values() for value in of_split]
+        error = is_accuracy(quantity, drawn)
+        for split, (epochs, of_split) in found.items():
+            if not epochs:
+                continue
+            last = f"{100 * (1 - of_split[-1]):.3g} %" if error else f"{of_split[-1]:.3g}"
+            note = " (as augmented)" if split == "train" and augmented else ""
+            marker = "." if len(epochs) <= MOST_MARKED else ""
+            heights = 1 - np.asarray(of_split) if error else of_split
+            panel.plot(
+                epochs, heights, color=STYLES[split], marker=marker, linewidth=1.2, label=f"{split}{note}: {last}"
+            )
+        set_quantity_axis(panel, quantity, drawn, [*values["validation"], *values["test"]])
+        set_epoch_axis(panel, [epoch for epochs, _ in found.values() for epoch in epochs])
+        panel.grid(alpha=0.3)
+        if drawn:
+            panel.legend(title="at the end", fontsize=9, title_fontsize=8)
     save(figure, path)
+
+
+def quantities(records: Sequence[Record]) -> list[str]:
+    """Returns what was measured, the loss first: the names of the records without their split."""
+    names = dict.fromkeys(name for record in records for name in record)
+    found: dict[str, None] = {}
+    for name in names:
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if prefix:
+            found[name.removeprefix(prefix)] = None
+    return sorted(found, key=lambda name: name != "loss")
+
+
+def curve(records: Sequence[Record], split: str, quantity: str) -> tuple[list[int], list[float]]:
+    """Returns the epochs and the values of a quantity; of training the means over the epochs."""
+    if split == "train":
+        epochs, values = by_epoch(records, f"train_epoch_{quantity}")
+        if epochs:
+            return epochs, values
+    return by_epoch(records, f"{split}_{quantity}")
 
 
 def by_epoch(records: Sequence[Record], name: str) -> tuple[list[int], list[float]]:

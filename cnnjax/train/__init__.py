@@ -1,43 +1,49 @@
-"""Training: a pure update, a jitted step, a loop that resumes to the bit."""
+"""Training: `fit` for any net, loss, optimiser and data, and the parts it is made of."""
 
+from cnnjax.train.averages import ema
 from cnnjax.train.checkpoint import restore
-from cnnjax.train.loop import BeforeEpoch, Examples, Result, fit
+from cnnjax.train.examples import Examples
+from cnnjax.train.loop import Result, fit
+from cnnjax.train.loss_scale import loss_scale_of, scale_loss
+from cnnjax.train.losses import Loss, Metric, accuracy, cross_entropy, top_k
 from cnnjax.train.metrics import add_pictures
-from cnnjax.train.optimizers import max_norm
+from cnnjax.train.optimizers import freeze, max_norm
 from cnnjax.train.options import Options
 from cnnjax.train.state import TrainState, split
 from cnnjax.train.state import load_state as load
-from cnnjax.train.step import (
-    Augment,
-    Loss,
-    Prepare,
-    Views,
-    cross_entropy,
-    make_batches,
-    make_predict,
-    make_train_step,
-    make_update,
-)
+from cnnjax.train.step import Augment, Prepare, Views, make_batches, make_predict, make_train_step
+from cnnjax.train.task import BeforeEpoch
+from cnnjax.train.update import Update, make_update
+from cnnjax.train.watch import Watch
 
 __all__ = [
     "Augment",
     "BeforeEpoch",
     "Examples",
     "Loss",
+    "Metric",
     "Options",
     "Prepare",
     "Result",
     "TrainState",
+    "Update",
     "Views",
+    "Watch",
+    "accuracy",
     "add_pictures",
     "cross_entropy",
+    "ema",
     "fit",
+    "freeze",
     "load",
+    "loss_scale_of",
     "make_batches",
     "make_predict",
     "make_train_step",
     "make_update",
     "max_norm",
     "restore",
+    "scale_loss",
     "split",
+    "top_k",
 ]

@@ -44,9 +44,14 @@ class Checkpoints:
 
     Keeps the last `keep` and the one with the lowest validation loss. Saving is asynchronous and atomic.
     Call `set_aside` for damaged ones before: Orbax may fail to open a folder that holds them.
+
+    Args:
+      workdir: the run's folder.
+      keep: number of the last checkpoints to keep.
+      validated: whether saves come with a validation loss.
     """
 
-    def __init__(self, workdir: Path, keep: int):
+    def __init__(self, workdir: Path, keep: int, *, validated: bool = True):
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as managers
 
@@ -59,12 +64,19 @@ class Checkpoints:
                 self.folder.resolve(),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
-                    best_fn=_rank,  # overruled by the policy, but without it Orbax writes no metrics
+                    # overruled by the policy, but without it Orbax writes no metrics; with it, it asks for them
+                    best_fn=_rank if validated else None,
                     cleanup_tmp_directories=True,  # of saves that a kill interrupted
                 ),
             )
 
-    def save(self, state: TrainState, config: Mapping[str, Any], validation_loss: float | None = None) -> None:
+    def save(
+        self,
+        state: TrainState,
+        config: Mapping[str, Any],
+        validation_loss: float | None = None,
+        means: Mapping[str, Any] | None = None,
+    ) -> None:
         """Starts to save the state; does nothing for a step that is saved already.
 
         Waits for the previous save first.
@@ -73,6 +85,7 @@ class Checkpoints:
           state: what to save.
           config: what decides the numbers, as JSON values.
           validation_loss: by which the best checkpoint is chosen.
+          means: of the interval and the epoch under way, for the records of the run that goes on.
 
         Raises:
           UserError: a save fails (a full disk), or the state holds NaN or infinity. The old checkpoints are kept.
@@ -88,9 +101,9 @@ class Checkpoints:
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise UserError(
                     f"{name} became NaN or infinite at update {step}; {self.last_good()}. "
-                    "Start a new --workdir with a lower --learning_rate or with --grad_clip."
+                    "Start a new `workdir` with a lower `learning_rate` or with `grad_clip`."
                 )
-        meta = {"step": step, "config": dict(config), "arrays": fingerprint(arrays)}
+        meta = {"step": step, "config": dict(config), "means": means or {}, "arrays": fingerprint(arrays)}
         meta["sha256"] = _digest(meta)
         with _clear_errors(self.folder, f"saving checkpoint {step} in", self.last_good):
             self._manager.save(
@@ -129,6 +142,7 @@ class Restored(NamedTuple):
 
     arrays: Arrays
     config: dict[str, Any]
+    means: dict[str, Any]
     damaged: list[str]
 
 
@@ -166,7 +180,7 @@ def read(workdir: Path, step: int) -> Restored:
         raise DamagedCheckpoint(f"the checkpoint {path} is damaged: its metadata do not match their SHA-256")
     if wrong := sorted(set(meta["arrays"].items()) ^ set(fingerprint(arrays).items())):
         raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {wrong[0][0]} does not match its SHA-256")
-    return Restored(arrays, meta["config"], [])
+    return Restored(arrays, meta["config"], meta.get("means", {}), [])
 
 
 def read_newest(workdir: Path) -> Restored | None:
@@ -182,7 +196,7 @@ def read_newest(workdir: Path) -> Restored | None:
         except DamagedCheckpoint as error:
             damaged.append(str(error))
     if damaged:
-        raise DamagedCheckpoint("; ".join(damaged) + ". No sound one is left: start again with another --workdir.")
+        raise DamagedCheckpoint("; ".join(damaged) + ". No sound one is left: start again with another `workdir`.")
     return None
 
 
@@ -226,14 +240,15 @@ def restore(workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any
 
     Returns:
       `(state, config)`: state is the nested dict `{"params": ..., "rest": ..., "opt_state": ..., "step": ...}` of
-      NumPy arrays; config is what the run's `config.json` held when the checkpoint was saved.
+      NumPy arrays, with `"average"` where a moving average of the parameters was kept;
+      config is what the run's `config.json` held when the checkpoint was saved.
 
     Raises:
       UserError: no such workdir or checkpoint, or a damaged one.
     """
     workdir = Path(workdir)
     if not steps(workdir):
-        raise UserError(f"{workdir} holds no checkpoint: give the --workdir of a run that has saved one.")
+        raise UserError(f"{workdir} holds no checkpoint: give the `workdir` of a run that has saved one.")
     if step is None:
         step = best_step(workdir)
     found = read_newest(workdir) if step is None else read(workdir, step)

@@ -1,25 +1,45 @@
-"""Records of a run in `metrics.jsonl` and TensorBoard events; scores computed from logits."""
+"""Records of a run: means over updates, `metrics.jsonl` and TensorBoard events."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import jax
 import numpy as np
 
 from cnnjax.errors import UserError
+from cnnjax.train.examples import SPLITS
 
 Record = dict[str, Any]  # "step" and "epoch", ints, and scores by name, floats
-SPLITS = ("train", "validation", "test")
 
 
-def score(logits: np.ndarray, labels: np.ndarray, loss: Callable[..., jax.Array]) -> dict[str, float]:
-    """Returns loss and accuracy of logits (N, C) for labels (N,), by name."""
-    return {"loss": float(loss(logits, labels)), "accuracy": float((logits.argmax(-1) == labels).mean())}
+class Means:
+    """Collects the values of updates by name; their means are those of a record.
+
+    Args:
+      sums: sum and count by name, as `to_json` returned them.
+    """
+
+    def __init__(self, sums: Mapping[str, Sequence[float]] = {}):
+        self._sums = {name: (float(total), int(count)) for name, (total, count) in sums.items()}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Adds the values of one update."""
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + value, count + 1
+
+    def take(self) -> dict[str, float]:
+        """Returns the means by name, and begins anew."""
+        sums, self._sums = self._sums, {}
+        return {name: total / count for name, (total, count) in sums.items()}
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Returns what `__init__` takes: JSON keeps every bit of a float."""
+        return {name: [total, count] for name, (total, count) in self._sums.items()}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -50,9 +70,17 @@ class MetricsLog:
     """Appends records to `metrics.jsonl` and TensorBoard, one per step, even after a kill.
 
     Opened at step N it drops the records of later steps: they are about to be made again, to the bit.
+
+    Args:
+      workdir: the run's folder; `None` keeps the records in memory alone.
+      step: the number of updates done.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path | None, step: int):
+        self.records: list[Record] = []
+        self._file: TextIO | None = None
+        if workdir is None:
+            return
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
@@ -70,6 +98,8 @@ class MetricsLog:
         """
         record = {"step": step, "epoch": epoch, **values}
         self.records.append(record)
+        if self._file is None:
+            return
         self._file.write(json.dumps(record) + "\n")
         for name, value in values.items():
             split, _, what = name.partition("_")
@@ -77,14 +107,26 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Writes everything to disk: a checkpoint must not be newer than its records."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._events.flush()
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes both files."""
-        self._file.close()
-        self._events.close()
+        if self._file is not None:
+            self._file.close()
+            self._events.close()
+
+
+def add_hyperparameters(workdir: Path, config: Mapping[str, Any], record: Record) -> None:
+    """Adds a run to TensorBoard's hparams view: its settings that are scalars, and the scores of a record."""
+    from tensorboardX import SummaryWriter
+
+    settings = {name: value for name, value in config.items() if isinstance(value, bool | int | float | str)}
+    scores = {f"hparam/{name}": value for name, value in record.items() if name not in ("step", "epoch")}
+    with SummaryWriter(str(workdir / "events")) as events:
+        events.add_hparams(settings, scores, name="hparams", global_step=record["step"])
 
 
 def add_pictures(workdir: Path, step: int, names: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
-"""Optax optimisers and learning-rate schedules by name."""
+"""Optax optimisers and learning-rate schedules by name, and what may be put around any optimiser."""
 
 from __future__ import annotations
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,10 @@ import optax
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adadelta", "sdlm")
 SCHEDULES = ("constant", "cosine", "onecycle", "lenet5")
+DECAYS = ("all", "kernels")
 
 
-def schedule(name: str, learning_rate: float, updates: int) -> optax.Schedule:
+def schedule(name: str, learning_rate: float, updates: int, *, warmup: int = 0) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates done.
 
     Args:
@@ -22,13 +25,25 @@ def schedule(name: str, learning_rate: float, updates: int) -> optax.Schedule:
         the paper 5e-4, 2e-4, 1e-4, 5e-5, 1e-5 in 20 epochs.
       learning_rate: the (peak) rate.
       updates: number of updates of the whole run.
+      warmup: updates before the schedule, which takes the rest of the run. In them the rate rises linearly to where the
+        schedule starts: update t, counted from 0, has (t + 1) / (warmup + 1) of that.
 
     Raises:
-      ValueError: no such schedule.
+      ValueError: no such schedule, or `warmup` is not from 0 to below `updates`.
 
     References:
-      Smith, Topin, Super-convergence, 2018. LeCun et al. 1998, section III.A.
+      Smith, Topin, Super-convergence, 2018. LeCun et al. 1998, section III.A. Warm-up: Goyal et al., Accurate, large
+      minibatch SGD, 2017, arXiv:1706.02677, section 2.2.
     """
+    if warmup:
+        if not 0 < warmup < updates:
+            raise ValueError(f"warmup must be from 0 to {updates - 1}, fewer than the {updates} updates, was {warmup}")
+        after = schedule(name, learning_rate, updates - warmup)
+
+        def rise(count: jax.typing.ArrayLike) -> jax.Array:
+            return after(0) * (jnp.asarray(count, jnp.float32) + 1) / (warmup + 1)
+
+        return optax.join_schedules([rise, after], [warmup])
     if name == "constant":
         return optax.constant_schedule(learning_rate)
     if name == "cosine":
@@ -46,7 +61,9 @@ def optimizer(
     learning_rate: optax.ScalarOrSchedule,
     *,
     weight_decay: float = 0.0,
+    decay: str = "all",
     grad_clip: float | None = None,
+    nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimiser of that name.
 
@@ -56,28 +73,92 @@ def optimizer(
       learning_rate: a number or a schedule.
       weight_decay: adds `weight_decay * w` to the gradient, as in PyTorch; adamw subtracts it from the weight instead,
         times the learning rate.
+      decay: which parameters decay: `all`, or `kernels`, those of two or more dimensions, which spares biases and
+        the scales of norms.
       grad_clip: bound of the gradient's global norm, applied first; `None` means no bound.
+      nesterov: of `momentum` alone: the gradient is taken where the momentum leads, in Sutskever's form, as in PyTorch.
 
     Raises:
-      ValueError: no such optimiser.
+      ValueError: no such optimiser, no such `decay`, or `nesterov` of another than `momentum`.
 
     References:
-      Zeiler, Adadelta, 2012. Loshchilov, Hutter, Decoupled weight decay regularization, 2019.
+      Zeiler, Adadelta, 2012. Loshchilov, Hutter, Decoupled weight decay regularization, 2019. Sutskever et al., On the
+      importance of initialization and momentum in deep learning, ICML 2013.
     """
+    if decay not in DECAYS:
+        raise ValueError(f"decay must be one of {', '.join(DECAYS)}, was {decay!r}")
+    decays = is_kernel if decay == "kernels" else None
     makers = {
         "sgd": lambda: optax.sgd(learning_rate),
-        "momentum": lambda: optax.sgd(learning_rate, momentum=0.9),
+        "momentum": lambda: optax.sgd(learning_rate, momentum=0.9, nesterov=nesterov),
         "adam": lambda: optax.adam(learning_rate),
-        "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay),
+        "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay, mask=decays),
         "adadelta": lambda: optax.adadelta(learning_rate, rho=0.95, eps=1e-6),
         "sdlm": lambda: optax.chain(scale_by_curvature(), optax.scale_by_learning_rate(learning_rate)),
     }
     if name not in makers:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, was {name!r}")
+    if nesterov and name != "momentum":
+        raise ValueError(f"nesterov must be False where the optimizer is {name!r}: only momentum has it")
     parts = [] if grad_clip is None else [optax.clip_by_global_norm(grad_clip)]
     if weight_decay and name != "adamw":
-        parts.append(optax.add_decayed_weights(weight_decay))
+        parts.append(optax.add_decayed_weights(weight_decay, mask=decays))
     return optax.with_extra_args_support(optax.chain(*parts, makers[name]()))
+
+
+def is_kernel(params: optax.Params) -> optax.Params:
+    """Returns a tree of bools: True for parameters of two or more dimensions."""
+    return jax.tree.map(lambda param: jnp.ndim(param) >= 2, params)
+
+
+def freeze(optimizer: optax.GradientTransformation, pattern: str) -> optax.GradientTransformationExtraArgs:
+    """Keeps some parameters as they are: they get no update, and the optimiser keeps no state of them.
+
+    A bound of the gradient's norm counts the others alone.
+
+    Args:
+      optimizer: of the others.
+      pattern: a regular expression. Parameters in whose path, such as `conv1/kernel`, it is found are frozen:
+        `conv` is found in all layers of that name, `^conv1/` in one, `bias$` in all biases.
+
+    Raises:
+      ValueError: `pattern` is no regular expression; or, of `init`, it is found in no path, or in all.
+
+    Example:
+      >>> rule = freeze(optax.sgd(1.0), "^first")
+      >>> params = {"first": {"kernel": jnp.ones(2)}, "second": {"kernel": jnp.ones(2)}}
+      >>> rule.update(params, rule.init(params))[0]["first"]["kernel"]
+      Array([0., 0.], dtype=float32)
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"pattern must be a regular expression, was {pattern!r}: {error}") from None
+
+    def labels(params: optax.Params) -> optax.Params:
+        def label(path: jax.tree_util.KeyPath, _: jax.Array) -> str:
+            return "frozen" if expression.search(path_name(path)) else "trained"
+
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    apart = optax.partition(
+        {"trained": optimizer, "frozen": optax.set_to_zero()}, labels, mask_compatible_extra_args=True
+    )
+
+    def init(params: optax.Params) -> optax.OptState:
+        found = set(jax.tree.leaves(labels(params)))
+        if found != {"trained", "frozen"}:
+            names = ", ".join(path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0])
+            which = "every path: nothing would be trained" if found == {"frozen"} else "no path of a parameter"
+            raise ValueError(f"pattern {pattern!r} is found in {which}. The parameters are {names}.")
+        return apart.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, apart.update)
+
+
+def path_name(path: jax.tree_util.KeyPath) -> str:
+    """Returns the path of a parameter as `conv1/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def scale_by_curvature(mu: float = 0.02) -> optax.GradientTransformationExtraArgs:
@@ -122,20 +203,17 @@ def max_norm(kernel: str, limit: float) -> optax.GradientTransformation:
       Srivastava et al., Dropout, JMLR 2014, section 5.1.
     """
 
-    def is_kernel(path: jax.tree_util.KeyPath) -> bool:
-        return jax.tree_util.keystr(path, simple=True, separator="/") == kernel
-
     def init(params: optax.Params) -> optax.EmptyState:
         paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-        if not any(map(is_kernel, paths)):
+        if kernel not in map(path_name, paths):
             raise ValueError(f"kernel must be the path of a parameter, was {kernel!r}")
         return optax.EmptyState()
 
     def bound(path: jax.tree_util.KeyPath, change: jax.Array, weights: jax.Array) -> jax.Array:
-        if not is_kernel(path):
+        if path_name(path) != kernel:
             return change
         after = weights + change
-        norms = jnp.linalg.norm(after, axis=0)
+        norms = jnp.linalg.norm(after, axis=0, keepdims=True)
         return jnp.where(norms > limit, after * (limit / norms) - weights, change)
 
     def update(

@@ -1,10 +1,19 @@
-"""Settings of a training run, as the flags give them and `config.json` stores them."""
+"""Settings of a training run, as keywords of `fit` and in `config.json`."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from cnnjax.errors import UserError
+from cnnjax.train.optimizers import DECAYS, OPTIMIZERS, SCHEDULES
+
+#: Settings of a named optimiser; an optax transformation of one's own has its own.
+OF_THE_OPTIMIZER = ("optimizer", "learning_rate", "schedule", "warmup", "weight_decay", "decay", "nesterov",
+                    "grad_clip")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +26,18 @@ class Options:
       learning_rate: the (peak) learning rate.
       optimizer: a name of `train.optimizers.OPTIMIZERS`.
       schedule: a name of `train.optimizers.SCHEDULES`.
+      warmup: updates over which the learning rate rises linearly from 0, in front of the schedule.
       weight_decay: see `train.optimizers.optimizer`.
+      decay: `"all"`: weight decay acts on all parameters; `"kernels"`: on those of two or more dimensions, which
+        spares biases and norms.
+      nesterov: whether the momentum is Nesterov's; for `momentum` alone.
       grad_clip: largest global norm of the gradient; `None` means no bound.
-      augment: whether the training images are changed at random.
-      dtype: of the computation; parameters, batch statistics and loss stay float32.
+      freeze: regular expression; parameters whose path matches keep their values. `None` freezes none.
+      accumulate: parts of equal size into which a batch is split, one after the other, to save memory. Their gradients
+        are averaged: the update is that of the whole batch, but for batch norm, whose statistics are of each part.
+      loss_scale: factor of the loss in the backward pass, for float16; `"dynamic"` adapts it; `None` means 1.
+      ema: decay of a moving average of the parameters, `a <- ema a + (1 - ema) w` after each update, which is evaluated
+        and saved beside them; `None` means no average.
       seed: decides every random number of the run.
       validation: number of training examples held out to choose the best checkpoint by.
       patience: stop after so many evaluations without a lower validation loss; `None` means never.
@@ -32,18 +49,23 @@ class Options:
       profile: whether to trace a few calls with `jax.profiler`.
 
     Raises:
-      UserError: `patience` without `validation`.
+      UserError: a value is not what it must be, or two contradict each other.
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
     optimizer: str = "adamw"
     schedule: str = "constant"
+    warmup: int = 0
     weight_decay: float = 0.0
+    decay: str = "all"
+    nesterov: bool = False
     grad_clip: float | None = None
-    augment: bool = False
-    dtype: str = "float32"
+    freeze: str | None = None
+    accumulate: int = 1
+    loss_scale: float | str | None = None
+    ema: float | None = None
     seed: int = 0
     validation: int = 0
     patience: int | None = None
@@ -55,5 +77,61 @@ class Options:
     profile: bool = False
 
     def __post_init__(self) -> None:
-        if self.patience is not None and not self.validation:
-            raise UserError("--patience needs --validation: early stopping never looks at the test set.")
+        for name in ("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every", "log_every",
+                     "updates_per_call"):  # fmt: skip
+            self._check_int(name, least=1)
+        for name in ("warmup", "seed", "validation"):
+            self._check_int(name, least=0)
+        self._check_int("keep", least=2)
+        if self.patience is not None:
+            self._check_int("patience", least=1)
+        self._check_number("learning_rate", above=0)
+        self._check_number("weight_decay", least=0)
+        if self.grad_clip is not None:
+            self._check_number("grad_clip", above=0)
+        if self.loss_scale not in (None, "dynamic"):
+            self._check_number("loss_scale", above=0)
+        if self.ema is not None:
+            self._check_number("ema", least=0)
+            if self.ema >= 1:
+                raise UserError(f"`ema={self.ema}` must be below 1, such as 0.999.")
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("decay", DECAYS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"`{name}={getattr(self, name)}` must be one of {', '.join(known)}.")
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"`batch_size={self.batch_size}` cannot be split into `accumulate={self.accumulate}` equal parts: "
+                f"give a multiple of {self.accumulate}."
+            )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Returns the options of these keywords.
+
+        Raises:
+          UserError: names an unknown one, and the known ones like it.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=2)
+                advice = f"did you mean {' or '.join(close)}?" if close else f"it must be one of {', '.join(known)}."
+                raise UserError(f"{name!r} is no option of a training run: {advice}")
+        return cls(**given)
+
+    def _check_int(self, name: str, *, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+            raise UserError(f"`{name}={value}` must be an int of at least {least}.")
+        object.__setattr__(self, name, int(value))  # NumPy's ints are no JSON
+
+    def _check_number(self, name: str, *, above: float = -math.inf, least: float = -math.inf) -> None:
+        value = getattr(self, name)
+        bound = f"above {above:g}" if above > -math.inf else f"of at least {least:g}"
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (math.isfinite(number) and number > above and number >= least):
+            raise UserError(f"`{name}={value}` must be a finite number {bound}.")
+        object.__setattr__(self, name, number)

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from cnnjax.errors import UserError
 
 #: Settings that may differ when a run is resumed: none of them changes the numbers.
 MAY_CHANGE = frozenset({"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile"})
+#: Environment variables that change the bits.
+VARIABLES = ("CNNJAX_ONEDNN", "XLA_FLAGS")
+
+_held: set[Path] = set()  # the workdirs that this process has locked
 
 
 def dated(parent: Path, name: str) -> Path:
@@ -26,37 +31,44 @@ def dated(parent: Path, name: str) -> Path:
             path = parent / f"{stamp}-{name}{suffix}"
             _make(path, exist_ok=False)
             return path
-    raise UserError(f"{parent} already holds a thousand runs of this second: give --workdir.")
+    raise UserError(f"{parent} already holds a thousand runs of this second: give `workdir`.")
 
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
     """Makes a workdir, or opens an existing one, and locks it for this process.
 
+    A process that holds it may claim it again, inside.
+
     Raises:
       UserError: not writable; locked by another process; it holds other files than a run's.
     """
     _make(path, exist_ok=True)
+    if path.resolve() in _held:
+        yield
+        return
     try:
         lock = open(path / ".lock", "a")  # noqa: SIM115
     except OSError as error:
-        raise UserError(f"--workdir={path} cannot be written to ({error.strerror}): give another folder.") from None
+        raise UserError(f"`workdir={path}` cannot be written to ({error.strerror}): give another folder.") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"--workdir={path} is in use by another process: wait for it to end, or give another folder."
+                f"`workdir={path}` is in use by another process: wait for it to end, or give another folder."
             ) from None
         strangers = sorted(p.name for p in path.iterdir() if p.name not in (".lock", "config.new"))
         if strangers and "config.json" not in strangers:
             raise UserError(
-                f"--workdir={path} holds {strangers[0]} but no config.json, so it is not a run's folder: "
+                f"`workdir={path}` holds {strangers[0]} but no config.json, so it is not a run's folder: "
                 "give an empty or a new one."
             )
+        _held.add(path.resolve())
         try:
             yield
         finally:
+            _held.discard(path.resolve())
             if [p.name for p in path.iterdir()] == [".lock"]:  # an error came before anything was worth keeping
                 (path / ".lock").unlink()
                 path.rmdir()
@@ -82,15 +94,27 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
         return []
     old = read_config(path)
     may_change = {"environment", *MAY_CHANGE}
+    if config.get("patience") is not None:
+        may_change.discard("eval_every")  # early stopping counts evaluations
+    changed = differences(old.get("environment", {}), config.get("environment", {}))
     if config.get("schedule") == old.get("schedule") == "constant" and config["epochs"] >= old["epochs"]:
         may_change.add("epochs")
-    if differing := differences(old, config, but=may_change):
+    pair = (old, config)
+    if any(line.startswith("python: ") for line in changed):
+        pair = _without_code(old), _without_code(config)
+    if differing := differences(*pair, but=may_change):
         raise UserError(
-            f"--workdir={path} holds a run with other settings: {'; '.join(differing)}. "
-            "Give the flags of that run to go on with it, or another --workdir."
+            f"`workdir={path}` holds a run with other settings: {'; '.join(differing)}. "
+            "Give the settings of that run to go on with it, or another `workdir`."
         )
     write_json(file, config)
-    return differences(old.get("environment", {}), config.get("environment", {}))
+    return changed
+
+
+def _without_code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops the digests of functions: another version of Python compiles them to other code."""
+    names = {name: text and text.split(" ")[0] for name, text in config.get("functions", {}).items()}
+    return {**config, "functions": names}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -104,7 +128,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Returns what the bits depend on beside the configuration: versions, device, cores."""
+    """Returns what the bits depend on beside the configuration: versions, environment variables, device, cores."""
     import importlib.metadata
 
     import jax
@@ -112,13 +136,30 @@ def environment() -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     device = jax.local_devices()[0]
     return {
+        "cnnjax": importlib.metadata.version("cnnjax"),
+        "commit": _commit(Path(__file__).parents[2]),
         **versions,
+        **{name: os.environ.get(name) for name in VARIABLES},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": device.device_kind,
         "devices": jax.local_device_count(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
+
+
+def _commit(checkout: Path) -> str | None:
+    """Returns the commit of a git checkout, with `+` where files differ from it; None outside of one."""
+    if not (checkout / ".git").exists():
+        return None
+    git = ["git", "-C", str(checkout)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        status = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", "cnnjax"],
+                                capture_output=True, text=True, timeout=5, check=True)  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip()[:12] + ("+" if status.stdout.strip() else "")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
@@ -150,7 +191,7 @@ def _make(path: Path, *, exist_ok: bool) -> None:
         path.mkdir(parents=True, exist_ok=exist_ok)
     except FileExistsError:
         if exist_ok:
-            raise UserError(f"--workdir={path} is a file: give a folder.") from None
+            raise UserError(f"`workdir={path}` is a file: give a folder.") from None
         raise
     except OSError as error:
-        raise UserError(f"--workdir={path} cannot be made ({error.strerror}): give a writable folder.") from None
+        raise UserError(f"`workdir={path}` cannot be made ({error.strerror}): give a writable folder.") from None

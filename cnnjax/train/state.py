@@ -28,6 +28,7 @@ class TrainState(NamedTuple):
       opt_state: the optimiser's state.
       step: int32 scalar, the number of updates done.
       extra: extra arguments of the optimiser's update by name, computed before each epoch; mostly empty.
+      average: moving average of the parameters, a tree like `params`; empty without `ema`.
     """
 
     params: Tree
@@ -35,6 +36,11 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     step: jax.Array
     extra: dict[str, Tree] = {}  # noqa: RUF012
+    average: Tree = {}  # noqa: RUF012
+
+    def evaluated(self) -> Tree:
+        """Returns the parameters to evaluate: the moving average where there is one."""
+        return self.average or self.params
 
 
 class GraphDefs(NamedTuple):
@@ -54,8 +60,9 @@ class GraphDefs(NamedTuple):
 def split(model: nnx.Module) -> tuple[GraphDefs, Tree, Tree]:
     """Splits a module into static structure, parameters, and other state as plain dicts.
 
-    The state of its random layers is left out.
+    The state of its random layers is left out. The module is read, not changed.
     """
+    model = nnx.clone(model)
     model.train()
     training, params, rest, streams = _split(model)
     model.eval()
@@ -63,8 +70,8 @@ def split(model: nnx.Module) -> tuple[GraphDefs, Tree, Tree]:
 
 
 def apply_training(
-    net: GraphDefs, params: Tree, rest: Tree, x: jax.Array, key: jax.Array | None = None
-) -> tuple[jax.Array, Tree]:
+    net: GraphDefs, params: Tree, rest: Tree, x: Tree, key: jax.Array | None = None
+) -> tuple[Tree, Tree]:
     """Applies the module to a batch in training mode.
 
     Args:
@@ -75,7 +82,7 @@ def apply_training(
       key: decides what the random layers draw: the i-th stream of the module starts from `fold_in(key, i)`.
 
     Returns:
-      `(logits, rest)`.
+      `(outputs, rest)`.
 
     Raises:
       ValueError: there are random layers and no key.
@@ -83,22 +90,34 @@ def apply_training(
     if net.streams and key is None:
         raise ValueError("key must be a random key, was None: the net has random layers")
     model = nnx.merge(net.training, params, rest, _streams(net, key))
-    logits = model(x)
-    return logits, _split(model)[2]
+    outputs = model(x)
+    return outputs, _split(model)[2]
 
 
-def apply_inference(net: GraphDefs, params: Tree, rest: Tree, x: jax.Array) -> jax.Array:
-    """Applies the module to a batch in evaluation mode; returns the logits.
+def apply_inference(net: GraphDefs, params: Tree, rest: Tree, x: Tree) -> Tree:
+    """Applies the module to a batch in evaluation mode; returns its outputs.
 
     A layer that is random in this mode too (`layers.FractionalMaxPool`) draws the same at each call.
     """
     return _inference(net, params, rest)(x)
 
 
-def initial(model: nnx.Module, optimizer: optax.GradientTransformationExtraArgs) -> tuple[GraphDefs, TrainState]:
-    """Returns the graph definitions and the state before the first update."""
+def initial(
+    model: nnx.Module, optimizer: optax.GradientTransformation, *, average: bool = False
+) -> tuple[GraphDefs, TrainState]:
+    """Returns the graph definitions and the state before the first update.
+
+    The state is a copy: a training step may overwrite it, and the model stays as it is.
+
+    Args:
+      model: the net.
+      optimizer: any transformation of optax.
+      average: whether to keep a moving average of the parameters.
+    """
     net, params, rest = split(model)
-    return net, TrainState(params, rest, optimizer.init(params), jnp.zeros((), jnp.int32))
+    params, rest = jax.tree.map(jnp.copy, (params, rest))
+    averaged = jax.tree.map(jnp.copy, params) if average else {}
+    return net, TrainState(params, rest, optimizer.init(params), jnp.zeros((), jnp.int32), average=averaged)
 
 
 def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
@@ -128,7 +147,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainStat
         raise UserError(
             f"the checkpoint holds another net or optimiser: {differing[0]}"
             + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
-            + ". Build the model from the config.json beside it, or give another --workdir."
+            + ". Build the model from the config.json beside it, or give another `workdir`."
         )
     return jax.tree.unflatten(structure, [arrays[name] for name in wanted])
 

@@ -1,85 +1,41 @@
-"""Training update, and the jitted training and evaluation steps around it."""
+"""The jitted functions of a run: its batches, its updates, its outputs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnjax.data import rng
-from cnnjax.train.state import GraphDefs, TrainState, Tree, apply_inference, apply_training
+from cnnjax.train.losses import Scalars
+from cnnjax.train.state import GraphDefs, TrainState, Tree, apply_inference
+from cnnjax.train.update import Update
 
-Metrics = dict[str, jax.Array]
-Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
-Prepare = Callable[[jax.Array], jax.Array]
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
-Views = Callable[[jax.Array], jax.Array]
-Batches = Callable[[jax.Array, jax.Array, np.ndarray, np.int32], tuple[jax.Array, jax.Array]]
-Predict = Callable[[TrainState, np.ndarray], np.ndarray]
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Computes the mean of `-log softmax(logits)[label]`, in float32.
-
-    Logits are (N, C), labels (N,), int.
-    """
-    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
+Prepare = Callable[[Any], Any]
+Augment = Callable[..., Any]
+Views = Callable[[Any], Any]
+Batches = Callable[[Tree, Tree, np.ndarray, np.int32], tuple[Tree, Tree]]
+Predict = Callable[[TrainState, Any], Any]
 
 
-def make_update(
-    net: GraphDefs,
-    optimizer: optax.GradientTransformationExtraArgs,
-    loss: Loss = cross_entropy,
-    seed: int = 0,
-) -> Update:
-    """Returns the pure `update(state, x, labels) -> (state, metrics)`, not jitted.
-
-    `x` is a batch as the model takes it; labels are int32 `(N,)`, or whatever `loss` takes. Metrics are the batch's
-    loss before the step and, where labels are ints, its accuracy.
-
-    Args:
-      net: as `split` returns it.
-      optimizer: any transformation of optax.
-      loss: `loss(logits, labels)`, a scalar.
-      seed: with `state.step`, decides what random layers draw.
-    """
-
-    def update(state: TrainState, x: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
-        key = rng.key(seed, rng.DROPOUT, state.step) if net.streams else None
-
-        def objective(params: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
-            logits, rest = apply_training(net, params, state.rest, x, key)
-            return loss(logits, labels), (logits, rest)
-
-        (value, (logits, rest)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params, **state.extra)
-        params = optax.apply_updates(state.params, changes)
-        metrics = {"loss": value}
-        if jnp.issubdtype(labels.dtype, jnp.integer):  # classes, not regression targets
-            metrics["accuracy"] = (logits.argmax(-1) == labels).astype(jnp.float32).mean()
-        return TrainState(params, rest, opt_state, state.step + 1, state.extra), metrics
-
-    return update
-
-
-def pixels_to_float(examples: jax.Array) -> jax.Array:
+def pixels_to_float(examples: Tree) -> Tree:
     """Casts uint8 pixels to float32; leaves other dtypes unchanged."""
-    return examples.astype(jnp.float32) if examples.dtype == jnp.uint8 else examples
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.uint8 else leaf, examples)
 
 
-def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | None) -> Batches:
+def make_batches(mesh: Mesh, seed: int, prepare: Prepare | None, augment: Augment | None) -> Batches:
     """Returns the jitted function that makes the batches of some updates.
 
-    It is `batches(images, labels, indices, step) -> (x, labels)`, for the updates from `step` on.
+    It is `batches(x, y, indices, step) -> (x, y)`, for the updates from `step` on.
 
-    `images`, uint8 `(N, H, W, C)` or other examples `(N, ...)`, and `labels`, `(N,)`, are the whole training set, on
-    the device; `indices`, int32 `(K, B)`, choose the examples. `x` is `(K, B, ...)`, each batch sharded over the mesh.
+    `x` and `y`, arrays or pytrees of arrays `(N, ...)`, are the examples to choose from, on the device; `indices`,
+    int32 `(K, B)`, choose them. The batches are `(K, B, ...)`, each sharded over the mesh.
 
     It is jitted apart from the update: fused into it, XLA would compute each pixel again for every tap of the first
     convolution.
@@ -87,20 +43,21 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | Non
     Args:
       mesh: with the axis `"batch"`.
       seed: with the step, decides the augmentation.
-      prepare: turns examples into the model's input.
-      augment: comes before `prepare`; `None` for no augmentation.
+      prepare: turns examples, uint8 made float32, into the model's input; `None` leaves them.
+      augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare`; `None` for none.
     """
     over_devices = NamedSharding(mesh, PartitionSpec(None, "batch"))
+    both = augment is not None and takes_labels(augment)
 
     @jax.jit
-    def batches(
-        images: jax.Array, labels: jax.Array, indices: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        def make_batch(chosen: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-            x = pixels_to_float(images[chosen])
+    def batches(x: Tree, y: Tree, indices: jax.Array, step: jax.Array) -> tuple[Tree, Tree]:
+        def make_batch(chosen: jax.Array, step: jax.Array) -> tuple[Tree, Tree]:
+            own_x, own_y = jax.tree.map(lambda leaf: leaf[chosen], (x, y))
+            own_x = pixels_to_float(own_x)
             if augment is not None:
-                x = augment(rng.key(seed, rng.AUGMENT, step), x)
-            return prepare(x), labels[chosen]
+                key = rng.key(seed, rng.AUGMENT, step)
+                own_x, own_y = augment(key, own_x, own_y) if both else (augment(key, own_x), own_y)
+            return own_x if prepare is None else prepare(own_x), own_y
 
         indices = jax.lax.with_sharding_constraint(indices, over_devices)
         return jax.vmap(make_batch)(indices, step + jnp.arange(len(indices)))
@@ -108,62 +65,107 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare, augment: Augment | Non
     return batches
 
 
+def takes_labels(augment: Augment) -> bool:
+    """True for `augment(key, x, y)`, False for `augment(key, x)`, by the arguments without a default."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(augment).parameters.values()
+    needed = [one for one in parameters if one.kind in kinds and one.default is inspect.Parameter.empty]
+    return len(needed) >= 3
+
+
 def make_train_step(update: Update) -> Update:
     """Returns the jitted function of K updates; it donates the state.
 
-    It is `train_step(state, x, labels) -> (state, metrics)`.
+    It is `train_step(state, x, y) -> (state, values)`.
 
-    `x`, `(K, B, ...)`, and `labels`, `(K, B)`, are the batches; the metrics are arrays `(K,)`.
+    `x` and `y`, `(K, B, ...)`, are the batches; the values are arrays `(K,)`.
     """
 
-    def train_step(state: TrainState, x: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
-        if len(x) == 1:  # outside a loop XLA spreads elementwise work over the cores
-            state, metrics = update(state, x[0], labels[0])
-            return state, jax.tree.map(lambda m: m[None], metrics)
-        return jax.lax.scan(lambda state, batch: update(state, *batch), state, (x, labels))
+    def train_step(state: TrainState, x: Tree, y: Tree) -> tuple[TrainState, Scalars]:
+        if len(jax.tree.leaves(x)[0]) == 1:  # outside a loop XLA spreads elementwise work over the cores
+            state, values = update(state, *jax.tree.map(lambda leaf: leaf[0], (x, y)))
+            return state, jax.tree.map(lambda value: value[None], values)
+        return jax.lax.scan(lambda state, batch: update(state, *batch), state, (x, y))
 
     return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options())
 
 
 def make_predict(
-    net: GraphDefs, mesh: Mesh, prepare: Prepare, batch_size: int = 256, *, views: Views | None = None
+    net: GraphDefs,
+    mesh: Mesh,
+    prepare: Prepare | None,
+    batch_size: int = 256,
+    *,
+    views: Views | None = None,
+    probabilities: bool = True,
 ) -> Predict:
-    """Returns the function `predict(state, images) -> logits`.
+    """Returns the function `predict(state, x) -> outputs`.
 
-    The logits are float32 `(N, classes)` on the host, each image once, in order.
+    The outputs are float32 `(N, ...)` on the host, or a pytree of such; each example once, in order.
 
     Args:
       net: as `split` returns it.
       mesh: with the axis `"batch"`.
-      prepare: turns images into the model's input.
-      batch_size: images per device and call. The last batch is padded with zeros, whose logits are dropped.
-      views: turns a batch `(B, H, W, C)` into V views of it, `(V, B, H', W', C)`; the logits are then the logarithm
-        of the mean softmax over the views.
+      prepare: turns examples into the model's input; `None` leaves them.
+      batch_size: examples per device and call. The last batch is padded with zeros, whose outputs are dropped.
+      views: turns a batch `(B, H, W, C)` into V views of it, `(V, B, H', W', C)`.
+      probabilities: whether outputs are logits, so that views are averaged as the logarithm of the mean softmax;
+        otherwise by the mean of the outputs.
     """
-    over_devices = NamedSharding(mesh, PartitionSpec("batch"))
+    apply = make_apply(net, mesh, prepare, views=views, probabilities=probabilities)
     size = batch_size * mesh.size
 
-    @jax.jit
-    def logits(params: Tree, rest: Tree, images: jax.Array) -> jax.Array:
-        def apply(images: jax.Array) -> jax.Array:
-            return apply_inference(net, params, rest, prepare(pixels_to_float(images))).astype(jnp.float32)
-
-        images = jax.lax.with_sharding_constraint(images, over_devices)
-        if views is None:
-            return apply(images)
-        of_batch = views(images)
-        each = jax.lax.map(lambda view: jax.nn.log_softmax(apply(view)), of_batch)  # one by one, to save memory
-        return jax.nn.logsumexp(each, axis=0) - jnp.log(jnp.float32(len(of_batch)))
-
-    def predict(state: TrainState, images: np.ndarray) -> np.ndarray:
-        parts = []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padded = np.pad(part, [(0, size - len(part)), *[(0, 0)] * (images.ndim - 1)])
-            parts.append(logits(state.params, state.rest, padded)[: len(part)])
-        return np.concatenate([np.asarray(part) for part in parts])
+    def predict(state: TrainState, x: Tree) -> Tree:
+        parts = [
+            jax.tree.map(lambda leaf, count=count: leaf[:count], apply(state.evaluated(), state.rest, padded))
+            for padded, count in padded_batches(x, size)
+        ]
+        return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *parts)
 
     return predict
+
+
+def make_apply(
+    net: GraphDefs, mesh: Mesh, prepare: Prepare | None, *, views: Views | None, probabilities: bool
+) -> Callable[[Tree, Tree, Tree], Tree]:
+    """Returns the jitted `apply(params, rest, x) -> outputs` of one batch in evaluation mode, see `make_predict`."""
+    over_devices = NamedSharding(mesh, PartitionSpec("batch"))
+
+    @jax.jit
+    def apply(params: Tree, rest: Tree, x: Tree) -> Tree:
+        def one_view(x: Tree) -> Tree:
+            x = pixels_to_float(x)
+            return jax.tree.map(to_float32, apply_inference(net, params, rest, x if prepare is None else prepare(x)))
+
+        x = jax.lax.with_sharding_constraint(x, over_devices)
+        if views is None:
+            return one_view(x)
+        of_batch = views(x)
+        if not probabilities:
+            return jax.tree.map(lambda leaf: leaf.mean(0), jax.lax.map(one_view, of_batch))
+        each = jax.lax.map(lambda view: jax.nn.log_softmax(one_view(view)), of_batch)  # one by one, to save memory
+        return jax.nn.logsumexp(each, axis=0) - jnp.log(jnp.float32(len(each)))
+
+    return apply
+
+
+def padded_batches(x: Tree, size: int) -> Iterator[tuple[Tree, int]]:
+    """Yields the examples in batches of `size`, the last one padded with zeros, and how many of each are real."""
+    n = len(jax.tree.leaves(x)[0])
+    for start in range(0, n, size):
+        count = min(size, n - start)
+        yield pad_batch(jax.tree.map(lambda leaf, at=start: np.asarray(leaf[at : at + size]), x), size), count
+
+
+def pad_batch(x: Tree, size: int) -> Tree:
+    """Pads arrays `(n, ...)` with zeros to `(size, ...)`."""
+    return jax.tree.map(lambda leaf: np.pad(leaf, [(0, size - len(leaf)), *[(0, 0)] * (leaf.ndim - 1)]), x)
+
+
+def to_float32(outputs: jax.Array) -> jax.Array:
+    """Casts floats of half precision to float32; leaves other dtypes unchanged."""
+    half = outputs.dtype in (jnp.bfloat16, jnp.float16)
+    return outputs.astype(jnp.float32) if half else outputs
 
 
 @functools.cache

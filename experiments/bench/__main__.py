@@ -27,8 +27,7 @@ from poolings import time_pools
 from results import line, machine, means, plot
 from steps import time_steps
 
-from cnnjax.app import flags as shared
-from cnnjax.app import process
+from cnnjax.app import process, settings
 from cnnjax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -44,7 +43,7 @@ flags.DEFINE_bool("options", False, "ops, pool: give ours and lax the compiler o
 
 def main(arguments: list[str]) -> None:
     """Times the cases of a suite, prints the table, writes the JSON file and the plot."""
-    shared.no_arguments(arguments)
+    settings.no_arguments(arguments)
     peers = chosen_peers()
     results = []
     for result in SUITES[FLAGS.suite](peers):

@@ -15,6 +15,19 @@ from typing import Any
 import jax
 from timing import Result
 
+from cnnjax.report.axes import log_limits, set_log_axis
+from cnnjax.report.figures import new_figure, save
+
+#: Colour, marker and name in the plot of those whom we are compared with.
+PEERS = {
+    "torch": ("C3", "s", "PyTorch at its best"),
+    "flax": ("C0", "o", "flax as shipped"),
+    "flax with our options": ("C2", "^", "flax's layers in our step"),
+    "lax": ("C0", "D", "jax.lax"),
+    "cold": ("C0", "o", "with an empty compilation cache"),
+}
+FEW_CASES = 8  # rows of a plot that get a number beside each mark
+
 
 def line(result: Result) -> str:
     """Returns a row of the table.
@@ -67,27 +80,76 @@ def processor_names() -> Iterator[str]:
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
-    """Draws the ratios as points on a logarithmic axis, a row per case."""
-    import matplotlib
+    """Draws the ratios on a log axis: a row per case, in it a line per peer, with its spread over the rounds.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    Gray crosses beside PyTorch's best are its other layouts, compiled or not; a stroke near the line at 1 is ours,
+    timed a second time.
+    """
     measures = list(dict.fromkeys(result["measure"] for result in results))
-    rows = max(sum(result["measure"] == m for result in results) for m in measures)
-    figure, axes = plt.subplots(1, len(measures), figsize=(9 * len(measures), 2 + 0.22 * rows), squeeze=False)
-    for axis, measure in zip(axes[0], measures, strict=True):
+    peers = list(dict.fromkeys(peer for result in results for peer in result["ratios"] if named(peer)))
+    pitch = 0.17 if len(results) <= 3 * FEW_CASES else 0.1  # inches between the lines of a row
+    rows = max(sum(result["measure"] == measure for result in results) for measure in measures)
+    figure = new_figure(5.5 * len(measures) + 2, 1.5 + rows * pitch * (len(peers) + 1))
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    ends = [end for result in results for peer in peers for end in result["spread"].get(peer, ())]
+    low, high = log_limits([1.0, *ends, *(ratio for result in results for ratio in result["ratios"].values())])
+    for panel, measure in zip(panels, measures, strict=True):
         of_it = [result for result in results if result["measure"] == measure]
-        for peer in dict.fromkeys(p for result in of_it for p in result["ratios"]):
-            at = [(result["ratios"][peer], row) for row, result in enumerate(of_it) if peer in result["ratios"]]
-            axis.plot(*zip(*at, strict=True), "o", label=f"over {peer}", markersize=4)
-        axis.axvline(1, color="gray", linewidth=0.8)
-        axis.set(xscale="log", title=measure, xlabel="our time over theirs", yticks=range(len(of_it)))
-        axis.set_yticklabels([result["case"] for result in of_it], fontsize=7)
-        axis.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2, 5], labels=["0.05", "0.1", "0.2", "0.5", "1", "2", "5"])
-        axis.minorticks_off()
-        axis.invert_yaxis()
-        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+        for row, result in enumerate(of_it):
+            draw_case(panel, result, peers, row, with_numbers=rows <= FEW_CASES)
+        panel.axvline(1, color="k", linewidth=0.8, zorder=0)
+        set_log_axis(panel, "x", low, high)
+        panel.set(title=measure, xlabel="our time over theirs (left of 1: ours is faster)")
+        panel.set_yticks(
+            range(len(of_it)), [result["case"] for result in of_it], fontsize=9 if rows <= FEW_CASES else 7
+        )
+        panel.set_yticks([row + 0.5 for row in range(len(of_it) - 1)], minor=True)
+        panel.tick_params(axis="y", which="both", length=0)
+        panel.grid(axis="x", alpha=0.3)
+        panel.grid(axis="y", which="minor", alpha=0.5)
+        panel.set_ylim(len(of_it) - 0.5, -0.5)
+    figure.legend(handles=legend(peers, results), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    save(figure, path)
+
+
+def named(peer: str) -> bool:
+    """True for peers that have a line of their own: not for ours again, and for single layouts of PyTorch."""
+    return peer != "own again" and not peer.startswith("torch ")
+
+
+def style(peer: str) -> tuple[str, str, str]:
+    """Returns colour, marker and name of a peer."""
+    return PEERS.get(peer, ("C4", "v", peer))
+
+
+def draw_case(panel: Any, result: Result, peers: Sequence[str], row: int, *, with_numbers: bool) -> None:
+    """Draws the ratios of a case into its row, each peer on a line of its own."""
+    for number, peer in enumerate(peers):
+        if peer not in result["ratios"]:
+            continue
+        y, ratio = row + (number + 1) / (len(peers) + 1) - 0.5, result["ratios"][peer]
+        colour, marker, _ = style(peer)
+        panel.plot(result["spread"][peer], [y, y], color=colour, linewidth=1.5, alpha=0.4, solid_capstyle="butt")
+        panel.plot([ratio], [y], marker=marker, color=colour, markersize=6 if with_numbers else 4)
+        if with_numbers:
+            panel.annotate(f"{ratio:.2f}", (result["spread"][peer][1], y), xytext=(6, 0), textcoords="offset points",
+                           va="center", fontsize=8, color=colour,
+                           bbox={"facecolor": "w", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+        if peer == "torch":
+            others = [value for name, value in result["ratios"].items() if name.startswith("torch ")]
+            panel.plot(others, [y] * len(others), "x", color="0.55", markersize=4, zorder=1)
+    if "own again" in result["ratios"]:
+        panel.plot([result["ratios"]["own again"]], [row], "|", color="k", markersize=9, zorder=1)
+
+
+def legend(peers: Sequence[str], results: Sequence[Result]) -> list[Any]:
+    """Returns an entry for each peer, and for crosses and strokes where there are any."""
+    from matplotlib.lines import Line2D
+
+    names = {name for result in results for name in result["ratios"]}
+    marks = [style(peer) for peer in peers]
+    if any(name.startswith("torch ") for name in names):
+        marks.append(("0.55", "x", "PyTorch: other layouts, compiled or not"))
+    if "own again" in names:
+        marks.append(("k", "|", "ours again: the noise"))
+    return [Line2D([], [], color=colour, marker=marker, linestyle="", label=label) for colour, marker, label in marks]

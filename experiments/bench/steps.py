@@ -17,7 +17,7 @@ from single_ops import normal, to_torch
 from timing import Arrays, Contenders, Result, Run, compare
 
 from cnnjax import models
-from cnnjax.train import optimizers, state, step
+from cnnjax.train import make_update, optimizers, state, step
 
 FLAGS = flags.FLAGS
 
@@ -95,7 +95,7 @@ def own_step(case: Step, x: np.ndarray, labels: np.ndarray) -> tuple[dict[str, n
     net, current = state.initial(models.build({"model": case.model}), optimizer)
     arrays = state.to_arrays(current)
     params = {name.removeprefix("params/"): array for name, array in arrays.items() if name.startswith("params/")}
-    train = step.make_train_step(step.make_update(net, optimizer))
+    train = step.make_train_step(make_update(net, optimizer))
     batch = jnp.asarray(x[None]), jnp.asarray(labels[None])
 
     def run() -> Arrays:
@@ -128,7 +128,7 @@ def flax_step_with_options(case: Step, params: dict[str, np.ndarray], x: np.ndar
     """Returns our training step, with its compiler options and donation, of flax's net."""
     optimizer = optimizers.optimizer("momentum", RATE)
     net, current = state.initial(flax_nets.make_net(case.model["name"], params), optimizer)
-    train = step.make_train_step(step.make_update(net, optimizer))
+    train = step.make_train_step(make_update(net, optimizer))
     batch = jnp.asarray(x[None]), jnp.asarray(labels[None])
 
     def run() -> Arrays:

@@ -7,14 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.data import augment, augment_for, centre_crop, channel_stats, colour_axes, standardize, ten_crops
+from cnnjax.data import (
+    augment,
+    augment_for,
+    centre_crop,
+    channel_stats,
+    colour_axes,
+    random_crops,
+    standardize,
+    ten_crops,
+)
 from tests import processes
 
 # Jitted as in training; op by op each would be compiled for itself, which takes seconds.
 random_affine = jax.jit(augment.random_affine, static_argnames=("batch", "degrees", "scale", "shift"))
 warp = jax.jit(augment.warp)
 affine = jax.jit(augment.affine, static_argnames=("degrees", "scale", "shift"))
-crop_flip = jax.jit(augment.crop_flip, static_argnames=("pad", "mode", "size"))
+crop_flip = jax.jit(augment.crop_flip, static_argnames=("pad", "mode", "size", "flip"))
 pca_jitter = jax.jit(augment.pca_jitter, static_argnames="deviation")
 
 
@@ -147,8 +156,8 @@ def test_crops_of_larger_images_are_all_there_and_nothing_else():
     assert len(allowed) == 18
     out = np.asarray(crop_flip(jax.random.key(2), jnp.array(np.stack([image] * 400)), pad=0, size=3))
     assert out.shape == (400, 3, 3, 2) and {one.tobytes() for one in out} == allowed
-    for shape, size in (((1, 5, 5, 1), 6), ((1, 5, 6, 1), 5), ((1, 5, 5, 1), 0)):
-        with pytest.raises(ValueError, match=f"size must be from 1 to the side of square images .* was {size} for"):
+    for shape, size in (((1, 5, 5, 1), 6), ((1, 5, 6, 1), (5, 7)), ((1, 5, 5, 1), 0)):
+        with pytest.raises(ValueError, match=r"size must be from 1 to the height and width of the images, 5 x . with"):
             crop_flip(jax.random.key(0), jnp.zeros(shape), pad=0, size=size)
 
 
@@ -157,7 +166,7 @@ def test_ten_crops_by_hand():
     crops = np.asarray(ten_crops(rows, 2))[:, 0, :, :, 0].tolist()
     corners = [[[0, 1], [4, 5]], [[2, 3], [6, 7]], [[4, 5], [8, 9]], [[6, 7], [10, 11]], [[1, 2], [5, 6]]]
     assert crops == corners + [[row[::-1] for row in crop] for crop in corners]
-    with pytest.raises(ValueError, match="size must be from 1 to 3, the smaller side of the images, was 4"):
+    with pytest.raises(ValueError, match="size must be from 1 to the height and width of the images, 3 x 4, was 4"):
         ten_crops(rows, 4)
 
 
@@ -199,9 +208,39 @@ def test_pca_jitter_moves_all_pixels_of_an_image_alike_along_the_axes():
         pca_jitter(jax.random.key(0), jnp.zeros((1, 2, 2, 3), jnp.uint8), axes)
 
 
-def test_grey_images_are_turned_and_photos_mirrored():
-    assert augment_for(1) is augment.affine
+def test_gray_images_are_turned_and_photos_mirrored():
+    assert augment_for(1) is augment_for(1, mirror=False) is augment.affine
     assert augment_for(3) is augment.crop_flip
+
+
+def test_characters_are_cropped_and_not_mirrored():
+    image = np.arange(1, 3 * 4 * 3 + 1).reshape(3, 4, 3).astype(np.uint8)
+    upright = {crop.tobytes() for crop in crops_by_hand(image, 1, "constant")[:9]}
+    images = jnp.array(np.stack([image] * 400))
+    out = np.asarray(augment_for(3, mirror=False)(jax.random.key(2), images, pad=1))
+    assert {one.tobytes() for one in out} == upright
+    both = np.asarray(crop_flip(jax.random.key(2), images, pad=1))
+    same = (both == out).all((1, 2, 3))
+    assert 150 < same.sum() < 250
+    np.testing.assert_array_equal(crop_flip(jax.random.key(2), images, pad=1, flip=False), out)
+
+
+def test_crops_of_a_height_and_a_width():
+    image = np.arange(4 * 5, dtype=np.uint8).reshape(4, 5, 1)
+    allowed = {image[i : i + 3, j : j + 2].tobytes() for i in range(2) for j in range(4)}
+    out = np.asarray(crop_flip(jax.random.key(2), jnp.array([image] * 300), pad=0, size=(3, 2), flip=False))
+    assert out.shape == (300, 3, 2, 1) and {one.tobytes() for one in out} == allowed
+
+
+def test_random_crops_are_crops_whose_colours_are_jittered():
+    images = np.random.default_rng(0).integers(0, 256, (50, 6, 6, 3)).astype(np.uint8)
+    key = jax.random.key(9)
+    crop_key, colour_key = jax.random.split(key)
+    for mirror in (True, False):
+        cropped = crop_flip(crop_key, jnp.array(images, jnp.float32), pad=0, size=4, flip=mirror)
+        expected = pca_jitter(colour_key, cropped, colour_axes(images))
+        got = jax.jit(random_crops(images, 4, mirror=mirror))(key, jnp.array(images, jnp.float32))
+        np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
 def test_channel_stats_by_hand_and_by_numpy():

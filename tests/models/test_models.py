@@ -118,6 +118,12 @@ def test_parameters_of_the_cifar_nets() -> None:
     normed = nets.shapes(name="cifar_cnn", batch_norm=True, widths=[64, 128])
     assert nets.count(normed) == 27 * 64 + 2 * 64 + 9 * 64 * 128 + 2 * 128 + 8 * 8 * 128 * 128 + 128 + 1290
     assert nets.count(nets.shapes(name="resnet18")) == 11_173_962  # as every CIFAR ResNet-18
+    torchvision = {"name": "resnet18", "stem": "imagenet", "num_classes": 1000}
+    assert nets.count(nets.shapes(**torchvision)) == 11_689_512
+    outputs = [row.output for row in nets.rows((224, 224, 3), **torchvision)]
+    assert outputs[0][:2] == (112, 112) and (56, 56, 64) in outputs and (7, 7, 512) in outputs
+    with pytest.raises(UserError, match="stem must be one of cifar, imagenet, was 'vgg'"):
+        nets.shapes(name="resnet18", stem="vgg")
 
 
 def losses(model: nnx.Module, steps: int, dtype: str, draws: int = 1) -> np.ndarray:

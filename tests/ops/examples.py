@@ -92,7 +92,9 @@ EXAMPLES = {
     "maxout": example(lambda x: ops.maxout(x, 2), X),
     "prelu": example(ops.prelu, X, (4,)),
     "rrelu": example(lambda x: ops.rrelu(x, key=jax.random.key(0)), X),
+    "scaled_sigmoid": example(ops.scaled_sigmoid, X, (4,)),
     "squareplus": example(lambda x, b: ops.squareplus(x, jnp.abs(b)), X, (4,)),
+    "swish": example(ops.swish, X, (4,)),
     "threshold": example(lambda x: ops.threshold(x, 0.1), X),
 }
 #: One name of each activation function; the other spellings are the same objects.

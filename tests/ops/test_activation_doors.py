@@ -80,7 +80,7 @@ X = jnp.ones((2, 4))
 @in_one_case("name", sorted({*PYTORCH, *KERAS, *activations.__all__}))
 def test_only_float_arrays_come_in(name):
     f = getattr(ops, name)
-    arguments = {"prelu": (X[0],), "threshold": (0.5,), "maxout": (2,)}.get(name, ())
+    arguments = {"prelu": (X[0],), "threshold": (0.5,), "maxout": (2,), "scaled_sigmoid": (X[0],)}.get(name, ())
     assert jax.eval_shape(lambda x: f(x, *arguments), X).dtype == X.dtype and f.__doc__ and f.__module__
     with pytest.raises(TypeError, match="x must be an array of numbers, got one of dtype <U1"):
         f(np.array(["a", "b"]), *arguments)

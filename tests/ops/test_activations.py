@@ -32,6 +32,7 @@ PAIRS = [
     ("softshrink", {"lambd": 1.0}, "softshrink", {"lambd": 1.0}),
     ("hardshrink", {"lambd": 1.0}, "hardshrink", {"lambd": 1.0}),
     ("swish", {}, "silu", {}),
+    ("swish", {"beta": 1.0}, "silu", {}),
     ("threshold", {"threshold": 0.2, "value": -9.0}, "threshold", {"threshold": 0.2, "value": -9.0}),
 ]
 
@@ -87,10 +88,29 @@ def test_what_pytorch_lacks():
         np.testing.assert_array_equal(ops.maxout(x, 3), x.reshape(3, 2, 3).max(-1))
         np.testing.assert_array_equal(ops.maxout(x, 3, 0), x.max(0, keepdims=True))
         np.testing.assert_allclose(ops.scaled_tanh(x), 1.7159 * np.tanh(x * 2 / 3), rtol=1e-14)
+        by_unit = np.array([0.0, -2.0, 0.5, 1.0, 3.0, 7.0])
+        sigmoid = 1 / (1 + np.exp(-x))
+        for alpha in (3.0, np.float64(-2), by_unit, by_unit[:1], by_unit[1], x[:, :1]):
+            np.testing.assert_allclose(ops.scaled_sigmoid(x, alpha), alpha * sigmoid, rtol=1e-14)
+            np.testing.assert_allclose(ops.swish(x, alpha), x / (1 + np.exp(-alpha * x)), rtol=1e-13)
         np.testing.assert_allclose(ops.exponential(x), np.exp(x), rtol=1e-14)
         np.testing.assert_allclose(ops.softplus(x), np.log1p(np.exp(x)), rtol=1e-13)
     dx = jax.grad(lambda x: ops.maxout(x, 3).sum())(jnp.array([1.0, 2.0, 2.0]))
     assert dx.tolist() == [0, 1, 0]
+
+
+def test_the_gradients_of_trained_parameters():
+    """By hand: d swish / d beta = x^2 s (1 - s) with s = sigmoid(beta x), d scaled_sigmoid / d alpha = sigmoid(x)."""
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    beta = np.array([0.5, -1.0, 2.0])
+    with jax.enable_x64(True):
+        dbeta = jax.grad(lambda beta: ops.swish(jnp.array(x), beta).sum())(jnp.array(beta))
+        dalpha = jax.grad(lambda alpha: ops.scaled_sigmoid(jnp.array(x), alpha).sum())(jnp.zeros(3))
+        dslope = jax.grad(lambda slope: ops.prelu(jnp.array(x), slope).sum())(jnp.array(beta))
+    s = 1 / (1 + np.exp(-beta * x))
+    np.testing.assert_allclose(dbeta, (x * x * s * (1 - s)).sum(0), rtol=1e-12)
+    np.testing.assert_allclose(dalpha, (1 / (1 + np.exp(-x))).sum(0), rtol=1e-12)
+    np.testing.assert_allclose(dslope, np.minimum(x, 0).sum(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("axis", [-1, 0])
@@ -122,7 +142,7 @@ def test_rrelu_draws_between_its_bounds():
 @in_one_case("dtype", ["float32", "bfloat16"])
 @in_one_case("name", activations.__all__)
 def test_dtypes_and_names(name, dtype):
-    arguments = {"threshold": (0.5,), "maxout": (2,)}.get(name, ())
+    arguments = {"threshold": (0.5,), "maxout": (2,), "scaled_sigmoid": (2.0,)}.get(name, ())
     with jax.enable_x64(True):
         x = jnp.linspace(-2, 2, 8).astype(dtype).reshape(2, 4)
         if name == "prelu":
@@ -145,6 +165,10 @@ X = jnp.ones((2, 3))
         ("threshold", (X, None), {}, TypeError, "threshold must be a number, got None"),
         ("prelu", (X, jnp.ones(2)), {}, ValueError, r"slope must have shape \(\), \(1,\) or \(3,\), .* got \(2,\)"),
         ("prelu", (X, jnp.ones(3, "bfloat16")), {}, TypeError, "x and slope must share a dtype"),
+        ("swish", (X, jnp.ones((5, 1, 1))), {}, ValueError, r"beta must have shape .* got \(5, 1, 1\)"),
+        ("swish", (X,), {"beta": "1"}, TypeError, "beta must be a number, got '1'"),
+        ("scaled_sigmoid", (X, jnp.ones(2)), {}, ValueError, r"alpha must have shape \(\), .* got \(2,\)"),
+        ("scaled_sigmoid", (X, jnp.ones(3, "bfloat16")), {}, TypeError, "x and alpha must share a dtype"),
         ("rrelu", (X, 0.5, 0.25), {}, ValueError, r"lower must be at most upper, got 0\.5 and 0\.25"),
         ("rrelu", (X,), {"key": 0}, TypeError, "key must be one random key"),
         ("maxout", (X, 2), {}, ValueError, "pieces must divide the 3 entries of axis 1, got 2"),

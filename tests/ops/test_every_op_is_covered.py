@@ -51,6 +51,9 @@ ORACLES = {
     "unfold": ("test_patches.py", "test_unfold_and_fold_against_the_oracle"),
 }
 
+#: Activation functions of a trained parameter; those without one need no layer.
+WITH_PARAMETER = {"prelu": "PReLU", "scaled_sigmoid": "ScaledSigmoid", "swish": "Swish"}
+
 #: Ops without a layer: of indices beside the array, formulas, and geometry in plain ints.
 WITHOUT_LAYER = (
     *("max_unpool", "conv_input_grad", "conv_kernel_grad", "toeplitz_matrix"),
@@ -147,9 +150,9 @@ def test_activations_have_a_peer(name: str) -> None:
     assert of_same_object(name) & strings, f"test {name} against PyTorch or a formula in test_activations.py"
 
 
-@pytest.mark.parametrize("name", [name for name in OTHERS if name not in WITHOUT_LAYER])
+@pytest.mark.parametrize("name", [*WITH_PARAMETER, *(name for name in OTHERS if name not in WITHOUT_LAYER)])
 def test_layer(name: str) -> None:
-    layer = "".join(map(str.capitalize, name.split("_")))
+    layer = WITH_PARAMETER.get(name, "".join(map(str.capitalize, name.split("_"))))
     assert hasattr(layers, layer), f"add layers.{layer} over ops.{name}, or {name} to WITHOUT_LAYER with the reason"
 
 

@@ -89,6 +89,8 @@ OPS = {
             *(ops.sparse_sigmoid, ops.squareplus, ops.tanh),
             lambda x: ops.threshold(x, 0.2),
             lambda x: ops.prelu(x, jnp.asarray(0.3, x.dtype)),
+            lambda x: ops.swish(x, jnp.asarray(0.6, x.dtype)),
+            lambda x: ops.scaled_sigmoid(x, jnp.asarray(0.9, x.dtype)),
             lambda x: ops.elu(x, jnp.asarray(0.7, x.dtype)),
         )
     ),

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -24,7 +25,7 @@ UPDATES = 4 * 6
 def test_learns_and_leaves_its_records(tmp_path: Path) -> None:
     result = tiny.fit(tmp_path, OPTIONS)
     assert result.updates == UPDATES and int(result.state.step) == UPDATES
-    assert result.logits is not None and result.logits.shape == (37, 4)
+    assert result.outputs is not None and result.outputs.shape == (37, 4)
     records = metrics.read(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records if "train_loss" in r] == list(range(1, UPDATES + 1))
     assert [r["epoch"] for r in records if "test_loss" in r] == [1, 2, 3, 4]
@@ -60,7 +61,7 @@ def test_every_example_is_evaluated_once() -> None:
     """37 images are no multiple of the batch: the logits are those of one pass over all."""
     model = tiny.Tiny(rngs=nnx.Rngs(0))
     net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
-    images = tiny.examples(37, 2).images
+    images = tiny.examples(37, 2).x
     predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
     model.eval()
     expected = np.asarray(model(jnp.asarray(images, jnp.float32) / 255))
@@ -81,7 +82,7 @@ def test_a_signal_saves_and_the_next_run_ends_with_the_same_bits(
     with monkeypatch.context() as patch:
         interrupt_at(8, what, patch)
         result = tiny.fit(tmp_path / "cut", OPTIONS)
-    assert result.logits is None and 8 <= result.updates < UPDATES
+    assert result.outputs is None and 8 <= result.updates < UPDATES
     assert checkpoint.steps(tmp_path / "cut")[-1] == result.updates
     rest = tiny.fit(tmp_path / "cut", OPTIONS)
     assert rest.updates == UPDATES - result.updates
@@ -93,7 +94,7 @@ def test_a_finished_run_started_again_changes_nothing(tmp_path: Path) -> None:
     tiny.fit(tmp_path, OPTIONS)
     before = (tmp_path / "metrics.jsonl").read_text()
     again = tiny.fit(tmp_path, OPTIONS)
-    assert again.updates == 0 and again.logits is not None
+    assert again.updates == 0 and again.outputs is not None
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
@@ -136,19 +137,21 @@ def test_early_stopping(tmp_path: Path) -> None:
     result = tiny.fit(tmp_path, options)
     losses = [r["validation_loss"] for r in result.records if "validation_loss" in r]
     assert len(losses) < 50 and len(losses) - 1 - int(np.argmin(losses)) == 2
-    assert result.logits is not None
+    assert result.outputs is not None
     assert tiny.fit(tmp_path, options).updates == 0, "started again, it must not train on"
 
 
 def test_patience_needs_a_validation_set() -> None:
-    with pytest.raises(UserError, match="--patience needs --validation"):
-        replace(OPTIONS, patience=2)
+    with pytest.raises(UserError, match="`patience` needs `validation`"):
+        train.fit(tiny.Tiny(rngs=nnx.Rngs(0)), {"train": tiny.examples(96, 1)}, None, patience=2)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    tiny.fit(tmp_path, replace(OPTIONS, epochs=1))
-    with pytest.raises(UserError, match=r"the loss of update 7 became nan; the last good checkpoint is .*/6\."):
-        tiny.fit(tmp_path, OPTIONS, prepare=lambda pixels: pixels * jnp.nan)
+    exploding = optax.sgd(lambda step: jnp.where(step < 6, 0.01, jnp.inf))
+    own = {"optimizer": exploding, "epochs": 4, "batch_size": 16, "checkpoint_every": 5, "log_every": 1}
+    model, data = tiny.Tiny(rngs=nnx.Rngs(0)), {"train": tiny.examples(96, 1)}
+    with pytest.raises(UserError, match=r"the loss of update 8 became nan; the last good checkpoint is .*/6\."):
+        train.fit(model, data, tmp_path, prepare=tiny.scaled, **own)
     assert checkpoint.steps(tmp_path) == [5, 6]
     assert all(np.isfinite(a).all() for a in arrays(tmp_path).values())
 
@@ -258,9 +261,9 @@ def test_the_loss_is_the_callers(tmp_path: Path) -> None:
         return jnp.square(logits - jax.nn.one_hot(labels, 4)).mean()
 
     result = tiny.fit(tmp_path, replace(OPTIONS, epochs=1), loss=squared)
-    assert result.logits is not None
+    assert result.outputs is not None
     records = metrics.read(tmp_path / "metrics.jsonl")
-    expected = np.square(result.logits - np.eye(4)[tiny.examples(37, 2).labels]).mean()
+    expected = np.square(result.outputs - np.eye(4)[tiny.examples(37, 2).y]).mean()
     assert records[-1]["test_loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -268,7 +271,7 @@ def test_views_are_averaged_as_probabilities() -> None:
     """Of an image and its double: the logarithm of the mean of the two softmaxes, for 37 images in batches of 10."""
     model = tiny.Tiny(rngs=nnx.Rngs(0))
     net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
-    images = tiny.examples(37, 2).images
+    images = tiny.examples(37, 2).x
 
     def predict(views: Any) -> np.ndarray:
         return step.make_predict(net, devices.data_mesh(), lambda x: x / 255, batch_size=10, views=views)(first, images)

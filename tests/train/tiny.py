@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +41,17 @@ def examples(count: int, seed: int) -> train.Examples:
 
 def fit(folder: Path, options: train.Options, model: nnx.Module | None = None, **changes: Any) -> train.Result:
     """`train.fit` on 96 examples, with 37 to test on (no multiple of anything)."""
-    arguments: dict[str, Any] = {
-        "train": examples(96, 1),
-        "test": examples(37, 2),
-        "validation": examples(20, 3) if options.validation else None,
-        "prepare": lambda pixels: pixels / 255,
-        **changes,
-    }
-    folder.mkdir(exist_ok=True)
+    settings = dataclasses.asdict(options)
+    data = {"train": examples(96, 1), "test": examples(37, 2)}
+    if settings.pop("validation"):
+        data["validation"] = examples(20, 3)
+    arguments: dict[str, Any] = {"prepare": scaled, **settings, **changes}
     model = model or Tiny(rngs=nnx.Rngs(options.seed))
-    return train.fit(model, options=options, folder=folder, config={"seed": options.seed}, **arguments)
+    return train.fit(model, arguments.pop("data", data), folder, **arguments)
+
+
+def scaled(pixels: jax.Array) -> jax.Array:
+    return pixels / 255
 
 
 OPTIONS = train.Options(epochs=4, batch_size=16, learning_rate=0.05, checkpoint_every=5, log_every=1)
@@ -70,8 +73,8 @@ def interrupt_at(number: int, what: signal.Signals, monkeypatch: pytest.MonkeyPa
     """Send this process a signal when update `number` is recorded."""
     record = loop.Run.record
 
-    def recording(self: loop.Run, n: int, loss: float, accuracy: float) -> None:
-        record(self, n, loss, accuracy)
+    def recording(self: loop.Run, n: int, values: Mapping[str, float]) -> None:
+        record(self, n, values)
         if n == number:
             os.kill(os.getpid(), what)
 

@@ -15,9 +15,11 @@ from cnnjax.ops.activations.elementwise import (
     leaky_relu,
     prelu,
     rrelu,
+    scaled_sigmoid,
     scaled_tanh,
     softplus,
     softshrink,
+    swish,
     tanhshrink,
     threshold,
 )
@@ -72,6 +74,7 @@ __all__ = [
     "relu",
     "relu6",
     "rrelu",
+    "scaled_sigmoid",
     "scaled_tanh",
     "selu",
     "sigmoid",
@@ -106,5 +109,4 @@ linear = identity
 logsigmoid = log_sigmoid
 soft_shrink = softshrink
 softsign = soft_sign
-swish = silu
 tanh_shrink = tanhshrink

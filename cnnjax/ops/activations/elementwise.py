@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.activations.parameters import Parameter, as_parameter, at_least_0
-from cnnjax.ops.checks import as_float_array, as_number, check_key, one_of, same_dtype
-from cnnjax.ops.promotion import with_axes_of
+from cnnjax.ops.activations.parameters import Parameter, as_parameter, at_least_0, channel_array, per_channel
+from cnnjax.ops.checks import as_float_array, as_number, check_key, one_of
 from cnnjax.ops.public import public_op
 
 
@@ -200,17 +199,43 @@ def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
     References:
       He et al., Delving deep into rectifiers, ICCV 2015, arXiv:1502.01852.
     """
-    x, slope = as_float_array("x", x), as_float_array("slope", slope)
-    same_dtype(x=x, slope=slope)
-    if slope.shape == (1,):
-        slope = slope[0]
-    sizes = x.shape[x.ndim - slope.ndim :] if slope.ndim <= x.ndim else ()
-    if len(sizes) != slope.ndim or any(one not in (1, size) for one, size in zip(slope.shape, sizes, strict=True)):
-        raise ValueError(
-            f"slope must have shape (), (1,) or {x.shape[-1:]}, one per channel of x, or others that x's "
-            f"{x.shape} ends with, got {slope.shape}"
-        )
-    return jnp.where(x > 0, x, with_axes_of(x, slope) * x)
+    x = as_float_array("x", x)
+    return jnp.where(x > 0, x, channel_array("slope", slope, x) * x)
+
+
+@public_op
+def swish(x: jax.Array, beta: Parameter = 1.0) -> jax.Array:
+    """Returns x sigmoid(beta x): `silu` where beta is 1.
+
+    Args:
+      x: `(..., C)`.
+      beta: a number, or an array of x's dtype, of shape `()`, `(1,)` or `(C,)`, or others that x's shape ends with.
+
+    Example:
+      >>> swish(jnp.array([[-1.0, 2.0]]), jnp.array([0.0, 100.0]))
+      Array([[-0.5,  2. ]], dtype=float32)
+
+    References:
+      Ramachandran, Zoph and Le, Searching for activation functions, arXiv:1710.05941.
+    """
+    x = as_float_array("x", x)
+    return x * jax.nn.sigmoid(per_channel("beta", beta, x) * x)
+
+
+@public_op
+def scaled_sigmoid(x: jax.Array, alpha: Parameter) -> jax.Array:
+    """Returns alpha sigmoid(x), alpha mostly learned.
+
+    Args:
+      x: `(..., C)`.
+      alpha: a number, or an array of x's dtype, of shape `()`, `(1,)` or `(C,)`, or others that x's shape ends with.
+
+    Example:
+      >>> scaled_sigmoid(jnp.zeros((1, 2)), jnp.array([1.0, 3.0]))
+      Array([[0.5, 1.5]], dtype=float32)
+    """
+    x = as_float_array("x", x)
+    return per_channel("alpha", alpha, x) * jax.nn.sigmoid(x)
 
 
 @public_op

@@ -106,10 +106,11 @@ def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array
 
 def matmul(a: jax.Array, b: jax.Array, transpose_a: bool) -> jax.Array:
     """Multiplies float32 matrices, a b or a^T b: (..., M, P), or (..., P, M), and (..., P, N)."""
-    if transpose_a and a.ndim > 2 and not has_avx512():
-        # oneDNN writes beyond its memory where it transposes several matrices by its AVX2 kernels.
+    if a.ndim > 2 and not has_avx512():
+        # oneDNN's AVX2 kernels write beyond their memory where they multiply several matrices in one call.
         batch = tuple(range(a.ndim - 2))
-        return jax.lax.dot_general(a, b, (((a.ndim - 2,), (b.ndim - 2,)), (batch, batch)))
+        summed = a.ndim - 2 if transpose_a else a.ndim - 1
+        return jax.lax.dot_general(a, b, (((summed,), (b.ndim - 2,)), (batch, batch)))
     config = {"transpose_a": transpose_a, "transpose_b": False}
     shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-1])
     return _call("__onednn$matmul", {"onednn_matmul_config": config}, shape, a, b)

@@ -1,0 +1,116 @@
+"""What a run on images changes at random, as the flags ask: images first, then pairs of images and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from cnnjax import data, train
+from cnnjax.errors import UserError
+
+FLAGS = flags.FLAGS
+SETTINGS = ("augment", "cutout", "mixup", "cutmix", "label_smoothing")
+"""Flags that decide what training sees."""
+
+
+def augmentation(spec: data.InputSpec, held: np.ndarray, classes: int) -> train.Augment | None:
+    """Returns the augmentation that the flags ask for, for `train.fit`; None where images stay as they are.
+
+    Args:
+      spec: of the input.
+      held: all training images, as `spec.on_host` returns them.
+      classes: number of classes.
+
+    Raises:
+      UserError: `--mixup` and `--cutmix` at once, or `--cutout` larger than the images.
+    """
+    if FLAGS.mixup and FLAGS.cutmix:
+        raise UserError("--mixup and --cutmix each change pairs of images: give one of them.")
+    if FLAGS.cutout and FLAGS.cutout >= min(spec.size):
+        raise UserError(f"--cutout={FLAGS.cutout} would blank the whole image: give less than {min(spec.size)}.")
+    on_images = [one for one in (distortion(spec, held, augment=FLAGS.augment), cutout()) if one is not None]
+    mixing = mix(classes)
+    if mixing is None and len(on_images) <= 1:
+        return on_images[0] if on_images else None
+
+    def change_images(key: jax.Array, x: jax.Array) -> jax.Array:
+        for number, change in enumerate(on_images):
+            x = change(jax.random.fold_in(key, number), x)
+        return x
+
+    if mixing is None:
+        return change_images
+
+    def change_both(key: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        image_key, mixing_key = jax.random.split(key)
+        return mixing(mixing_key, change_images(image_key, x), y)
+
+    return change_both
+
+
+def distortion(spec: data.InputSpec, held: np.ndarray, *, augment: bool) -> train.Augment | None:
+    """Returns what `--augment` does to the images, or the crop that the net sees of larger ones."""
+    if spec.held_size != spec.size:
+        if augment:
+            return data.random_crops(held, spec.size, mirror=spec.mirror)
+        return partial(_centre, size=spec.size)
+    channels = spec.stored_shape[-1] if spec.stored_shape else spec.channels
+    return data.augment_for(channels, mirror=spec.mirror) if augment else None
+
+
+def cutout() -> train.Augment | None:
+    """Returns what `--cutout` does to the images."""
+    return partial(data.cutout, size=FLAGS.cutout) if FLAGS.cutout else None
+
+
+def mix(classes: int) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
+    """Returns what `--mixup` or `--cutmix` do to images and labels."""
+    if FLAGS.mixup:
+        return partial(data.mixup, alpha=FLAGS.mixup, num_classes=classes)
+    if FLAGS.cutmix:
+        return partial(data.cutmix, alpha=FLAGS.cutmix, num_classes=classes)
+    return None
+
+
+def loss(given: train.Loss | None) -> train.Loss:
+    """Returns the loss: the experiment's own, or the cross-entropy with `--label_smoothing`.
+
+    Raises:
+      UserError: the experiment has a loss of its own, which takes no mixed or smoothed labels.
+    """
+    if given is not None:
+        for name in ("label_smoothing", "mixup", "cutmix"):
+            if FLAGS[name].value:
+                raise UserError(f"--{name} is for the cross-entropy; this net has a loss of its own: leave it out.")
+        return given
+    return partial(train.cross_entropy, label_smoothing=FLAGS.label_smoothing) if FLAGS.label_smoothing else (
+        train.cross_entropy
+    )  # fmt: skip
+
+
+def metrics() -> dict[str, train.Metric]:
+    """Returns the metrics that `--metric` names.
+
+    Raises:
+      UserError: there is no such metric.
+    """
+    known: dict[str, train.Metric] = {"accuracy": train.accuracy, "top5": train.top_k(5)}
+    names = FLAGS.metric or ["accuracy"]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--metric={name}: must be one of {', '.join(known)}.")
+    return {name: known[name] for name in ("accuracy", *names)}
+
+
+def settings() -> dict[str, Any]:
+    """Returns what these flags are, for the config."""
+    return {name: FLAGS[name].value for name in (*SETTINGS, "dtype")}
+
+
+def _centre(key: jax.Array, pixels: jax.Array, *, size: tuple[int, int]) -> jax.Array:
+    return data.centre_crop(pixels, size)

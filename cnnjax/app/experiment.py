@@ -1,0 +1,171 @@
+"""An experiment on images, from flags to pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from flax import nnx
+
+from cnnjax import data, describe, models, train
+from cnnjax.app import augmentation, pictures, seeds, settings
+from cnnjax.app.console import Console
+from cnnjax.app.start import start_from
+from cnnjax.app.summary import print_files, print_header, print_scores
+from cnnjax.errors import UserError
+from cnnjax.train import run_dir
+
+FLAGS = flags.FLAGS
+
+RESIZE_RATIO = 256 / 224
+"""Resize-to-crop ratio of AlexNet."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Describes an experiment on images: net, recipe, input.
+
+    Attributes:
+      name: of the experiment, for the default workdir.
+      model: name and keywords for `models.build`; the number of classes and channels come from the data set.
+      recipe: values of the flags that are not given, and of options that have no flag.
+      size: side of the square images that the model takes; smaller ones are padded, see `data.pad_to_square`. None
+        takes images as they are stored.
+      resize: whether images of other sizes are resized to `size`, see `data.resize`.
+      crops: whether they are resized to 8/7 of `size` where `--augment` is on: the model sees random crops, mirrored
+        and with jittered colours.
+      ten_crop: with `crops`, evaluate by the mean over ten crops, see `data.ten_crops`, not by the centre crop alone;
+        by default with `--augment`.
+      channels: that the model takes, 1 or 3; by default those of the data set.
+      pixels: what 0 and 255 become, see `data.InputSpec.with_pixels`.
+      first_layer: layer whose kernels are drawn: its path in the parameters, such as `"blocks/0/conv"`; None finds it.
+      loss: as for `train.fit`; None means the cross-entropy.
+      before_epoch: makes `train.fit`'s argument from the model.
+      settings: what else decides the numbers, for the config.
+    """
+
+    name: str
+    model: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    size: int | None
+    resize: bool = False
+    crops: bool = False
+    ten_crop: bool | None = None
+    channels: int | None = None
+    pixels: tuple[float, float] | str | None = None
+    first_layer: str | None = "conv1"
+    loss: train.Loss | None = None
+    before_epoch: Callable[[nnx.Module], train.BeforeEpoch] | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def resize_to(self) -> int | None:
+        """Returns the side to resize to; None where images are padded, or taken as they are."""
+        if self.size is None or not (self.crops or self.resize):
+            return None
+        return round(self.size * RESIZE_RATIO) if self.crops and FLAGS.augment else self.size
+
+    def views(self) -> str | None:
+        """Returns the views by which the net is evaluated, see `data.InputSpec`; None for its default."""
+        if FLAGS.tta != "none":
+            if self.ten_crop:
+                raise UserError(f"--tta={FLAGS.tta} and --ten_crop are two ways to evaluate: give one of them.")
+            return FLAGS.tta
+        ten_crop = self.crops and (FLAGS.augment if self.ten_crop is None else self.ten_crop)
+        return "ten_crop" if ten_crop else None
+
+
+def run(experiment: Experiment) -> None:
+    """Trains the experiment's net on `--dataset`, or resumes its run, and reports; once, or for each of `--seeds`."""
+    options = settings.options(experiment.recipe)
+    if options.optimizer == "sdlm" and experiment.before_epoch is None:
+        raise UserError("--optimizer=sdlm needs the curvature that --variant=1998 computes; choose another optimizer.")
+    prepared = prepare(experiment)
+    seeds.run_each(experiment.name, options, lambda folder, own: run_one(experiment, prepared, own, folder))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Holds a data set as the experiment takes it: the same for every seed."""
+
+    dataset: data.Dataset
+    spec: data.InputSpec
+    training: train.Examples
+    test: train.Examples
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Loads `--dataset`, in the size and with the channels of the experiment's net."""
+    resize_to = experiment.resize_to()
+    channels = experiment.channels or (FLAGS.channels and int(FLAGS.channels))
+    dataset = data.load_dataset(FLAGS.dataset, FLAGS.data_dir, resize_to, test_share=FLAGS.test_share)
+    spec = data.InputSpec.of(
+        dataset.train_images,
+        size=experiment.size or dataset.train_images.shape[1:3],
+        channels=channels,
+        pixels=experiment.pixels,
+        resize_to=resize_to,
+        views=experiment.views(),
+        mirror=data.may_mirror(FLAGS.dataset, dataset.class_names),
+    )
+    training = train.Examples(spec.on_host(dataset.train_images), dataset.train_labels)
+    return Prepared(dataset, spec, training, train.Examples(spec.on_host(dataset.test_images), dataset.test_labels))
+
+
+def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, folder: Path) -> train.Result:
+    """Makes or goes on with one run, in its folder."""
+    dataset, spec = prepared.dataset, prepared.spec
+    with run_dir.claim(folder):
+        config = configuration(experiment, prepared, options)
+        net = start_from(models.build(config), FLAGS.init_from)
+        print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
+        describe(net, spec.shape)
+        result = train.fit(
+            net,
+            {"train": prepared.training, "test": prepared.test},
+            folder,
+            loss=augmentation.loss(experiment.loss),
+            metrics=augmentation.metrics(),
+            prepare=spec.prepare,
+            augment=augmentation.augmentation(spec, prepared.training.x, len(dataset.class_names)),
+            views=spec.evaluation_views(),
+            before_epoch=experiment.before_epoch(net) if experiment.before_epoch else None,
+            config=config,
+            watch=Console(),
+            **dataclasses.asdict(options),
+        )
+        if not result.finished:
+            step = int(result.state.step)
+            print(f"stopped after update {step}, saved. Go on with: {settings.command_to_go_on(folder)}")
+            return result
+        drawn = pictures.draw(folder, result, prepared.test, dataset.class_names, config, experiment.first_layer)
+        print_scores(result, len(prepared.test))
+        print_files(folder, drawn)
+        return result
+
+
+def configuration(experiment: Experiment, prepared: Prepared, options: train.Options) -> dict[str, Any]:
+    """Returns what users of the net need, and what decides the numbers beside `train.fit`'s own arguments."""
+    names = prepared.dataset.class_names
+    return {
+        "experiment": experiment.name,
+        "dataset": FLAGS.dataset,
+        "data_dir": data_dir(),
+        "test_share": FLAGS.test_share,
+        "class_names": list(names),
+        "model": {**experiment.model, "num_classes": len(names), "channels": prepared.spec.channels},
+        "input": prepared.spec.to_json(),
+        "init_from": FLAGS.init_from,
+        "seed": options.seed,
+        **augmentation.settings(),
+        **experiment.settings,
+    }
+
+
+def data_dir() -> str | None:
+    """Returns where TFDS's data sets are looked for, absolute, so that predict.py finds them; None for its default."""
+    given = FLAGS.data_dir or os.environ.get("TFDS_DATA_DIR")
+    return None if given is None else os.path.abspath(given)

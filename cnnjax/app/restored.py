@@ -1,0 +1,69 @@
+"""A trained net of a run's folder, and the images to show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from cnnjax import data, models, train
+from cnnjax.errors import UserError
+
+
+class Restored(NamedTuple):
+    """Holds a trained net, in evaluation mode.
+
+    Attributes:
+      model: the net; its weights are the moving average where one was kept.
+      spec: of its input.
+      step: number of updates done.
+      config: of its run.
+    """
+
+    model: nnx.Module
+    spec: data.InputSpec
+    step: int
+    config: dict[str, Any]
+
+
+def restore(folder: str, step: int | None = None) -> Restored:
+    """Restores the net of a run.
+
+    Args:
+      folder: of the run.
+      step: which checkpoint; by default the best by validation, else the newest.
+
+    Raises:
+      UserError: no such run or checkpoint, a damaged one, or a net that was not trained on images.
+    """
+    state, config = train.restore(folder, step)
+    if "input" not in config:
+        what = config.get("dataset", "data of one's own")
+        raise UserError(f"{folder} holds a run on {what}: only nets of images can be looked at.")
+    model = train.load(models.build(config), state.get("average") or state["params"], state["rest"])
+    return Restored(model, data.InputSpec.from_json(config["input"]), int(state["step"]), config)
+
+
+def dataset_of(config: Mapping[str, Any], data_dir: str | None) -> data.Dataset:
+    """Loads the data set that a run was trained on; by default from where the run found it."""
+    resize_to = data.InputSpec.from_json(config["input"]).resize_to
+    return data.load_dataset(
+        config["dataset"],
+        data_dir or config["data_dir"],
+        resize_to,
+        test_share=config["test_share"],
+    )
+
+
+def test_example(dataset: data.Dataset, index: str) -> tuple[str, np.ndarray, int]:
+    """Returns the test example of a number: a title, the image, the true class.
+
+    Raises:
+      UserError: there is no such example.
+    """
+    if not index.strip().isdigit() or int(index) >= len(dataset.test_labels):
+        raise UserError(f"--index={index}: must be a number from 0 to {len(dataset.test_labels) - 1}.")
+    true = int(dataset.test_labels[int(index)])
+    return f"test {int(index)} (true: {dataset.class_names[true]})", dataset.test_images[int(index)], true

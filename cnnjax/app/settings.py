@@ -1,0 +1,55 @@
+"""The settings of a run: the flags that were given, and a recipe for the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cnnjax.errors import UserError
+from cnnjax.train import Options
+
+FLAGS = flags.FLAGS
+
+
+def apply_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Sets the flags that were not given to the values of a recipe; returns those that are no flags."""
+    others = {}
+    for name, value in recipe.items():
+        if name not in FLAGS:
+            others[name] = value
+        elif not FLAGS[name].present:
+            FLAGS[name].value = value
+    return others
+
+
+def options(recipe: Mapping[str, Any]) -> Options:
+    """Returns the options of a run: by the flags, and by the recipe for what is not given.
+
+    Raises:
+      UserError: they contradict each other.
+    """
+    others = apply_recipe(recipe)
+    names = [field.name for field in dataclasses.fields(Options) if field.name in FLAGS]
+    given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    return Options.of({**others, **given})
+
+
+def no_arguments(arguments: list[str]) -> None:
+    """Raises UserError where a script that takes only flags was given other arguments."""
+    if arguments:
+        raise UserError(f"unexpected argument {arguments[0]!r}: flags are written --name=value (see --help).")
+
+
+def command_to_go_on(workdir: Path) -> str:
+    """Returns the command line that resumes this run."""
+    command = [os.path.basename(sys.executable), *sys.argv]
+    if FLAGS.workdir is None:
+        command.append(f"--workdir={workdir}")
+    return shlex.join(command)

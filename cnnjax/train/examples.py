@@ -1,0 +1,124 @@
+"""The examples of a split: inputs and labels, each any pytree of arrays, or read one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from cnnjax.errors import UserError
+
+Arrays = Any  # an array, or a pytree of them
+SPLITS = ("train", "validation", "test")
+
+
+class Examples(NamedTuple):
+    """Holds the examples of one split.
+
+    Attributes:
+      x: inputs, arrays `(N, ...)`: uint8 images `(N, H, W, C)`, word ids `(N, L)`, or any pytree of such.
+      y: labels, likewise: classes, int `(N,)`, targets of a regression, images, ...
+    """
+
+    x: Arrays
+    y: Arrays
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self)[0])
+
+
+class Source(Protocol):
+    """Examples read one by one, such as a `grain.MapDataset` of `(x, y)`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[Arrays, Arrays]: ...
+
+
+Split = Examples | Source
+
+
+def to_splits(data: Mapping[str, Any]) -> dict[str, Split]:
+    """Returns the splits of `fit`'s argument `data`, checked.
+
+    A list is an array; tuples and dicts are pytrees. A split that is `None` is left out.
+
+    Raises:
+      UserError: no training examples, a name that is not a split's, not (x, y), or numbers of examples that differ.
+    """
+    if not isinstance(data, Mapping) or "train" not in data:
+        raise UserError(
+            f"`data` must be a dict such as {{'train': (x, y), 'test': (x, y)}}, was "
+            f"{'a dict of ' + ', '.join(map(repr, data)) if isinstance(data, Mapping) else type(data).__name__}."
+        )
+    for name in data:
+        if name not in SPLITS:
+            raise UserError(f"`data` has a split {name!r}: it must be one of {', '.join(SPLITS)}.")
+    return {name: _to_split(name, split) for name, split in data.items() if split is not None}
+
+
+def gather(split: Split, indices: Sequence[int] | np.ndarray) -> Examples:
+    """Copies some examples to the host, in the order of `indices`, as arrays `(len(indices), ...)`."""
+    if isinstance(split, Examples):
+        return jax.tree.map(lambda leaf: canonical(np.asarray(leaf[indices])), split)
+    chosen = [split[int(index)] for index in indices]
+    return Examples(*jax.tree.map(lambda *leaves: canonical(np.stack(leaves)), *[tuple(one) for one in chosen]))
+
+
+def specs(split: Split) -> Examples:
+    """Returns shape and dtype of each array of a batch of one."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), gather(split, [0]))
+
+
+def canonical(array: np.ndarray) -> np.ndarray:
+    """Casts to the dtype that JAX computes in: float64 to float32 and int64 to int32, unless x64 is enabled."""
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+
+
+def _to_split(name: str, given: Any) -> Split:
+    if isinstance(given, Examples) or (isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2):
+        examples = Examples(*(_to_arrays(part) for part in given))
+        _check(name, examples)
+        return examples
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not hasattr(given, "shape"):
+        if not len(given):
+            raise UserError(f"`data['{name}']` is empty: it must have at least one example.")
+        first = given[0]
+        if isinstance(first, Sequence) and len(first) == 2:
+            return given
+    raise UserError(
+        f"`data['{name}']` must be (x, y), arrays with one row an example, or a grain.MapDataset of (x, y); "
+        f"was {type(given).__name__}. Where there are no labels, give (x, x)."
+    )
+
+
+def _to_arrays(part: Any) -> Arrays:
+    return jax.tree.map(_to_array, part, is_leaf=lambda node: isinstance(node, list))
+
+
+def _to_array(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, np.ndarray):  # memmaps too
+        return leaf
+    try:
+        return np.asarray(leaf)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"`data` holds {type(leaf).__name__}, which is no array: {error}.") from error
+
+
+def _check(name: str, examples: Examples) -> None:
+    counts = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(examples)[0]:
+        where = f"{name} {jax.tree_util.keystr(path, simple=True, separator='/')}"
+        if not leaf.ndim or leaf.dtype == object or (leaf.dtype.kind not in "biuf" and leaf.dtype.name != "bfloat16"):
+            raise UserError(
+                f"`data['{name}']`: {where} is {leaf.dtype} {leaf.shape}; it must be an array of numbers with one row "
+                "an example."
+            )
+        counts[where] = len(leaf)
+    if len(set(counts.values())) != 1 or not next(iter(counts.values())):
+        raise UserError(
+            f"`data['{name}']` must have as many inputs as labels, and at least one; has "
+            + ", ".join(f"{count} in {where}" for where, count in counts.items())
+            + "."
+        )

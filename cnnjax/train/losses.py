@@ -1,0 +1,84 @@
+"""Losses and metrics: functions of a batch's outputs and labels."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Arrays = Any  # an array, or a pytree of them
+Scalars = dict[str, jax.Array]
+Loss = Callable[[Any, Any], jax.Array | tuple[jax.Array, Scalars]]
+"""`loss(outputs, y)`: a scalar, or a scalar and further scalars to log."""
+Metric = Callable[[Any, Any], jax.Array]
+"""`metric(outputs, y)`: a scalar, the mean over the batch."""
+
+
+def cross_entropy(outputs: jax.Array, y: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    """Computes the cross-entropy of softmax, in float32, averaged over the batch.
+
+        -sum_c q_c log softmax(outputs)_c,   q = (1 - s) y + s / C
+
+    Args:
+      outputs: logits `(N, C)`.
+      y: classes `(N,)`, int, or shares of the classes `(N, C)`, such as one-hot or mixed labels.
+      label_smoothing: s, from 0 to below 1.
+
+    Returns:
+      A float32 scalar.
+
+    References:
+      Szegedy et al., Rethinking the Inception architecture, 2016, section 7 (label smoothing).
+    """
+    logits = outputs.astype(jnp.float32)
+    if not label_smoothing and jnp.issubdtype(y.dtype, jnp.integer):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    shares = jax.nn.one_hot(y, logits.shape[-1]) if jnp.issubdtype(y.dtype, jnp.integer) else y.astype(jnp.float32)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(shares, label_smoothing)).mean()
+
+
+def accuracy(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Computes the share of examples whose largest output is the label's class; labels as in `cross_entropy`."""
+    return (outputs.argmax(-1) == _classes(y)).astype(jnp.float32).mean()
+
+
+def top_k(k: int) -> Metric:
+    """Returns the metric: the share of examples whose class is among the k largest outputs.
+
+    Among equal outputs those of lower index come first. With at most k classes it is 1.
+    """
+
+    def share(outputs: jax.Array, y: jax.Array) -> jax.Array:
+        _, chosen = jax.lax.top_k(outputs, min(k, outputs.shape[-1]))
+        return (chosen == _classes(y)[:, None]).any(-1).astype(jnp.float32).mean()
+
+    return share
+
+
+def default_metrics(outputs: Arrays, y: Arrays) -> Mapping[str, Metric]:
+    """Returns the accuracy where outputs are logits `(N, C)` and labels classes `(N,)`, else nothing."""
+    return {"accuracy": accuracy} if are_classes(outputs, y) else {}
+
+
+def are_classes(outputs: Arrays, y: Arrays) -> bool:
+    """True for logits `(N, C)` and int labels `(N,)`, given as arrays or as their shapes and dtypes."""
+    shaped = all(hasattr(a, "ndim") and hasattr(a, "dtype") for a in (outputs, y))
+    return shaped and outputs.ndim == 2 and y.ndim == 1 and bool(jnp.issubdtype(y.dtype, jnp.integer))
+
+
+def is_cross_entropy(loss: Loss) -> bool:
+    """True for `cross_entropy`, with its keywords given or not."""
+    return (loss.func if isinstance(loss, functools.partial) else loss) is cross_entropy
+
+
+def with_scalars(result: jax.Array | tuple[jax.Array, Scalars]) -> tuple[jax.Array, Scalars]:
+    """Returns what a loss returned as the scalar and a dict of further scalars."""
+    return result if isinstance(result, tuple) else (result, {})
+
+
+def _classes(y: jax.Array) -> jax.Array:
+    return y if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1 else y.argmax(-1)

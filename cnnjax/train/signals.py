@@ -1,0 +1,34 @@
+"""Signals that save first: SIGTERM and Ctrl-C while a run is under way."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def catch_signals(tell: Callable[[str], None]) -> Iterator[list[signal.Signals]]:
+    """Collects SIGTERM and SIGINT instead of ending the process; a second SIGINT interrupts at once.
+
+    Args:
+      tell: is called with the signal's name when one arrives.
+    """
+    caught: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tell(caught[-1].name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

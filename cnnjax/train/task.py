@@ -1,0 +1,271 @@
+"""The arguments of `fit`, checked and completed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from cnnjax.data import batches, rng
+from cnnjax.errors import UserError
+from cnnjax.train import fingerprint, optimizers, run_dir
+from cnnjax.train.examples import Examples, Split, specs, to_splits
+from cnnjax.train.loss_scale import scale_loss
+from cnnjax.train.losses import Loss, Metric, are_classes, is_cross_entropy
+from cnnjax.train.options import OF_THE_OPTIMIZER, Options
+from cnnjax.train.state import GraphDefs, Tree, apply_inference, split
+from cnnjax.train.step import Augment, Prepare, Views, pixels_to_float, takes_labels
+from cnnjax.train.update import Update
+from cnnjax.train.watch import Watch
+
+FIRST_SCALE = 2.0**15
+"""Of the loss, where it is dynamic."""
+OF_THE_UPDATE = ("accumulate", "ema", "loss_scale")
+"""Options that an update of one's own does not know."""
+MakeUpdate = Callable[[GraphDefs, optax.GradientTransformationExtraArgs], Update]
+
+
+class BeforeEpoch(NamedTuple):
+    """Says what a run computes before each epoch from some training examples.
+
+    Attributes:
+      examples: number of examples, drawn anew for each epoch, without augmentation.
+      compute: `compute(params, x, y)` returns `state.extra`, the extra arguments of the optimiser's update by name. It
+        is jitted.
+    """
+
+    examples: int
+    compute: Callable[[Tree, jax.Array, jax.Array], dict[str, Tree]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """Holds what a run is to do; `fit`'s docstring says what each one means.
+
+    Attributes:
+      splits: the examples, by name.
+      options: the settings.
+      folder: the workdir, or None.
+      rate: the learning rate by updates done; None where the optimiser is the caller's own.
+      optimizer: the transformation of the gradients.
+      probabilities: whether outputs are logits, see `make_predict`.
+    """
+
+    splits: Mapping[str, Split]
+    options: Options
+    folder: Path | None
+    optimizer: optax.GradientTransformationExtraArgs
+    rate: optax.Schedule | None
+    loss: Loss
+    metrics: Mapping[str, Metric] | None
+    prepare: Prepare | None
+    augment: Augment | None
+    views: Views | None
+    before_epoch: BeforeEpoch | None
+    make_update: MakeUpdate | None
+    config: Mapping[str, Any]
+    probabilities: bool
+    watch: Watch
+
+    @property
+    def per_epoch(self) -> int:
+        """Updates in an epoch."""
+        return batches.steps_per_epoch(len(self.splits["train"]), self.options.batch_size)
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run."""
+        return self.per_epoch * self.options.epochs
+
+
+def make_task(
+    model: nnx.Module,
+    data: Mapping[str, Any],
+    workdir: str | Path | None,
+    optimizer: optax.GradientTransformation | str | None,
+    options: Mapping[str, Any],
+    *,
+    config: Mapping[str, Any] | None,
+    watch: Watch | None,
+    **functions: Any,
+) -> Task:
+    """Checks and completes the arguments of `fit`.
+
+    Raises:
+      UserError: see `fit`.
+    """
+    splits, settings = to_splits(data), _options(optimizer, options)
+    if workdir is None and settings.profile:
+        raise UserError("`profile` writes its traces into `workdir`, which was None: give a folder.")
+    if functions["make_update"] is not None:
+        for name in OF_THE_UPDATE:
+            if getattr(settings, name) != getattr(Options, name):
+                raise UserError(
+                    f"`{name}={getattr(settings, name)}` is for `fit`'s own update: do it in `make_update`."
+                )
+    splits = _hold_out(splits, settings)
+    net, params, rest = split(model)
+    try:
+        chosen, rate = _optimizer(optimizer, settings, params, len(splits["train"]))
+    except ValueError as error:
+        raise UserError(f"the optimiser cannot be made: {error}.") from error
+    _check_functions(functions)
+    if functions["make_update"] is None:
+        _check_labels(net, params, rest, splits, functions)
+    decided = _decided(model, optimizer, settings, splits, functions)
+    return Task(
+        splits=splits,
+        options=settings,
+        folder=None if workdir is None else _folder(workdir),
+        optimizer=chosen,
+        rate=rate,
+        config={**(config or {}), **decided},
+        probabilities=is_cross_entropy(functions["loss"]),
+        watch=watch or Watch(),
+        **functions,
+    )
+
+
+def _folder(workdir: Any) -> Path:
+    try:
+        return Path(workdir)
+    except TypeError:
+        raise UserError(
+            f"`workdir` must be a path as str or Path, or None for nothing on disk, was {type(workdir).__name__}."
+        ) from None
+
+
+def _options(optimizer: Any, given: Mapping[str, Any]) -> Options:
+    own = optimizer is not None and not isinstance(optimizer, str)
+    if own and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise UserError(
+            f"`optimizer` must be an optax transformation, such as optax.adam(1e-3), or one of "
+            f"{', '.join(optimizers.OPTIMIZERS)}; was {optimizer!r}."
+        )
+    for name in OF_THE_OPTIMIZER:
+        if own and name in given:
+            raise UserError(f"`{name}={given[name]}` has no use where `optimizer` is your own: leave it out.")
+    return Options.of(given if own or optimizer is None else {**given, "optimizer": optimizer})
+
+
+def _hold_out(splits: dict[str, Split], options: Options) -> dict[str, Split]:
+    """Takes `options.validation` examples out of the training examples."""
+    count = options.validation
+    if count and "validation" in splits:
+        raise UserError(
+            f"`validation={count}` would hold out examples, but `data` has a validation split: leave one of them out."
+        )
+    if options.patience is not None and not count and "validation" not in splits:
+        raise UserError("`patience` needs `validation`: early stopping never looks at the test set.")
+    if not count:
+        return splits
+    training, n = splits["train"], len(splits["train"])
+    if not isinstance(training, Examples):
+        raise UserError("`validation` holds out arrays alone: give `data` a 'validation' split beside the source.")
+    if count >= n:
+        raise UserError(f"`validation={count}` must leave something of the {n} training examples to train on.")
+    held = np.zeros(n, bool)
+    held[np.asarray(jax.random.permutation(rng.key(options.seed, rng.HOLD_OUT), n))[:count]] = True
+    train, validation = (jax.tree.map(lambda leaf, rows=rows: leaf[rows], training) for rows in (~held, held))
+    return {**splits, "train": train, "validation": validation}
+
+
+def _optimizer(
+    given: Any, options: Options, params: Tree, examples: int
+) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule | None]:
+    if given is not None and not isinstance(given, str):
+        optimizer, rate = given, None
+    else:
+        updates = options.epochs * batches.steps_per_epoch(examples, options.batch_size)
+        rate = optimizers.schedule(options.schedule, options.learning_rate, updates, warmup=options.warmup)
+        optimizer = optimizers.optimizer(
+            options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay,
+            grad_clip=options.grad_clip, nesterov=options.nesterov,
+        )  # fmt: skip
+    if options.freeze is not None:
+        optimizer = optimizers.freeze(optimizer, options.freeze)
+    if options.loss_scale is not None:
+        dynamic = options.loss_scale == "dynamic"
+        optimizer = scale_loss(optimizer, FIRST_SCALE if dynamic else float(options.loss_scale), dynamic=dynamic)
+    jax.eval_shape(optimizer.init, params)  # says what does not fit these parameters
+    return optax.with_extra_args_support(optimizer), rate
+
+
+def _check_functions(functions: Mapping[str, Any]) -> None:
+    for name in ("loss", "prepare", "augment", "views", "make_update"):
+        if functions[name] is not None and not callable(functions[name]):
+            raise UserError(f"`{name}` must be a function, was {functions[name]!r}.")
+    metrics = functions["metrics"]
+    if metrics is not None and not (isinstance(metrics, Mapping) and all(map(callable, metrics.values()))):
+        raise UserError(f"`metrics` must be functions by name, such as {{'accuracy': accuracy}}, was {metrics!r}.")
+    for name in metrics or {}:
+        if name in ("loss", "step", "epoch"):
+            raise UserError(f"`metrics` has a function named {name!r}, which the records have already: rename it.")
+
+
+def _check_labels(
+    net: GraphDefs, params: Tree, rest: Tree, splits: Mapping[str, Split], functions: Mapping[str, Any]
+) -> None:
+    """Refuses labels that the cross-entropy cannot take: outside of the classes, or of another shape."""
+    if not is_cross_entropy(functions["loss"]):
+        return
+    prepare, augment = functions["prepare"], functions["augment"]
+
+    def outputs(x: Tree, y: Tree) -> Tree:
+        x = pixels_to_float(x)
+        if augment is not None:
+            key = rng.key(0, rng.AUGMENT, 0)
+            x = augment(key, x, y)[0] if takes_labels(augment) else augment(key, x)
+        return apply_inference(net, params, rest, x if prepare is None else prepare(x))
+
+    found = jax.eval_shape(outputs, *specs(splits["train"]))
+    for name, one in splits.items():
+        y = specs(one).y
+        soft = hasattr(y, "shape") and hasattr(found, "shape") and y.shape[1:] == found.shape[1:]
+        if are_classes(found, y):
+            _check_range(name, one, found.shape[-1])
+        elif not soft or y.dtype.kind != "f":
+            shape = getattr(found, "shape", "a pytree")
+            raise UserError(
+                f"the labels of `data['{name}']` are {getattr(y, 'dtype', 'a pytree')}{getattr(y, 'shape', '')} for "
+                f"outputs {shape}: the cross-entropy takes int classes (N,) or shares (N, classes) of logits "
+                "(N, classes). Give a `loss` of your own for anything else."
+            )
+
+
+def _check_range(name: str, examples: Split, classes: int) -> None:
+    if isinstance(examples, Examples):
+        low, high = int(np.min(examples.y)), int(np.max(examples.y))
+        if low < 0 or high >= classes:
+            raise UserError(
+                f"the labels of `data['{name}']` go from {low} to {high}; with {classes} outputs they must be 0 to "
+                f"{classes - 1}."
+            )
+
+
+def _decided(
+    model: nnx.Module, optimizer: Any, options: Options, splits: Mapping[str, Split], functions: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what decides the numbers, as JSON values."""
+    settings = dataclasses.asdict(options)
+    named: dict[str, Any] = {"model": model, **functions}
+    if optimizer is not None and not isinstance(optimizer, str):
+        settings.update(dict.fromkeys(OF_THE_OPTIMIZER))
+        named["optimizer"] = optimizer
+    if (metrics := named.pop("metrics")) is not None:
+        named.update({f"metric {name}": metric for name, metric in metrics.items()})
+    if named["before_epoch"] is not None:
+        settings["before_epoch_examples"] = named["before_epoch"].examples
+        named["before_epoch"] = named["before_epoch"].compute
+    return {
+        **settings,
+        "data": {name: fingerprint.of_data(one) for name, one in splits.items()},
+        "functions": {name: fingerprint.of_function(one) for name, one in named.items() if one is not None},
+        "environment": run_dir.environment(),
+    }
