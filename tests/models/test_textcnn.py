@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -66,7 +67,7 @@ def test_what_each_form_trains(form: str, trained: int, fixed: int) -> None:
     model = small(form=form)
     rule = optimizers.optimizer("adadelta", 1.0)
     net, first = state.initial(model, rule)
-    after, _ = jax.jit(step.make_update(net, rule))(first, jnp.asarray(IDS), jnp.array([0, 1], jnp.int32))
+    after, _ = jax.jit(train.make_update(net, rule))(first, jnp.asarray(IDS), jnp.array([0, 1], jnp.int32))
     changes = jax.tree.map(lambda a, b: np.asarray(a - b), after.params, first.params)
     assert len(changes.get("vectors", {})) == trained and len(after.rest.get("vectors", {})) == fixed
     for change in changes.get("vectors", {}).values():
@@ -120,17 +121,14 @@ def sentences(count: int, seed: int) -> train.Examples:
 
 
 def test_a_run_learns_within_the_norm(tmp_path: Path) -> None:
-    options = train.Options(epochs=25, batch_size=16, learning_rate=1.0, optimizer="adadelta", log_every=50)
     result = train.fit(
         models.build({"model": {**SMALL, "width": 16, "maps": 16}}),
-        sentences(96, 1),
-        sentences(45, 2),
-        None,
-        options,
+        {"train": sentences(96, 1), "test": sentences(45, 2)},
         tmp_path,
-        {"seed": 0},
-        prepare=lambda ids: ids,
-        constraint=train.max_norm("dense/kernel", 0.5),
+        epochs=25,
+        batch_size=16,
+        log_every=50,
+        optimizer=optax.chain(optimizers.optimizer("adadelta", 1.0), train.max_norm("dense/kernel", 0.5)),
     )
     assert result.records[-1]["test_accuracy"] > 0.9
     norms = np.linalg.norm(result.state.params["dense"]["kernel"], axis=0)
