@@ -31,14 +31,19 @@ def cotangent(shape, dtype="float64"):
 
 def value_and_gradients(f, *args, has_aux=False):
     """A fixed random cotangent; and f's value, its gradients for it, and any second result, compiled as one."""
+    ct, (results,) = values_and_gradients([f], *args, has_aux=has_aux)
+    return ct, results
 
-    @jax.jit
-    def both(*args):
+
+def values_and_gradients(functions, *args, has_aux=False):
+    """As value_and_gradients, of several functions of results of one shape: a list, compiled as one program."""
+
+    def of(f, *args):
         y, pull, *aux = jax.vjp(f, *args, has_aux=has_aux)
         return y, *pull(jnp.asarray(cotangent(y.shape, y.dtype))), *aux
 
-    results = both(*args)
-    return cotangent(results[0].shape, results[0].dtype), results
+    results = jax.jit(lambda *args: [of(f, *args) for f in functions])(*args)
+    return cotangent(results[0][0].shape, results[0][0].dtype), results
 
 
 def transposed_case(seed):

@@ -28,6 +28,9 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
 
+#: What tests/conftest.py says of the tests' own process.
+FEWER_OPTIMIZATIONS = "import jax; jax.config.update('jax_disable_most_optimizations', True)\n"
+
 #: Reads requests, one a line; forks, and says the child's process id, then its exit code.  The child goes on below the
 #: loop and ends as any program does.
 SERVER = """
@@ -66,7 +69,8 @@ class Forked:
         self.server = _server()
         self.folder = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
         self.files = {name: str(Path(self.folder.name, name)) for name in ("output", "errors")}
-        environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = os.environ.get("XLA_FLAGS", "")  # those of tests/conftest.py
+        environment = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
         request = {"argv": self.argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT}
         assert self.server.stdin is not None and self.server.stdout is not None
         self.server.stdin.write(json.dumps(request | self.files).encode() + b"\n")
@@ -106,10 +110,16 @@ def program(text: str, *arguments: object, devices: int = 1) -> str:
     """Runs a program with so many CPU devices and returns what it printed; fails if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "program.py")
-        path.write_text(text)
+        path.write_text(FEWER_OPTIMIZATIONS + text)
         done = Forked(path, arguments, devices=devices).end()
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def module(name: str, *arguments: object, devices: int) -> str:
+    """Runs `python -m NAME ARGUMENTS` with so many CPU devices and returns what it printed; fails if it fails."""
+    return program(f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)", *arguments,
+                   devices=devices)  # fmt: skip
 
 
 def refusal(script: str, *arguments: object, file_limit: int | None = None) -> str:

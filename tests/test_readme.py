@@ -22,4 +22,6 @@ def test_a_net_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "epochs=20" in program
     exec(program.replace("epochs=20", "epochs=2"), {})
     assert re.fullmatch(r"\d+\.\d% of 360\n", capsys.readouterr().out)
-    assert {"config.json", "metrics.jsonl", "checkpoints", "events"} <= {path.name for path in tmp_path.glob("runs/own/*")}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "events"} <= {
+        path.name for path in tmp_path.glob("runs/own/*")
+    }

@@ -67,7 +67,8 @@ class BatchNorm(nnx.BatchNorm):
         """
         running = self.use_running_average if use_running_average is None else use_running_average
         if running or running is None or mask is not None:
-            return super().__call__(x, use_running_average, mask=mask)
+            with jax.numpy_dtype_promotion("standard"):  # flax's layer promotes halves, also where the user forbids it
+                return super().__call__(x, use_running_average, mask=mask)
         x = x.astype(self.dtype or x.dtype)
         scale = jnp.ones(x.shape[-1], jnp.float32) if self.scale is None else self.scale[...]
         bias = jnp.zeros(x.shape[-1], jnp.float32) if self.bias is None else self.bias[...]

@@ -140,8 +140,9 @@ class LeNet5Of1998(nnx.Module):
             for kind, param in vars(getattr(self, name)).items():
                 if isinstance(param, nnx.Param):
                     draw = jax.random.uniform(rngs.params(), param.shape, param.dtype, minval=-1.0)
-                    linked = table if (name, kind) == ("c3", "kernel") else True
-                    param[...] = jnp.where(linked, draw * bound, 0).astype(param.dtype)
+                    linked = np.broadcast_to(table if (name, kind) == ("c3", "kernel") else True, param.shape)
+                    bounds = np.broadcast_to(np.asarray(bound, param.dtype), param.shape)
+                    param[...] = jnp.where(linked, draw * bounds, 0).astype(param.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images (N, 32, 32, 1) to minus the squared distances (N, 10).

@@ -108,7 +108,9 @@ def make_task(
     if functions["make_update"] is not None:
         for name in OF_THE_UPDATE:
             if getattr(settings, name) != getattr(Options, name):
-                raise UserError(f"`{name}={getattr(settings, name)}` is for `fit`'s own update: do it in `make_update`.")
+                raise UserError(
+                    f"`{name}={getattr(settings, name)}` is for `fit`'s own update: do it in `make_update`."
+                )
     splits = _hold_out(splits, settings)
     net, params, rest = split(model)
     try:

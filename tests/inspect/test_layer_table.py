@@ -79,7 +79,7 @@ class Residual(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.second(jax.nn.relu(self.norm(self.first(x))))
-        return self.drop(self.pool(self.shortcut(x) + y) * self.scale[...])
+        return self.drop(self.pool(self.shortcut(x) + y) * self.scale[...][None])
 
 
 def test_branches_norms_flax_layers_and_lone_parameters() -> None:
@@ -147,7 +147,7 @@ def test_activations_are_the_outputs_by_hand() -> None:
     pool2 = ops.max_pool(conv2, 2)
     dense = [jax.nn.relu(pool2).reshape(2, 400)]
     for layer in (model.dense1, model.dense2, model.dense3):
-        dense.append(jax.nn.relu(dense[-1]) @ layer.kernel[...] + layer.bias[...])
+        dense.append(jax.nn.relu(dense[-1]) @ layer.kernel[...] + layer.bias[...][None])
     seen = activations(model, x)
     assert [one.name for one in seen] == [row.layer for row in describe(model, x.shape)]
     for one, by_hand in zip(seen, [conv1, pool1, conv2, pool2, *dense[1:]], strict=True):
@@ -161,7 +161,7 @@ def test_activations_are_those_of_evaluation_and_leave_the_model_alone() -> None
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 9, 9, 4)), jnp.float32)
     seen = activations(model, x)
     assert [one.name.split()[0] for one in seen] == ["first", "norm", "second", "shortcut", "pool", "drop"]
-    np.testing.assert_array_equal(seen[4].output * model.scale[...], seen[5].output)  # nothing is dropped
+    np.testing.assert_array_equal(seen[4].output * model.scale[...][None], seen[5].output)  # nothing is dropped
     np.testing.assert_allclose(seen[1].output, seen[0].output / np.sqrt(1 + 1e-5), rtol=1e-5)
     np.testing.assert_array_equal(model.norm.mean[...], 0)
     assert model.norm.use_running_average is False and model.drop.deterministic is False

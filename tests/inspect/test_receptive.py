@@ -42,7 +42,7 @@ def extent(function: Function, channels: int = CHANNELS) -> tuple[int, ...]:
         part.ravel() for part in jnp.meshgrid(jnp.arange(SIDE), jnp.arange(SIDE), jnp.array([4.0, -4.0]), indexing="ij")
     )
     outputs = jax.jit(jax.vmap(output))(rows, columns, values)
-    changes = jnp.abs(outputs - jnp.median(outputs, 0)).max(-1)  # most pixels change nothing
+    changes = jnp.abs(outputs - jnp.median(outputs, 0, keepdims=True)).max(-1)  # most pixels change nothing
     seen = (changes > 1e-4 * jnp.abs(outputs).max()).reshape(SIDE, SIDE, 2, -1).any(2)
     sides = []
     for axis in (1, 0):
@@ -61,6 +61,11 @@ def attention(x: jax.Array) -> jax.Array:
 def squeeze_and_excite(x: jax.Array) -> jax.Array:
     y = ops.conv(x, kernel(3, 3, 3, 3))
     return y * jax.nn.sigmoid(y.mean((1, 2), keepdims=True) / 100)
+
+
+def pool_of_flax(x: jax.Array) -> jax.Array:
+    with jax.numpy_dtype_promotion("standard"):  # it divides by ints
+        return nnx.avg_pool(x, (3, 3), strides=(2, 2))
 
 
 def by_lax(stride: int, dilation: int) -> Function:
@@ -97,7 +102,7 @@ KNOWN: dict[str, Function] = {
     "max pool": lambda x: ops.max_pool(x, 2) + 0 * ops.avg_pool(x, 2),
     "avg pool": lambda x: ops.avg_pool(x, (3, 2), stride=1),
     "pool by reshape": lambda x: x.reshape(1, 6, 2, 4, 3, 3).mean((2, 4)),
-    "flax's pool": lambda x: nnx.avg_pool(x, (3, 3), strides=(2, 2)),
+    "flax's pool": pool_of_flax,
     "global pool": lambda x: x + ops.global_avg_pool(x)[:, None, None],
     "squeeze and excite": squeeze_and_excite,
     "attention": attention,

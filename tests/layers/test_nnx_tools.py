@@ -119,5 +119,6 @@ def test_parameters_are_float32_under_x64() -> None:
     }
     with jax.enable_x64(True):
         for name, make in {**{name: make for name, (make, _) in ALL.items()}, **nets}.items():
-            dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(make(), nnx.Param, layers.Buffer))}
+            shapes = nnx.eval_shape(make)
+            dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(shapes, nnx.Param, layers.Buffer))}
             assert dtypes <= {"float32", "bool"}, name

@@ -52,11 +52,16 @@ def test_one_update_of_lenet5(tmp_path: Path) -> None:
     before = jax.tree.map(np.array, train.split(model)[1])  # copies: fit donates
     result = train.fit(
         model,
-        {"train": (images, digits.train_labels[:64]), "test": (images, digits.train_labels[:64])},
+        {"train": train.Examples(images, digits.train_labels[:64])},
         tmp_path,
-        epochs=1, batch_size=64, learning_rate=0.1, optimizer="momentum", seed=3, log_every=1,
+        epochs=1,
+        batch_size=64,
+        learning_rate=0.1,
+        optimizer="momentum",
+        seed=3,
+        log_every=1,
         prepare=lambda pixels: data.standardize(pixels, mean, std),
-    )  # fmt: skip
+    )
     after = {name(path): np.asarray(leaf) for path, leaf in flat(result.state.params)}
     changes = {name(path): np.linalg.norm(after[name(path)] - old) for path, old in flat(before)}
     assert result.updates == 1

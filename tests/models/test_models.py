@@ -186,7 +186,7 @@ def test_every_algorithm_trains_alike(algorithm: str) -> None:
 def test_resnet18_is_its_layers_in_pytorch() -> None:
     torch = pytest.importorskip("torch")
     f = torch.nn.functional
-    model = models.build({"model": {"name": "resnet18"}, "dtype": None})
+    model = nets.filled(lambda: models.build({"model": {"name": "resnet18"}, "dtype": None}))
     draw = np.random.default_rng(0)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):

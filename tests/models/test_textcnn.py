@@ -121,10 +121,15 @@ def sentences(count: int, seed: int) -> train.Examples:
 
 
 def test_a_run_learns_within_the_norm(tmp_path: Path) -> None:
-    rule = optax.chain(optimizers.optimizer("adadelta", 1.0), train.max_norm("dense/kernel", 0.5))
-    model = models.build({"model": {**SMALL, "width": 16, "maps": 16}})
-    data = {"train": sentences(96, 1), "test": sentences(45, 2)}
-    result = train.fit(model, data, tmp_path, optimizer=rule, epochs=25, batch_size=16, log_every=50)
+    result = train.fit(
+        models.build({"model": {**SMALL, "width": 16, "maps": 16}}),
+        {"train": sentences(96, 1), "test": sentences(45, 2)},
+        tmp_path,
+        epochs=25,
+        batch_size=16,
+        log_every=50,
+        optimizer=optax.chain(optimizers.optimizer("adadelta", 1.0), train.max_norm("dense/kernel", 0.5)),
+    )
     assert result.records[-1]["test_accuracy"] > 0.9
     norms = np.linalg.norm(result.state.params["dense"]["kernel"], axis=0)
     np.testing.assert_allclose(norms, 0.5, rtol=1e-5)

@@ -1,5 +1,7 @@
 """The activation functions against PyTorch and against their formulas."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,17 +37,21 @@ PAIRS = [
 ]
 
 
-@in_one_case(("name", "keywords", "their_name", "theirs"), PAIRS)
-def test_elementwise_against_pytorch(name, keywords, their_name, theirs):
+@functools.cache
+def values_and_slopes():
+    """Those of every pair at `POINTS`, from one program."""
+    functions = [functools.partial(getattr(ops, name), **keywords) for name, keywords, *_ in PAIRS]
+    with jax.enable_x64(True):
+        return jax.jit(lambda x: [(f(x), jax.grad(lambda x, f=f: f(x).sum())(x)) for f in functions])(jnp.array(POINTS))
+
+
+@in_one_case("number", range(len(PAIRS)))
+def test_elementwise_against_pytorch(number):
     torch = pytest.importorskip("torch")
+    _, _, their_name, theirs = PAIRS[number]
     if "weight" in theirs:
         theirs = {"weight": torch.tensor([theirs["weight"]], dtype=torch.float64)}
-    with jax.enable_x64(True):
-
-        def f(x):
-            return getattr(ops, name)(x, **keywords)
-
-        y, dx = f(jnp.array(POINTS)), jax.grad(lambda x: f(x).sum())(jnp.array(POINTS))
+    y, dx = values_and_slopes()[number]
     t = torch.tensor(POINTS, requires_grad=True)
     expected = getattr(torch.nn.functional, their_name)(t, **theirs)
     expected.sum().backward()
@@ -62,8 +68,8 @@ def test_along_an_axis_against_pytorch(name, axis):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).normal(size=(3, 4, 6))
     with jax.enable_x64(True):
-        y = getattr(ops, name)(jnp.array(x), axis=axis)
-        dx = jax.grad(lambda x: (getattr(ops, name)(x, axis=axis) ** 2).sum())(jnp.array(x))
+        f = functools.partial(getattr(ops, name), axis=axis)
+        y, dx = jax.jit(lambda x: (f(x), jax.grad(lambda x: (f(x) ** 2).sum())(x)))(x)
     t = torch.tensor(x, requires_grad=True)
     expected = getattr(torch.nn.functional, name)(t, dim=axis)
     expected.square().sum().backward()
@@ -111,8 +117,8 @@ def test_the_gradients_of_trained_parameters():
 def test_sparsemax_is_the_projection_on_the_simplex(axis):
     x = np.random.default_rng(0).normal(size=(7, 9))
     with jax.enable_x64(True):
-        y = np.asarray(ops.sparsemax(jnp.array(x), axis))
-        gradient = jax.jacobian(lambda x: ops.sparsemax(x))(jnp.array(x[0]))
+        y = np.asarray(jax.jit(lambda x: ops.sparsemax(x, axis))(x))
+        gradient = jax.jit(jax.jacobian(ops.sparsemax))(x[0])
     # tau by bisection
     low, high = x.min(axis, keepdims=True) - 1, x.max(axis, keepdims=True)
     for _ in range(80):
@@ -141,7 +147,7 @@ def test_dtypes_and_names(name, dtype):
         x = jnp.linspace(-2, 2, 8).astype(dtype).reshape(2, 4)
         if name == "prelu":
             arguments = (x[0],)
-        y = getattr(ops, name)(x, *arguments)
+        y = jax.eval_shape(lambda x: getattr(ops, name)(x, *arguments), x)
     assert y.dtype == dtype and getattr(activations, name) is getattr(ops, name)
 
 

@@ -158,61 +158,81 @@ ROWS = {
 }
 
 
-def errors(op, exact, shapes, dtype, low):
-    """Largest error over largest output: of the op, and of its gradients against those in float64."""
+def inputs(shapes, dtype, low):
     rng = np.random.default_rng(0)
     args = [jnp.asarray(rng.uniform(low, 1.5, shape), dtype) for shape in shapes]
-    y = jax.jit(op)(*args)
-    assert y.dtype == dtype
-    yield y, exact(*(np.asarray(a).astype(np.longdouble) for a in args))
-    if dtype == "bfloat16":
-        weights = jnp.asarray(rng.uniform(0.5, 1.5, y.shape), dtype)  # ones would add up exactly
-        gradients = jax.jit(
-            jax.grad(lambda *args: (op(*args).astype("float64") * weights).sum(), tuple(range(len(args))))
-        )
-        for g, e in zip(gradients(*args), gradients(*(a.astype("float64") for a in args)), strict=True):
-            assert g.dtype == dtype
-            yield g, e
+    return args, rng
+
+
+def largest_error(got, expected):
+    """Over the largest output."""
+    assert got.shape == expected.shape
+    error = np.abs(np.asarray(got).astype(np.longdouble) - np.asarray(expected)).max()
+    return error / np.abs(expected).max()
 
 
 #: Variants, whose names go on after a space, are slow.
 EVERYDAY = [pytest.param(name, marks=[pytest.mark.slow] if " " in name else []) for name in ROWS]
+LOWS = (0.5, -1.5)
 
 
 @pytest.mark.parametrize("name", EVERYDAY)
 def test_error_bounds(name):
     op, exact, *shapes = ROWS[name]
+    in_every_dtype = jax.jit(lambda arrays: {dtype: op(*args) for dtype, args in arrays.items()})  # one program
     with jax.enable_x64(True):
-        for dtype, bound in BOUNDS.items():
-            for low in (0.5, -1.5):
-                for got, expected in errors(op, exact, shapes, dtype, low):
-                    assert got.shape == expected.shape
-                    error = np.abs(np.asarray(got).astype(np.longdouble) - np.asarray(expected)).max()
-                    assert error <= bound * np.abs(expected).max(), (dtype, low, float(error))
+        for low in LOWS:
+            arrays = {dtype: inputs(shapes, dtype, low)[0] for dtype in BOUNDS}
+            for dtype, y in in_every_dtype(arrays).items():
+                assert y.dtype == dtype
+                error = largest_error(y, exact(*(np.asarray(a).astype(np.longdouble) for a in arrays[dtype])))
+                assert error <= BOUNDS[dtype], (dtype, low, float(error))
+
+
+@pytest.mark.parametrize("name", EVERYDAY)
+def test_error_bounds_of_gradients(name):
+    """Those of bfloat16 against those in float64."""
+    op, _, *shapes = ROWS[name]
+
+    @jax.jit
+    def gradients(weights, args):
+        gradient = jax.grad(
+            lambda *args: (op(*args).astype("float64") * weights.astype("float64")).sum(), tuple(range(len(args)))
+        )
+        return gradient(*args), gradient(*(a.astype("float64") for a in args))
+
+    with jax.enable_x64(True):
+        for low in LOWS:
+            args, rng = inputs(shapes, "bfloat16", low)
+            shape = jax.eval_shape(op, *args).shape
+            weights = jnp.asarray(rng.uniform(0.5, 1.5, shape), "bfloat16")  # ones would add up exactly
+            for got, expected in zip(*gradients(weights, args), strict=True):
+                assert got.dtype == "bfloat16"
+                error = largest_error(got, expected)
+                assert error <= BOUNDS["bfloat16"], (low, float(error))
 
 
 def test_max_unpool_and_the_other_selections_are_exact():
     """No sums: what comes out went in."""
-    for dtype in BOUNDS:
-        with jax.enable_x64(True):
-            x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 7, 2)), dtype)
-            wide = x.astype("float64")
-            for op in (
-                lambda x: ops.max_pool(x, 3, stride=1, padding=1),
-                lambda x: ops.min_pool(x, 2),
-                lambda x: ops.adaptive_max_pool(x, (4, 3)),
-                lambda x: ops.fractional_max_pool(x, 2, output_size=(5, 4), key=jax.random.key(0)),
-                lambda x: ops.lp_pool(x, 2, p=float("inf")),
-                lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (9, 7)),
-                lambda x: ops.pad(x, 2, mode="reflect"),
-                lambda x: ops.pixel_shuffle(x, (2, 1)),
-                lambda x: ops.pixel_unshuffle(x, (3, 1)),
-                lambda x: ops.channel_shuffle(x, 2),
-                ops.global_max_pool,
-            ):
-                y = op(x)
+    selections = (
+        lambda x: ops.max_pool(x, 3, stride=1, padding=1),
+        lambda x: ops.min_pool(x, 2),
+        lambda x: ops.adaptive_max_pool(x, (4, 3)),
+        lambda x: ops.fractional_max_pool(x, 2, output_size=(5, 4), key=jax.random.key(0)),
+        lambda x: ops.lp_pool(x, 2, p=float("inf")),
+        lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (9, 7)),
+        lambda x: ops.pad(x, 2, mode="reflect"),
+        lambda x: ops.pixel_shuffle(x, (2, 1)),
+        lambda x: ops.pixel_unshuffle(x, (3, 1)),
+        lambda x: ops.channel_shuffle(x, 2),
+        ops.global_max_pool,
+    )
+    together = jax.jit(lambda x: [(op(x), op(x.astype("float64"))) for op in selections])
+    with jax.enable_x64(True):
+        for dtype in BOUNDS:
+            for y, wide in together(jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 7, 2)), dtype)):
                 assert y.dtype == dtype
-                np.testing.assert_array_equal(y.astype("float64"), op(wide))
+                np.testing.assert_array_equal(y.astype("float64"), wide)
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 6, 6, 4), "uint8")

@@ -108,119 +108,159 @@ OPS = {
 OF_THE_BATCH = ("toeplitz_matrix", "fractional_max_pool", "stochastic_pool", "batch_norm")
 
 
-# Compiled once per op, for all the columns.
+# Two programs per op for all the columns: one of two is compiled sooner than two.
 
 
 @functools.cache
-def forward(op):
-    return jax.jit(op)
+def once(op):
+    """Value, tangent and gradient at a point."""
+    return jax.jit(lambda x, dx: (op(x), jax.jvp(op, (x,), (dx,))[1], gradient(op)(x)))
 
 
 @functools.cache
-def tangent(op):
-    return jax.jit(lambda x, dx: jax.jvp(op, (x,), (dx,))[1])
+def again(op):
+    """What transforms value and gradient once more gives at the point of the table."""
+    program = jax.jit(
+        lambda x, v, xs: {
+            "forward over reverse": jax.vmap(lambda t: jax.jvp(gradient(op), (x,), (t,))[1])(jnp.stack([v, x])),
+            "reverse over reverse": jax.grad(lambda x: (gradient(op)(x) * v).sum())(x),
+            "vmap": jax.vmap(op)(xs),
+            "vmap of the gradient": jax.vmap(gradient(op))(xs),
+            "checkpoint": gradient(jax.checkpoint(op))(x),
+            "scan": jax.lax.scan(lambda x, _: (x - 0.01 * gradient(op)(x), op(x)), x, length=2),
+        }
+    )
+    x = point()
+    return program(x, direction(x, 1.0), several(x))
 
 
-@functools.cache
 def gradient(op):
-    return jax.jit(jax.grad(lambda x: (op(x) ** 2).sum()))
+    return jax.grad(lambda x: (op(x) ** 2).sum())
+
+
+def point():
+    return jax.random.normal(jax.random.key(3), (2, 6, 7, 2), "float64")
 
 
 def direction(x, start=0.0):
     return jnp.sin(start + jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
 
 
+def value_at(op, x):
+    return once(op)(x, direction(x))[0]
+
+
+def gradient_at(op, x):
+    return once(op)(x, direction(x))[2]
+
+
+def several(x):
+    return jnp.stack([x, 2 * x, -x])
+
+
 def check_jit(op, x):
-    np.testing.assert_allclose(forward(op)(x), op(x), rtol=1e-12)
+    np.testing.assert_allclose(value_at(op, x), op(x), rtol=1e-12)
 
 
 def check_jvp(op, x):
     dx = direction(x)
     eps = 1e-6
-    slope = (forward(op)(x + eps * dx) - forward(op)(x - eps * dx)) / (2 * eps)
-    np.testing.assert_allclose(tangent(op)(x, dx), slope, rtol=1e-6, atol=1e-6)
+    slope = (value_at(op, x + eps * dx) - value_at(op, x - eps * dx)) / (2 * eps)
+    np.testing.assert_allclose(once(op)(x, dx)[1], slope, rtol=1e-6, atol=1e-6)
 
 
 def check_grad(op, x):
     dx = direction(x)
-    slope = (2 * forward(op)(x) * tangent(op)(x, dx)).sum()
-    np.testing.assert_allclose((gradient(op)(x) * dx).sum(), slope, rtol=1e-10)
+    y, tangent, slopes = once(op)(x, dx)
+    np.testing.assert_allclose((slopes * dx).sum(), (2 * y * tangent).sum(), rtol=1e-10)
 
 
 def check_hessian(op, x):
-    """Forward over reverse and reverse over reverse, against differences of the gradient."""
+    """Forward over reverse, mapped over tangents as jax.hessian does, and reverse over reverse: against differences."""
     v = direction(x, 1.0)
     eps = 1e-6
-    slope = (gradient(op)(x + eps * v) - gradient(op)(x - eps * v)) / (2 * eps)
-    whole = jax.jit(jax.hessian(lambda x: (op(x) ** 2).sum()))(x)
-    reverse = jax.jit(jax.grad(lambda x: (gradient(op)(x) * v).sum()))(x)
+    slope = (gradient_at(op, x + eps * v) - gradient_at(op, x - eps * v)) / (2 * eps)
+    reverse, (along_v, along_x) = again(op)["reverse over reverse"], again(op)["forward over reverse"]
     np.testing.assert_allclose(reverse, slope, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(jnp.tensordot(whole, v, x.ndim), reverse, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(along_v, reverse, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose((along_x * v).sum(), (along_v * x).sum(), rtol=1e-10, atol=1e-10)
 
 
 def check_vmap(op, x):
-    xs = jnp.stack([x, 2 * x, -x])
-    many, slopes = jax.jit(lambda xs: (jax.vmap(op)(xs), jax.vmap(gradient(op))(xs)))(xs)
-    np.testing.assert_allclose(many, jnp.stack([forward(op)(x) for x in xs]), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(slopes, jnp.stack([gradient(op)(x) for x in xs]), rtol=1e-10, atol=1e-12)
+    many, slopes = again(op)["vmap"], again(op)["vmap of the gradient"]
+    np.testing.assert_allclose(many, [value_at(op, x) for x in several(x)], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(slopes, [gradient_at(op, x) for x in several(x)], rtol=1e-10, atol=1e-12)
 
 
 def check_checkpoint(op, x):
-    again = jax.jit(jax.grad(lambda x: (jax.checkpoint(op)(x) ** 2).sum()))
-    np.testing.assert_allclose(again(x), gradient(op)(x), rtol=1e-12)
+    np.testing.assert_allclose(again(op)["checkpoint"], gradient_at(op, x), rtol=1e-12)
 
 
 def check_scan(op, x):
-    def step(x, _):
-        return x - 0.01 * gradient(op)(x), op(x)
-
-    last, ys = jax.lax.scan(step, x, length=2)
-    second = x - 0.01 * gradient(op)(x)
-    np.testing.assert_allclose(ys, [forward(op)(x), forward(op)(second)], rtol=1e-10)
-    np.testing.assert_allclose(last, second - 0.01 * gradient(op)(second), rtol=1e-10, atol=1e-12)
+    last, ys = again(op)["scan"]
+    second = x - 0.01 * gradient_at(op, x)
+    np.testing.assert_allclose(ys, [value_at(op, x), value_at(op, second)], rtol=1e-10)
+    np.testing.assert_allclose(last, second - 0.01 * gradient_at(op, second), rtol=1e-10, atol=1e-12)
 
 
-def sharded_differences(name):
-    """One row over all devices, one example on each: its largest differences from the row on a single device."""
-    op, devices = OPS[name], jax.devices()
+def loss_with_weights(op, x):
+    y = op(x)
+    return (y * y * direction(y, 1.0)).sum(), y  # each output of another weight, so none may change places
+
+
+def sharded_differences(names):
+    """Rows over all devices, one example on each: their largest differences from the rows on a single device."""
+    devices = jax.devices()
     mesh, spec = Mesh(np.array(devices), ("batch",)), PartitionSpec("batch")
+
+    def sharded(name):
+        op = OPS[name]
+        if "mean" in inspect.signature(op).parameters:
+            op = functools.partial(op, mean=lambda x: jax.lax.pmean(x.mean(), "batch"))
+        return jax.shard_map(op, mesh=mesh, in_specs=spec, out_specs=spec)
+
+    def alone(name):
+        if name not in OF_THE_BATCH:
+            return OPS[name]
+        return lambda x: jnp.concatenate(jax.lax.map(OPS[name], x[:, None]))
+
+    def together(kind):  # one program of all rows is compiled sooner than one for each
+        return jax.jit(
+            lambda x: {name: jax.value_and_grad(functools.partial(loss_with_weights, kind(name)), has_aux=True)(x)
+                       for name in names}
+        )  # fmt: skip
+
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(3), (len(devices), 6, 7, 2), "float64")
-    local = op
-    if "mean" in inspect.signature(op).parameters:
-        local = functools.partial(op, mean=lambda x: jax.lax.pmean(x.mean(), "batch"))
-
-    def loss(op, x):
-        y = op(x)
-        return (y * y * direction(y, 1.0)).sum(), y  # each output of another weight, so none may change places
-
-    def by_example(x):
-        return jnp.concatenate([op(one) for one in jnp.split(x, len(devices))])
-
-    sharded = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)
-    alone = by_example if name in OF_THE_BATCH else op
-    with jax.enable_x64(True):
-        runs = [
-            jax.jit(jax.value_and_grad(functools.partial(loss, op), has_aux=True))(at)
-            for op, at in ((sharded, jax.device_put(x, jax.NamedSharding(mesh, spec))), (alone, x))
-        ]
-    (_, y), dx = runs[0]
-    assert len(y.sharding.device_set) == len(dx.sharding.device_set) == len(devices) > 1
-    return [
-        float(np.max(np.abs(np.asarray(a) - np.asarray(b)) / (1e-3 + np.abs(b))))
-        for a, b in zip(*map(jax.tree.leaves, runs), strict=True)
-    ]
+        over_all = together(sharded)(jax.device_put(x, jax.NamedSharding(mesh, spec)))
+        on_one = together(alone)(x)
+    for name in names:
+        (_, y), dx = over_all[name]
+        assert len(y.sharding.device_set) == len(dx.sharding.device_set) == len(devices) > 1
+        yield (
+            name,
+            [
+                float(np.max(np.abs(np.asarray(a) - np.asarray(b)) / (1e-3 + np.abs(b))))
+                for a, b in zip(*map(jax.tree.leaves, (over_all[name], on_one[name])), strict=True)
+            ],
+        )
 
 
 PROGRAM = """
 import json, sys
 from tests.ops.test_transformations import sharded_differences
-for name in json.loads(sys.argv[1]):
-    try:
-        result = sharded_differences(name)
-    except Exception as error:
-        result = f"{type(error).__name__}: {error}"
-    print(json.dumps([name, result]))
+names = json.loads(sys.argv[1])
+try:
+    results = list(sharded_differences(names))
+except Exception:  # whose it is each row by itself says
+    results = []
+    for name in names:
+        try:
+            results.extend(sharded_differences([name]))
+        except Exception as error:
+            results.append((name, f"{type(error).__name__}: {error}"))
+for result in results:
+    print(json.dumps(result))
 """
 
 
@@ -239,8 +279,18 @@ CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.sta
 ROWS = [pytest.param(op, marks=[pytest.mark.slow] if " " in op else []) for op in OPS]
 
 
+#: That jit changes nothing tests/ops/test_jax_tools.py says every day, of all but activation functions.
+COLUMNS = [pytest.param(name, marks=[pytest.mark.slow] if name == "jit" else []) for name in [*CHECKS, "shard_map"]]
+
+
+@pytest.mark.parametrize("op", [row for row in OPS if row.startswith("activations")])
+def test_activations_without_jit(op):
+    with jax.enable_x64(True):
+        check_jit(OPS[op], point())
+
+
 @pytest.mark.parametrize("op", ROWS)
-@pytest.mark.parametrize("transformation", [*CHECKS, "shard_map"])
+@pytest.mark.parametrize("transformation", COLUMNS)
 def test_table(op, transformation, request):
     if transformation == "shard_map":
         differences = request.getfixturevalue("on_eight_devices")[op]
@@ -248,5 +298,4 @@ def test_table(op, transformation, request):
         assert all(difference < 1e-9 for difference in differences), "value, output or gradient"
         return
     with jax.enable_x64(True):
-        x = jax.random.normal(jax.random.key(3), (2, 6, 7, 2), "float64")
-        CHECKS[transformation](OPS[op], x)
+        CHECKS[transformation](OPS[op], point())

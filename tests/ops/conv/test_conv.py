@@ -1,6 +1,7 @@
 """conv against hand-computed numbers, the nested-loop oracle and PyTorch; its gradients and its errors."""
 
 import random
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from cnnjax.ops.conv.choose import ALGORITHM_NAMES
 from cnnjax.ops.conv.forward import im2col_width_blocked, lax_conv
 from cnnjax.ops.geometry import resolve_padding, slide
 from tests import oracles
-from tests.cases import UNIVERSAL, random_arrays, value_and_gradients
+from tests.cases import UNIVERSAL, random_arrays, value_and_gradients, values_and_gradients
 from tests.oracles import correlate
 from tests.tables import draws, in_one_case
 
@@ -109,13 +110,13 @@ def random_case(seed):
 def test_against_the_oracle(seed):
     x_shape, w_shape, keywords, full = random_case(seed)
     arrays = random_arrays(seed, x_shape, w_shape, w_shape[-1:])
+    algorithms = ["auto", UNIVERSAL[seed // 3 % len(UNIVERSAL)]]
     with jax.enable_x64(True):
-        for algorithm in ("auto", UNIVERSAL[seed // 3 % len(UNIVERSAL)]):
-            ct, got = value_and_gradients(
-                lambda *a, algorithm=algorithm: conv(*a, **keywords, algorithm=algorithm), *arrays
-            )
-            for g, expected in zip(got, oracles.conv(*arrays, ct, **full), strict=True):
-                np.testing.assert_allclose(g, expected, rtol=1e-11, atol=1e-11, err_msg=algorithm)
+        ct, found = values_and_gradients([partial(conv, **keywords, algorithm=one) for one in algorithms], *arrays)
+    every = oracles.conv(*arrays, ct, **full)
+    for algorithm, got in zip(algorithms, found, strict=True):
+        for g, expected in zip(got, every, strict=True):
+            np.testing.assert_allclose(g, expected, rtol=1e-11, atol=1e-11, err_msg=algorithm)
 
 
 @in_one_case("block", [2, 3, 4])
@@ -126,8 +127,10 @@ def test_blocks_of_im2col(sizes, block):
         windows = slide(sizes, (k,) * rank, padding=padding)
         x, w = random_arrays(block, (2, *sizes, 2), (*(k,) * rank, 2, 3))
         with jax.enable_x64(True):
-            _, got = value_and_gradients(lambda x, w: im2col_width_blocked(x, w, windows, None, block), x, w)  # noqa: B023
-            _, expected = value_and_gradients(lambda x, w: lax_conv(x, w, windows, 1, None), x, w)  # noqa: B023
+            forms = partial(im2col_width_blocked, block=block), partial(lax_conv, groups=1)
+            _, (got, expected) = values_and_gradients(
+                [partial(form, windows=windows, precision=None) for form in forms], x, w
+            )
         for g, e in zip(got, expected, strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-12, atol=1e-12)
 
@@ -181,7 +184,7 @@ def test_against_pytorch(seed):
 def test_error_bound(dtype, bound, algorithm):
     with jax.enable_x64(True):
         x, w, b = (jnp.asarray(a, dtype) for a in random_arrays(0, (2, 9, 9, 64), (3, 3, 64, 8), (8,)))
-        y = conv(x, w, b, algorithm=algorithm)
+        y = jax.jit(partial(conv, algorithm=algorithm))(x, w, b)
     assert y.dtype == dtype
     x, w, b = (np.asarray(a).astype(np.longdouble) for a in (x, w, b))
     exact = correlate(x, w) + b
@@ -195,7 +198,7 @@ def test_error_bound(dtype, bound, algorithm):
 def test_sums_are_accumulated_in_float32(dtype, algorithm):
     ones = jnp.ones((1, 4, 4, 256), dtype)
     w = ones.reshape(4, 4, 256, 1)
-    assert conv(ones, w, algorithm=algorithm).item() == 4096
+    assert jax.jit(partial(conv, algorithm=algorithm))(ones, w).item() == 4096
     if algorithm == "toeplitz":
         return  # the matrix would be large
     # the kernel gradient sums over 4,096 outputs
@@ -221,7 +224,7 @@ def test_preferred_element_type():
 def test_empty_batch(algorithm):
     x, w = jnp.ones((0, 6, 6, 2)), jnp.ones((3, 3, 2, 4))
     assert conv(x, w, jnp.ones(4), algorithm=algorithm, stride=2).shape == (0, 2, 2, 4)
-    dx, dw = jax.grad(lambda x, w: conv(x, w, algorithm=algorithm).sum(), (0, 1))(x, w)
+    dx, dw = jax.jit(jax.grad(lambda x, w: conv(x, w, algorithm=algorithm).sum(), (0, 1)))(x, w)
     assert dx.shape == x.shape and not dw.any()
 
 
@@ -255,10 +258,13 @@ def test_derivatives_do_not_end_the_process(x_shape, w_shape, stride, padding, a
     def penalty(x, w):
         return sum((g**2).sum() for g in gradients(x, w))
 
-    _, forward = jax.jit(lambda *a: jax.jvp(gradients, a, a))(x, w)  # Euler: the loss is of degree 2 in each
-    reverse = jax.jit(jax.grad(penalty, (0, 1)))(x, w)
-    assert all(jnp.isfinite(g).all() for g in (*forward, *reverse))
-    np.testing.assert_allclose(forward[0], 3 * gradients(x, w)[0], rtol=1e-3, atol=1e-3)
+    @jax.jit
+    def all_three(x, w):
+        return gradients(x, w), jax.jvp(gradients, (x, w), (x, w))[1], jax.grad(penalty, (0, 1))(x, w)
+
+    first, forward, reverse = all_three(x, w)  # Euler: the loss is of degree 2 in each
+    assert all(np.isfinite(g).all() for g in (*forward, *reverse))
+    np.testing.assert_allclose(forward[0], 3 * first[0], rtol=1e-3, atol=1e-3)
 
 
 # ---- errors ----

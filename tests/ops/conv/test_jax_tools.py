@@ -32,10 +32,11 @@ def loss(op, x, w):
 
 @each_op
 def test_without_jit(op) -> None:
+    expected, expected_dw = jax.jit(lambda x, w: (op(x, w), jax.grad(partial(loss, op), 1)(x, w)))(X, W)
     with jax.disable_jit():
         y, dw = op(X, W), jax.grad(partial(loss, op), 1)(X, W)
-    np.testing.assert_allclose(y, op(X, W), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(dw, jax.grad(partial(loss, op), 1)(X, W), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dw, expected_dw, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -49,7 +50,7 @@ def test_debug_nans_finds_the_nan_and_lets_numbers_pass(op, capsys) -> None:
 
 @each_op
 def test_checkify_sees_a_nan_that_the_op_makes(op) -> None:
-    checked = checkify.checkify(op, errors=checkify.float_checks)
+    checked = jax.jit(checkify.checkify(op, errors=checkify.float_checks))
     error, _ = checked(X, W)
     assert error.get() is None
     error, _ = checked(jnp.full_like(X, jnp.inf), W)  # infinity minus infinity
@@ -58,9 +59,14 @@ def test_checkify_sees_a_nan_that_the_op_makes(op) -> None:
 
 @each_op
 def test_linear_transpose_is_the_adjoint(op) -> None:
-    y = jnp.cos(jnp.arange(float(op(X, W).size))).reshape(op(X, W).shape)
-    (dx,) = jax.linear_transpose(lambda x: op(x, W), X)(y)
-    np.testing.assert_allclose((dx * X).sum(), (op(X, W) * y).sum(), rtol=1e-4)
+    @jax.jit
+    def products(x, w):
+        value = op(x, w)
+        y = jnp.cos(jnp.arange(float(value.size))).reshape(value.shape)
+        (dx,) = jax.linear_transpose(lambda x: op(x, w), x)(y)
+        return (dx * x).sum(), (value * y).sum()
+
+    np.testing.assert_allclose(*products(X, W), rtol=1e-4)
 
 
 def test_gradients_pass_through_a_linear_solver() -> None:
@@ -75,25 +81,27 @@ def test_gradients_pass_through_a_linear_solver() -> None:
         return jnp.linalg.solve(matrix, target.ravel()).reshape(target.shape)
 
     weights = jnp.cos(target)
-    got, expected = (jax.grad(lambda w, f=f: (f(w) * weights).sum())(w) for f in (solution, by_matrix))
+    got, expected = jax.jit(
+        lambda w: [jax.grad(lambda w, f=f: (f(w) * weights).sum())(w) for f in (solution, by_matrix)]
+    )(w)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
 @each_op
 def test_jet_gives_the_derivatives_of_nested_jvps(op) -> None:
-    with jax.enable_x64(True):
-        x, w = X.astype("float64"), W.astype("float64")
+    @jax.jit
+    def both(x, w):
         zeros = jnp.zeros_like(x), jnp.zeros_like(w)
-        primals, first = (x, w), (jnp.cos(x), jnp.sin(w))
-        _, series = jet.jet(op, primals, [[dx, zero, zero] for dx, zero in zip(first, zeros, strict=True)])
+        first = jnp.cos(x), jnp.sin(w)
+        _, series = jet.jet(op, (x, w), [[dx, zero, zero] for dx, zero in zip(first, zeros, strict=True)])
+        derivatives = [lambda t: op(x + t * first[0], w + t * first[1])]
+        for _ in series:
+            derivatives.append(partial(lambda f, t: jax.jvp(f, (t,), (1.0,))[1], derivatives[-1]))
+        return series, [derivative(0.0) for derivative in derivatives[1:]]
 
-        def along(t):
-            return op(x + t * first[0], w + t * first[1])
-
-        derivative = along
-        for term in series:
-            derivative = partial(lambda f, t: jax.jvp(f, (t,), (1.0,))[1], derivative)
-            np.testing.assert_allclose(term, derivative(0.0), rtol=1e-9, atol=1e-9)
+    with jax.enable_x64(True):
+        for term, expected in zip(*both(X.astype("float64"), W.astype("float64")), strict=True):
+            np.testing.assert_allclose(term, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.skipif(not onednn.is_available(), reason="Winograd's kernel gradient runs with oneDNN alone")
@@ -122,24 +130,30 @@ def test_strict_promotion_of_dtypes_and_ranks(dtype: str) -> None:
             lambda x, w, b: ops.local_conv(x, w[0, :1].repeat(72, 0).reshape(8, 9, 4, 4), b, window=1),
             lambda x, w, b: ops.connected_conv(x, w, jnp.ones((4, 4), bool), b),
         ):
-            y, pull = jax.vjp(f, x, w, b)
-            assert y.dtype == dtype
-            assert all(g.dtype == dtype for g in pull(y))
+            # what promotes raises while traced or lowered: nothing is compiled
+            lowered = jax.jit(lambda *arrays, f=f: (f(*arrays), jax.vjp(f, *arrays)[1](f(*arrays)))).lower(x, w, b)
+            assert {each.dtype for each in jax.tree.leaves(lowered.out_info)} == {jnp.dtype(dtype)}
 
 
 @each_op
-@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
-def test_vmap_over_kernels_images_and_both(op, axes) -> None:
+def test_vmap_over_kernels_images_and_both(op) -> None:
     stacks = jnp.stack([X, X[::-1], 2 * X]), jnp.stack([W, 2 * W, jnp.sin(W)])
-    arguments = [many if axis == 0 else one for many, one, axis in zip(stacks, (X, W), axes, strict=True)]
-    both = jax.jit(jax.value_and_grad(lambda x, w: (loss(op, x, w), op(x, w)), (0, 1), has_aux=True))
-    (_, y), gradients = jax.jit(jax.vmap(both, axes))(*arguments)
-    for i in range(3):
-        one = [a[i] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)]
-        (_, expected), expected_gradients = both(*one)
-        np.testing.assert_allclose(y[i], expected, rtol=1e-4, atol=1e-4)
-        for got, wanted in zip(gradients, expected_gradients, strict=True):
-            np.testing.assert_allclose(got[i], wanted, rtol=1e-4, atol=1e-3)
+    both = jax.value_and_grad(lambda x, w: (loss(op, x, w), op(x, w)), (0, 1), has_aux=True)
+    alone = jax.jit(both)
+    kinds = [(0, None), (None, 0), (0, 0)]
+    arguments = [
+        [many if axis == 0 else one for many, one, axis in zip(stacks, (X, W), axes, strict=True)] for axes in kinds
+    ]
+    found = jax.jit(lambda every: [jax.vmap(both, axes)(*arrays) for axes, arrays in zip(kinds, every, strict=True)])(
+        arguments
+    )
+    for axes, mapped, ((_, y), gradients) in zip(kinds, arguments, found, strict=True):
+        for i in range(3):
+            one = [a[i] if axis == 0 else a for a, axis in zip(mapped, axes, strict=True)]
+            (_, expected), expected_gradients = alone(*one)
+            np.testing.assert_allclose(y[i], expected, rtol=1e-4, atol=1e-4)
+            for got, wanted in zip(gradients, expected_gradients, strict=True):
+                np.testing.assert_allclose(got[i], wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_numpy_ints_and_arrays_as_arguments() -> None:

@@ -36,27 +36,32 @@ CASES = {
 @pytest.fixture(params=["onednn", "xla"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """Runs with oneDNN as it is on this machine, or with XLA alone."""
-    if request.param == "xla":
-        monkeypatch.setattr(onednn, "is_available", lambda: False)
-    elif not onednn.is_available():
-        pytest.skip("this jaxlib has no oneDNN that was tested")
-    jax.clear_caches()
-    yield request.param
+    if request.param == "onednn":
+        if not onednn.is_available():
+            pytest.skip("this jaxlib has no oneDNN that was tested")
+        yield "onednn"
+        return
+    monkeypatch.setattr(onednn, "is_available", lambda: False)
+    jax.clear_caches()  # of what was lowered with it
+    yield "xla"
     jax.clear_caches()
 
 
-def in_every_mode(conv, x: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
-    """Value, both gradients, tangents, second derivatives, and the kinds of vmap, in one program."""
+def in_every_mode(conv, x: jax.Array, w: jax.Array, few: bool) -> dict[str, jax.Array]:
+    """Value, both gradients, tangents, second derivatives, and the kinds of vmap; or the first three of them."""
 
     def loss(x, w):
         return (jnp.sin(conv(x, w))).sum()
 
-    xs, ws = jnp.stack([x, x[::-1]]), jnp.stack([w, 2 * w])
-    cotangent = jnp.cos(jnp.arange(conv(x, w).size, dtype="float32")).reshape(conv(x, w).shape)
+    xs, ws = np.stack([x, x[::-1]]), np.stack([w, 2 * w])
+    shape = jax.eval_shape(conv, x, w).shape
+    cotangent = jnp.asarray(np.cos(np.arange(np.prod(shape), dtype="float32")).reshape(shape))
 
     @jax.jit
     def program(x, w):
         dx, dw = jax.vjp(conv, x, w)[1](cotangent)
+        if few:
+            return {"value": conv(x, w), "dx": dx, "dw": dw}
         hessian = jax.jvp(jax.grad(loss, (0, 1)), (x, w), (jnp.cos(x), jnp.sin(w)))[1]
         twice = jax.grad(lambda x, w: (jax.grad(loss)(x, w) ** 2).sum(), (0, 1))(x, w)
         return {
@@ -78,18 +83,32 @@ def in_every_mode(conv, x: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
     return program(x, w)
 
 
-WITH = [pytest.param("onednn", case, marks=[pytest.mark.slow] if case == "very wide" else []) for case in CASES]
-WITHOUT = [pytest.param("xla", case, marks=[] if case == "groups" else pytest.mark.slow) for case in CASES]
+#: Cases that meet each rule of batching and transposing, in every mode; the others, which other forms compute, every
+#: day in value and gradients alone.
+IN_EVERY_MODE = ("3x3 stride 2", "groups", "few channels", "sequences")
 
 
-@pytest.mark.parametrize(("backend", "case"), [*WITH, *WITHOUT], indirect=["backend"])
-def test_as_xla_in_every_mode(backend: str, case: str) -> None:
+def row(backend: str, case: str, modes: str) -> object:
+    """Without oneDNN the forms are those of other tests."""
+    everyday = modes == "few" or case in IN_EVERY_MODE if backend == "onednn" else case == "groups" and modes == "all"
+    return pytest.param(backend, case, modes, marks=[] if everyday else pytest.mark.slow)
+
+
+ROWS = [row(backend, case, modes) for backend in ("onednn", "xla") for case in CASES for modes in ("few", "all")
+        if modes == "all" or (backend == "onednn" and case not in IN_EVERY_MODE)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("backend", "case", "modes"), ROWS, indirect=["backend"])
+def test_as_xla_in_every_mode(backend: str, case: str, modes: str) -> None:
     x_shape, w_shape, keywords = CASES[case]
     rng = np.random.default_rng(0)
-    x, w = (jnp.asarray(rng.normal(size=shape), "float32") for shape in (x_shape, w_shape))
+    x, w = (rng.normal(size=shape) for shape in (x_shape, w_shape))
     w /= np.prod(w_shape[:-1]) ** 0.5  # so that outputs are of order 1: sin would magnify the error of large ones
-    got = in_every_mode(partial(ops.conv, **keywords), x, w)
-    expected = in_every_mode(partial(ops.conv, **keywords, algorithm="lax"), x, w)
+    x, w = jnp.asarray(x, "float32"), jnp.asarray(w, "float32")
+    got, expected = (
+        in_every_mode(partial(ops.conv, **keywords, algorithm=algorithm), x, w, modes == "few")
+        for algorithm in ("auto", "lax")
+    )
     for mode, values in expected.items():
         for g, e in zip(jax.tree.leaves(got[mode]), jax.tree.leaves(values), strict=True):
             assert g.dtype == e.dtype and g.shape == e.shape

@@ -41,6 +41,8 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "unpool": lambda x: ops.max_unpool(*ops.max_pool(x, 2, return_indices=True), (8, 9)),
 }
 
+#: A form that no example in tests/ops/examples.py takes: for JAX's tools that are tried on every op there.
+BESIDE_EXAMPLES = ("avg",)
 #: One row for each primitive: in the quick suite; the others are slow tests where each has to be compiled.
 CORE = ("max padded", "avg", "avg overlapping", "lp of 2", "global max", "adaptive avg", "adaptive max", "unpool")
 
@@ -66,6 +68,6 @@ def gradient(op: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.
     return jax.grad(lambda x: jnp.square(op(x)).sum())
 
 
-def quick_and_slow(names: list[str] | None = None) -> list[object]:
-    """Returns parameters for pytest: the rows of `CORE`, and the others marked slow."""
-    return [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in names or POOLS]
+def quick_and_slow(quick: tuple[str, ...] = CORE) -> list[object]:
+    """Returns parameters for pytest: some rows, and the others marked slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in POOLS]

@@ -1,5 +1,7 @@
 """Adaptive, fractional and stochastic pools and unpooling against hand-computed numbers, the oracles and PyTorch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from cnnjax.ops import (
     stochastic_pool,
 )
 from tests import oracles
-from tests.cases import INF, NAN, line, value_and_gradients
+from tests.cases import INF, NAN, cotangent, line, value_and_gradients
 from tests.tables import in_one_case
 
 
@@ -50,16 +52,26 @@ def test_adaptive_pools_by_hand():
     assert adaptive_max_pool(x, 1).ravel().tolist() == [11]
 
 
+@functools.cache
+def adaptive(output_size):
+    """Value, gradient and indices of the maxima, value and gradient of the means, from one program."""
+
+    @jax.jit
+    def run(x, finite, ct):
+        y, pull, index = jax.vjp(lambda x: adaptive_max_pool(x, output_size, return_indices=True), x, has_aux=True)
+        mean, pull_mean = jax.vjp(lambda x: adaptive_avg_pool(x, output_size), finite)
+        return y, *pull(ct), index, mean, *pull_mean(ct)
+
+    return run
+
+
 @pytest.mark.parametrize(("sizes", "output_size"), ADAPTIVE)
 def test_adaptive_pools_against_the_oracle(sizes, output_size):
     x = np.random.default_rng(0).integers(0, 5, (2, *sizes, 3)).astype(float)
     x[x == 0] = -INF
+    finite, ct = np.maximum(x, 0), cotangent((2, *output_size, 3))
     with jax.enable_x64(True):
-        ct, (y, dx, index) = value_and_gradients(
-            lambda x: adaptive_max_pool(x, output_size, return_indices=True), x, has_aux=True
-        )
-        finite = np.maximum(x, 0)
-        _, (mean, mean_dx) = value_and_gradients(lambda x: adaptive_avg_pool(x, output_size), finite)
+        y, dx, index, mean, mean_dx = adaptive(output_size)(x, finite, ct)
     expected, expected_index, expected_dx = oracles.adaptive_pool(x, ct, output_size=output_size, kind="max")
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(index, expected_index)
@@ -73,12 +85,9 @@ def test_adaptive_pools_against_the_oracle(sizes, output_size):
 def test_adaptive_pools_against_pytorch(sizes, output_size):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(1).normal(size=(2, *sizes, 3)).round(1)
-    t = torch.tensor(channels_first(x), requires_grad=True)
+    t, ct = torch.tensor(channels_first(x), requires_grad=True), cotangent((2, *output_size, 3))
     with jax.enable_x64(True):
-        ct, (y, dx, index) = value_and_gradients(
-            lambda x: adaptive_max_pool(x, output_size, return_indices=True), x, has_aux=True
-        )
-        _, (mean, mean_dx) = value_and_gradients(lambda x: adaptive_avg_pool(x, output_size), x)
+        y, dx, index, mean, mean_dx = adaptive(output_size)(x, x, ct)
     for kind, ours, gradient in (("max", y, dx), ("avg", mean, mean_dx)):
         keywords = {"return_indices": True} if kind == "max" else {}
         op = getattr(torch.nn.functional, f"adaptive_{kind}_pool{len(sizes)}d")
@@ -266,10 +275,14 @@ def test_empty_batch_of_the_others():
 
 def test_empty_batch():
     for size in (2, 4):
-        assert adaptive_avg_pool(jnp.ones((0, 6, 6, 2)), size).shape == (0, size, size, 2)
-        assert adaptive_max_pool(jnp.ones((0, 6, 6, 2)), size).shape == (0, size, size, 2)
-        dx = jax.grad(lambda x, size=size: adaptive_max_pool(x, size).sum())(jnp.ones((0, 6, 6, 2)))
-        assert dx.shape == (0, 6, 6, 2)
+
+        @jax.jit
+        def all_three(x, size=size):
+            gradient = jax.grad(lambda x: adaptive_max_pool(x, size).sum())
+            return adaptive_avg_pool(x, size), adaptive_max_pool(x, size), gradient(x)
+
+        *results, dx = all_three(jnp.ones((0, 6, 6, 2)))
+        assert all(y.shape == (0, size, size, 2) for y in results) and dx.shape == (0, 6, 6, 2)
 
 
 X = jnp.ones((2, 8, 9, 3))

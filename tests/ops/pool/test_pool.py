@@ -1,6 +1,7 @@
 """The pools against hand-computed numbers, the nested-loop oracles and PyTorch; their rules and errors."""
 
 import random
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 from cnnjax.ops.geometry import require_real_taps, slide
 from tests import oracles
-from tests.cases import INF, NAN, REDUCERS, line, softmax_pool, value_and_gradients
+from tests.cases import INF, NAN, REDUCERS, line, softmax_pool, value_and_gradients, values_and_gradients
 from tests.tables import draws, in_one_case
 
 
@@ -92,7 +93,7 @@ def test_sums_are_accumulated_in_float32(dtype, padding):
     assert y.dtype == dtype and y[0, 0, 0, 0] == (4096 if padding == "VALID" else 63 * 63 // 16 * 16)
     small = avg_pool(jnp.ones((1, 16, 16, 1), dtype) * 3, 16, divisor_override=1)
     assert small.item() == 768
-    assert jax.grad(lambda x: avg_pool(x, 2).sum())(x).dtype == dtype
+    assert jax.eval_shape(jax.grad(lambda x: avg_pool(x, 2).sum()), x).dtype == dtype
 
 
 # ---- the oracles ----
@@ -161,8 +162,8 @@ def test_large_windows(window, stride):
     full = {"window": window, "stride": (stride,) * 2, "dilation": (1, 1), "padding": ((1, 0),) * 2}
     keywords = full | {"ceil_mode": False}
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradients(lambda x: max_pool(x, **keywords), x)
-        _, (mean, mean_dx) = value_and_gradients(lambda x: avg_pool(x, **keywords), x)
+        pools = [partial(max_pool, **keywords), partial(avg_pool, **keywords)]
+        ct, ((y, dx), (mean, mean_dx)) = values_and_gradients(pools, x)
     expected, _, expected_dx = oracles.max_pool(x, ct, **keywords)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-11, atol=1e-11)
@@ -201,10 +202,8 @@ def test_against_pytorch(seed):
         )
         expected = check(y, dx, getattr(functional, f"max_pool{rank}d"), return_indices=True)
         np.testing.assert_array_equal(index, expected)
-        for include in (True, False):
-            _, (y, dx) = value_and_gradients(
-                lambda x, include=include: avg_pool(x, window, **common, count_include_pad=include), x
-            )
+        counting = [partial(avg_pool, window=window, **common, count_include_pad=include) for include in (True, False)]
+        for include, (y, dx) in zip((True, False), values_and_gradients(counting, x)[1], strict=True):
             check(y, dx, getattr(functional, f"avg_pool{rank}d"), count_include_pad=include)
 
 
@@ -229,9 +228,9 @@ def test_lp_pool_limits():
     assert lp_pool(x, (2,), p=1).ravel().tolist() == [0, 7, 2]
     assert lp_pool(x, (2,), p=INF).ravel().tolist() == [0, 4, 1]
     for p, expected in ((1, [0, 0, 1, -1, -1, 1]), (2, [0, 0, 0.6, -0.8, -(0.5**0.5), 0.5**0.5])):
-        dx = jax.grad(lambda x, p=p: lp_pool(x, (2,), p=p).sum())(x)
+        dx = jax.jit(jax.grad(lambda x, p=p: lp_pool(x, (2,), p=p).sum()))(x)
         np.testing.assert_allclose(dx.ravel(), expected, rtol=1e-6)
-    assert jax.grad(lambda x: lp_pool(x, (2,), p=INF).sum())(x).ravel().tolist() == [0, 0, 0, -1, -1, 0]
+    assert jax.jit(jax.grad(lambda x: lp_pool(x, (2,), p=INF).sum()))(x).ravel().tolist() == [0, 0, 0, -1, -1, 0]
     assert np.isnan(lp_pool(line(NAN, 1, 2, -INF), (2,))[0, 0, 0]) and lp_pool(line(2, -INF), (2,)).item() == INF
     # neither overflow nor underflow on the way
     np.testing.assert_allclose(
@@ -245,7 +244,7 @@ def test_lp_pool_limits():
 def test_second_derivative_of_lp_pool_at_zero_elements():
     with jax.enable_x64(True):
         x = line(2, 0, 0, dtype="float64")
-        hessian = jax.hessian(lambda x: lp_pool(x, (3,)).sum())(x).reshape(3, 3)
+        hessian = jax.jit(jax.hessian(lambda x: lp_pool(x, (3,)).sum()))(x).reshape(3, 3)
     np.testing.assert_allclose(hessian, np.diag([0, 0.5, 0.5]), atol=1e-15)
 
 
@@ -296,13 +295,15 @@ def test_pool_against_the_oracle(seed):
 def test_pool_with_a_learned_reducer():
     x = line(1, 2, 4, 3, 0, 7)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(temperature):
         return pool(x, (3,), lambda w, axis: softmax_pool(w * temperature, axis)).sum()
 
-    slope = (loss(1.01) - loss(0.99)) / 0.02
-    np.testing.assert_allclose(jax.grad(loss)(1.0), slope, rtol=1e-3)
-    many = jax.vmap(jax.grad(loss))(jnp.array([0.5, 1.0]))
-    np.testing.assert_allclose(many[1], jax.grad(loss)(1.0), rtol=1e-6)
+    slope = (loss(1.01)[0] - loss(0.99)[0]) / 0.02
+    np.testing.assert_allclose(loss(1.0)[1], slope, rtol=1e-3)
+    many = jax.jit(jax.vmap(loss))(jnp.array([0.5, 1.0]))[1]
+    np.testing.assert_allclose(many[1], loss(1.0)[1], rtol=1e-6)
 
 
 def test_gradient_of_the_product_with_zeros():
@@ -327,8 +328,7 @@ def test_global_pools_against_the_oracles(sizes):
     full = {"window": sizes, "stride": (1,) * rank, "padding": ((0, 0),) * rank, "dilation": (1,) * rank}
     full["ceil_mode"] = False
     with jax.enable_x64(True):
-        ct, (y, dx) = value_and_gradients(global_max_pool, x)
-        _, (mean, mean_dx) = value_and_gradients(global_avg_pool, x)
+        ct, ((y, dx), (mean, mean_dx)) = values_and_gradients([global_max_pool, global_avg_pool], x)
     ct = ct.reshape(2, *(1,) * rank, 3)
     expected, _, expected_dx = oracles.max_pool(x, ct, **full)
     np.testing.assert_array_equal(y, expected.reshape(2, 3))
@@ -351,15 +351,17 @@ def test_global_pools_of_special_values():
 
 def test_empty_batch():
     for op in (global_avg_pool, global_max_pool):
-        assert op(jnp.ones((0, 6, 6, 2))).shape == (0, 2)
-        assert jax.grad(lambda x, op=op: op(x).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
+        y, dx = jax.jit(lambda x, op=op: (op(x), jax.grad(lambda x: op(x).sum())(x)))(jnp.ones((0, 6, 6, 2)))
+        assert y.shape == (0, 2) and dx.shape == (0, 6, 6, 2)
 
     def product(x, window, **keywords):
         return pool(x, window, jnp.prod, pad_value=1, **keywords)
 
     for op in (max_pool, min_pool, avg_pool, lp_pool, product):
-        assert op(jnp.ones((0, 6, 6, 2)), 2, padding=1).shape == (0, 4, 4, 2)
-        assert jax.grad(lambda x, op=op: op(x, 2).sum())(jnp.ones((0, 6, 6, 2))).shape == (0, 6, 6, 2)
+        y, dx = jax.jit(lambda x, op=op: (op(x, 2, padding=1), jax.grad(lambda x: op(x, 2).sum())(x)))(
+            jnp.ones((0, 6, 6, 2))
+        )
+        assert y.shape == (0, 4, 4, 2) and dx.shape == (0, 6, 6, 2)
 
 
 # ---- errors ----
