@@ -13,6 +13,11 @@ Prints the table, and leaves compare.png and compare.json in --out.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 import json
 import math
 import re

@@ -17,6 +17,11 @@ Flags that are not given come from the recipe, by default adamw:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 import json
 import os
 import sys
