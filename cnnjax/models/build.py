@@ -132,9 +132,10 @@ def _taken(make: Make, offered: Mapping[str, Any]) -> dict[str, Any]:
     """Drops those keywords of `OFFERED` that the maker's signature does not have.
 
     Raises:
-      UserError: it does not take the dtype asked for, or the number of classes.
+      UserError: it does not take the dtype asked for.
     """
-    parameters = inspect.signature(make).parameters
+    # the signature of a module's class is that of its metaclass, which takes anything
+    parameters = inspect.signature(make.__init__ if isinstance(make, type) else make).parameters
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return dict(offered)
     dropped = [name for name in OFFERED if name in offered and name not in parameters]
