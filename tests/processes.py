@@ -52,6 +52,7 @@ signal.alarm(request["limit"])
 if request["file_limit"] is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
 os.environ.update(request["environment"])
+os.chdir(request["folder"])
 sys.argv = request["argv"]
 sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -61,13 +62,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 class Forked:
     """A script or program that runs in a fork of the server, one at a time."""
 
-    def __init__(self, path: Path, arguments: tuple[object, ...], file_limit: int | None = None, devices: int = 1):
+    def __init__(self, path: Path, arguments: tuple[object, ...], file_limit: int | None = None, devices: int = 1,
+                 folder: Path | None = None):  # fmt: skip
         self.argv = [str(path), *map(str, arguments)]
         self.server = _server()
         self.folder = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
         self.files = {name: str(Path(self.folder.name, name)) for name in ("output", "errors")}
         environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        request = {"argv": self.argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT}
+        request = {"argv": self.argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT,
+                   "folder": str(folder or Path.cwd())}  # fmt: skip
         assert self.server.stdin is not None and self.server.stdout is not None
         self.server.stdin.write(json.dumps(request | self.files).encode() + b"\n")
         self.pid = int(self.server.stdout.readline())
@@ -84,9 +87,11 @@ class Forked:
         return subprocess.CompletedProcess(self.argv, code, *texts)
 
 
-def start(script: str, *arguments: object, file_limit: int | None = None) -> Forked:
-    """Starts `experiments/SCRIPT ARGUMENTS`; with `file_limit` no file that it writes can grow beyond so many bytes."""
-    return Forked(ROOT / "experiments" / script, arguments, file_limit)
+def start(
+    script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None
+) -> Forked:
+    """Starts `experiments/SCRIPT ARGUMENTS` in a folder; with `file_limit` no file can grow beyond so many bytes."""
+    return Forked(ROOT / "experiments" / script, arguments, file_limit, folder=folder)
 
 
 def start_afresh(script: str, *arguments: object) -> subprocess.Popen[str]:
@@ -97,9 +102,18 @@ def start_afresh(script: str, *arguments: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def run(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs a script to its end; its exit code, standard output and standard error."""
-    return start(script, *arguments, file_limit=file_limit).end()
+    return start(script, *arguments, file_limit=file_limit, folder=folder).end()
+
+
+def good(script: str, *arguments: object, folder: Path | None = None) -> str:
+    """What a script that must end well prints."""
+    done = run(script, *arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def program(text: str, *arguments: object, devices: int = 1) -> str:

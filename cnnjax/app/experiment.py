@@ -141,7 +141,7 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
         )
         if not result.finished:
             step = int(result.state.step)
-            print(f"stopped after update {step}, saved. Go on with: {settings.command_to_go_on(folder)}")
+            print(f"stopped after update {step}, saved. Go on with: {settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)}")
             return result
         drawn = pictures.draw(folder, result, prepared.test, dataset.class_names, config, experiment.first_layer)
         print_scores(result, len(prepared.test))
@@ -156,7 +156,7 @@ def show_layers(net: nnx.Module, spec: data.InputSpec) -> None:
     except ValueError as error:
         advice = "give another `image_size`" if "image_size" in FLAGS else "choose another data set"
         raise UserError(
-            f"the net does not take images of {spec.shape}: {error.__cause__ or error}; {advice}."
+            f"the net does not take images of {' x '.join(map(str, spec.shape))}: {error.__cause__ or error}; {advice}."
         ) from error
 
 

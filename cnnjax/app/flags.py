@@ -28,8 +28,8 @@ def define_training_flags(
     Args:
       dataset: the default data set.
       recipes: names of the script's recipes; none where it has one alone.
-      image_size: default of `--image_size`, for nets that take images of any size; 0 takes images as they are stored, None
-        defines no such flag.
+      image_size: default of `--image_size`, for nets that take images of any size; 0 takes them as they are stored,
+        None defines no such flag.
       smallest: least `--image_size`.
     """
     flags.DEFINE_string(
