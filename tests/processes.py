@@ -87,9 +87,7 @@ class Forked:
         return subprocess.CompletedProcess(self.argv, code, *texts)
 
 
-def start(
-    script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None
-) -> Forked:
+def start(script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None) -> Forked:
     """Starts `experiments/SCRIPT ARGUMENTS` in a folder; with `file_limit` no file can grow beyond so many bytes."""
     return Forked(ROOT / "experiments" / script, arguments, file_limit, folder=folder)
 
@@ -126,9 +124,9 @@ def program(text: str, *arguments: object, devices: int = 1) -> str:
     return done.stdout
 
 
-def refusal(script: str, *arguments: object, file_limit: int | None = None) -> str:
+def refusal(script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None) -> str:
     """The error of a script that must fail well: exit code 1, one message, no traceback."""
-    done = run(script, *arguments, file_limit=file_limit)
+    done = run(script, *arguments, file_limit=file_limit, folder=folder)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and "Traceback" not in done.stdout
     lines = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "FATAL"))]

@@ -110,7 +110,11 @@ def metrics() -> dict[str, train.Metric]:
 
 def settings() -> dict[str, Any]:
     """Returns what these flags are, for the config."""
-    return {**{name: FLAGS[name].value or None for name in SETTINGS}, "augment": bool(FLAGS.augment), "dtype": FLAGS.dtype}
+    return {
+        **{name: FLAGS[name].value or None for name in SETTINGS},
+        "augment": bool(FLAGS.augment),
+        "dtype": FLAGS.dtype,
+    }
 
 
 def _centre(key: jax.Array, pixels: jax.Array, *, size: tuple[int, int]) -> jax.Array:

@@ -22,7 +22,7 @@ def test_alexnet_trains_on_crops_and_classifies_images_of_any_size(tmp_path: Pat
     assert "conv2 (Conv)              7 x 7 x 16" in done.stdout and "test accuracy" in done.stdout
     assert (workdir / "kernels.png").exists()
     config = json.loads((workdir / "config.json").read_text())
-    assert (config["input"]["size"], config["input"]["resize_to"]) == ([63, 63], [72, 72])
+    assert (config["input"]["size"], config["input"]["resize_to"]) == (63, 72)
     assert config["input"]["views"] == "ten_crop" and not config["input"]["mirror"], "digits are never mirrored"
     assert config["input"]["std"] == [1 / 255], "the paper's pixels are 0..255 less their mean"
     Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(tmp_path / "photo.png")
@@ -40,7 +40,7 @@ def test_vgg_trains_on_whole_images(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "convs.7 (Conv)" in done.stdout and "test accuracy" in done.stdout
     config = json.loads((workdir / "config.json").read_text())
-    assert config["input"]["size"] == config["input"]["resize_to"] == [32, 32]
+    assert config["input"]["size"] == config["input"]["resize_to"] == 32
     assert config["input"]["views"] == "whole"
     assert (workdir / "kernels.png").exists()
 

@@ -18,6 +18,7 @@ from cnnjax.app import restored
 from cnnjax.errors import UserError
 from cnnjax.train.state import apply_inference
 from tests import processes
+from tests.experiments.events import tags
 
 PICTURES = ["kernels", "kernels_of_all_layers", "feature_maps", "receptive_fields", "confusion", "mistakes"]
 
@@ -115,17 +116,3 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
     ):
         error = processes.refusal("visualize.py", *arguments)
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
-
-
-def tags(folder: Path) -> set[str]:
-    """The names of what a folder's TensorBoard events hold."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = set()
-    for file in (folder / "events").iterdir():
-        content = file.read_bytes()
-        while content:  # a record: its length (8 bytes), a checksum (4), the event, a checksum (4)
-            length = int.from_bytes(content[:8], "little")
-            found |= {value.tag for value in Event.FromString(content[12 : 12 + length]).summary.value}
-            content = content[16 + length :]
-    return found
