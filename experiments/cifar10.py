@@ -24,6 +24,11 @@ Flags that are not given come from the recipe, by default the model's:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 from typing import Any
 
 from absl import flags

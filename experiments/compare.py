@@ -13,6 +13,11 @@ Prints the table, and leaves compare.png and compare.json in --out.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 import json
 import math
 import re
@@ -24,6 +29,7 @@ from absl import flags
 
 from cnnjax import report
 from cnnjax.app import process
+from cnnjax.app.summary import counted
 from cnnjax.errors import UserError
 from cnnjax.train import metrics, run_dir
 
@@ -80,7 +86,7 @@ def main(arguments: list[str]) -> None:
     report.comparison({group.label: [run.records for run in group.runs] for group in groups}, folder / "compare.png")
     summary = {"best_epoch_by": criterion, "groups": [as_json(group, names, criterion) for group in groups]}
     run_dir.write_json(folder / "compare.json", summary)
-    print(f"{len(runs)} runs in {len(groups)} groups: {folder / 'compare'}.png and .json")
+    print(f"{counted(len(runs), 'run')} in {counted(len(groups), 'group')}: {folder / 'compare'}.png and .json")
 
 
 def find_runs(arguments: Sequence[str]) -> list[Run]:

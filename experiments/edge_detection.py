@@ -25,6 +25,11 @@ The sample is grace_hopper.jpg, which comes with matplotlib: nothing is download
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 from collections.abc import Sequence
 from pathlib import Path
 

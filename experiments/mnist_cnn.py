@@ -22,6 +22,11 @@ The ten probabilities of one image, with the run's folder:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 from typing import Any
 
 from absl import flags

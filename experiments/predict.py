@@ -9,6 +9,11 @@ trained on gray images.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 import sys
 from collections.abc import Mapping
 from pathlib import Path

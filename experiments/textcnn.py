@@ -24,6 +24,11 @@ other work).
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 import dataclasses
 import zlib
 from collections.abc import Sequence

@@ -7,7 +7,7 @@
 A class of your own is a flax.nnx.Module, called as model(x) -> logits; it gets those of the keywords num_classes,
 channels, size, dtype and rngs that its signature has, and those of --model_options. Every flag of the other scripts
 works, the run resumes, and predict.py, visualize.py and compare.py know it by its config.json, from which they import
-the class again: a file is looked for from the folder in which the command is given.
+the class again: files and modules are looked for from the folder in which the command is given.
 
 Flags that are not given come from the recipe, by default adamw:
   adamw     10 epochs, batch_size 64, adamw, learning_rate 0.001, onecycle, weight_decay 0.01, decay kernels
@@ -17,9 +17,13 @@ Flags that are not given come from the recipe, by default adamw:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 import json
-import os
-import sys
+import re
 from typing import Any
 
 from absl import flags
@@ -53,7 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
     },
 }
-shared.define_training_flags(recipes=list(RECIPES), image_size=0, smallest=0)
+shared.define_training_flags(recipes=list(RECIPES), image_size=0)
 flags.DEFINE_string("model", None, "NAME, package.module:Class, or path/file.py:Class", required=True)
 flags.DEFINE_string("model_options", "{}", "keywords of the net, as JSON")
 
@@ -61,12 +65,11 @@ flags.DEFINE_string("model_options", "{}", "keywords of the net, as JSON")
 def main(arguments: list[str]) -> None:
     """Trains, resumes and reports."""
     settings.no_arguments(arguments)
-    sys.path.insert(0, os.getcwd())  # where package.module is looked for first, as by python -m
-    size = FLAGS.image_size or None
+    size = FLAGS.image_size
     model = {"name": FLAGS.model, **model_options(), **({"size": size} if size else {})}
     experiment.run(
         experiment.Experiment(
-            name="train",
+            name=re.sub(r"\W+", "_", FLAGS.model.rpartition(":")[2]),
             model=model,
             recipe=RECIPES[FLAGS.recipe or "adamw"],
             size=size,

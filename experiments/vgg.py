@@ -21,6 +21,11 @@ stood still, three times in 74 epochs; here it falls along a cosine.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 from typing import Any
 
 from absl import flags

@@ -13,6 +13,11 @@ rate makes the loss oscillate, or ends it in NaN.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from cnnjax.app import interruptions
+
+    interruptions.install()
+
 import dataclasses
 import math
 from collections.abc import Iterator

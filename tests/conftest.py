@@ -10,7 +10,6 @@ import pytest
 collect_ignore = ["ops/on_meshes.py", "ops/result_shardings.py", "ops/pool/meshes.py"]
 #: Tests that still promote, in their own lines or in those of training and its data. All others are strict.
 NOT_YET_STRICT = (
-    "app/test_classify.py",
     "experiments/test_crops.py",
     "experiments/test_visualize.py",
     "train/test_checkpoint.py",

@@ -55,6 +55,7 @@ signal.alarm(request["limit"])
 if request["file_limit"] is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
 os.environ.update(request["environment"])
+os.chdir(request["folder"])
 sys.argv = request["argv"]
 sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -64,14 +65,21 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 class Forked:
     """A script or program that runs in a fork of the server, one at a time."""
 
-    def __init__(self, path: Path, arguments: tuple[object, ...], file_limit: int | None = None, devices: int = 1):
+    def __init__(self, path: Path, arguments: tuple[object, ...], file_limit: int | None = None, devices: int = 1,
+                 folder: Path | None = None):  # fmt: skip
         self.argv = [str(path), *map(str, arguments)]
         self.server = _server()
         self.folder = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
         self.files = {name: str(Path(self.folder.name, name)) for name in ("output", "errors")}
+<<<<<<< HEAD
         flags = os.environ.get("XLA_FLAGS", "")  # those of tests/conftest.py
         environment = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
         request = {"argv": self.argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT}
+=======
+        environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        request = {"argv": self.argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT,
+                   "folder": str(folder or Path.cwd())}  # fmt: skip
+>>>>>>> h-app
         assert self.server.stdin is not None and self.server.stdout is not None
         self.server.stdin.write(json.dumps(request | self.files).encode() + b"\n")
         self.pid = int(self.server.stdout.readline())
@@ -88,9 +96,9 @@ class Forked:
         return subprocess.CompletedProcess(self.argv, code, *texts)
 
 
-def start(script: str, *arguments: object, file_limit: int | None = None) -> Forked:
-    """Starts `experiments/SCRIPT ARGUMENTS`; with `file_limit` no file that it writes can grow beyond so many bytes."""
-    return Forked(ROOT / "experiments" / script, arguments, file_limit)
+def start(script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None) -> Forked:
+    """Starts `experiments/SCRIPT ARGUMENTS` in a folder; with `file_limit` no file can grow beyond so many bytes."""
+    return Forked(ROOT / "experiments" / script, arguments, file_limit, folder=folder)
 
 
 def start_afresh(script: str, *arguments: object) -> subprocess.Popen[str]:
@@ -101,9 +109,18 @@ def start_afresh(script: str, *arguments: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def run(script: str, *arguments: object, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs a script to its end; its exit code, standard output and standard error."""
-    return start(script, *arguments, file_limit=file_limit).end()
+    return start(script, *arguments, file_limit=file_limit, folder=folder).end()
+
+
+def good(script: str, *arguments: object, folder: Path | None = None) -> str:
+    """What a script that must end well prints."""
+    done = run(script, *arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def program(text: str, *arguments: object, devices: int = 1) -> str:
@@ -116,6 +133,7 @@ def program(text: str, *arguments: object, devices: int = 1) -> str:
     return done.stdout
 
 
+<<<<<<< HEAD
 def module(name: str, *arguments: object, devices: int) -> str:
     """Runs `python -m NAME ARGUMENTS` with so many CPU devices and returns what it printed; fails if it fails."""
     return program(f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)", *arguments,
@@ -123,8 +141,11 @@ def module(name: str, *arguments: object, devices: int) -> str:
 
 
 def refusal(script: str, *arguments: object, file_limit: int | None = None) -> str:
+=======
+def refusal(script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None) -> str:
+>>>>>>> h-app
     """The error of a script that must fail well: exit code 1, one message, no traceback."""
-    done = run(script, *arguments, file_limit=file_limit)
+    done = run(script, *arguments, file_limit=file_limit, folder=folder)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and "Traceback" not in done.stdout
     lines = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "FATAL"))]

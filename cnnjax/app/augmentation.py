@@ -27,10 +27,8 @@ def augmentation(spec: data.InputSpec, held: np.ndarray, classes: int) -> train.
       classes: number of classes.
 
     Raises:
-      UserError: `--mixup` and `--cutmix` at once, or `--cutout` larger than the images.
+      UserError: `--cutout` is larger than the images.
     """
-    if FLAGS.mixup and FLAGS.cutmix:
-        raise UserError("--mixup and --cutmix each change pairs of images: give one of them.")
     if FLAGS.cutout and FLAGS.cutout >= min(spec.size):
         raise UserError(f"--cutout={FLAGS.cutout} would blank the whole image: give less than {min(spec.size)}.")
     on_images = [one for one in (distortion(spec, held, augment=FLAGS.augment), cutout()) if one is not None]
@@ -81,8 +79,11 @@ def loss(given: train.Loss | None) -> train.Loss:
     """Returns the loss: the experiment's own, or the cross-entropy with `--label_smoothing`.
 
     Raises:
-      UserError: the experiment has a loss of its own, which takes no mixed or smoothed labels.
+      UserError: the experiment has a loss of its own, which takes no mixed or smoothed labels; or `--mixup` and
+        `--cutmix` at once.
     """
+    if FLAGS.mixup and FLAGS.cutmix:
+        raise UserError("--mixup and --cutmix each change pairs of images: give one of them.")
     if given is not None:
         for name in ("label_smoothing", "mixup", "cutmix"):
             if FLAGS[name].value:
@@ -109,7 +110,11 @@ def metrics() -> dict[str, train.Metric]:
 
 def settings() -> dict[str, Any]:
     """Returns what these flags are, for the config."""
-    return {name: FLAGS[name].value for name in (*SETTINGS, "dtype")}
+    return {
+        **{name: FLAGS[name].value or None for name in SETTINGS},
+        "augment": bool(FLAGS.augment),
+        "dtype": FLAGS.dtype,
+    }
 
 
 def _centre(key: jax.Array, pixels: jax.Array, *, size: tuple[int, int]) -> jax.Array:

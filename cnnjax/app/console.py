@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 from cnnjax import train
+from cnnjax.app import interruptions
 
 
 class Console(train.Watch):
@@ -37,7 +38,7 @@ class Console(train.Watch):
 
     def stopping(self, signal: str) -> None:
         """Says that the run is saved first."""
-        print(f"\n{signal}: saving, then leaving (Ctrl-C again to leave at once)", file=sys.stderr)
+        interruptions.say(f"{signal}: saving, then leaving (Ctrl-C again to leave at once)")
 
     def end(self) -> None:
         """Closes the bar."""

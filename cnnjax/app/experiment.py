@@ -83,6 +83,7 @@ def run(experiment: Experiment) -> None:
     options = settings.options(experiment.recipe)
     if options.optimizer == "sdlm" and experiment.before_epoch is None:
         raise UserError("--optimizer=sdlm needs the curvature that --variant=1998 computes; choose another optimizer.")
+    augmentation.loss(experiment.loss), augmentation.metrics()  # refuse contradictions before the data are loaded
     prepared = prepare(experiment)
     seeds.run_each(experiment.name, options, lambda folder, own: run_one(experiment, prepared, own, folder))
 
@@ -120,9 +121,10 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
     dataset, spec = prepared.dataset, prepared.spec
     with run_dir.claim(folder):
         config = configuration(experiment, prepared, options)
+        augment = augmentation.augmentation(spec, prepared.training.x, len(dataset.class_names))
         net = start_from(models.build(config), FLAGS.init_from)
         print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
-        describe(net, spec.shape)
+        show_layers(net, spec)
         result = train.fit(
             net,
             {"train": prepared.training, "test": prepared.test},
@@ -130,7 +132,7 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
             loss=augmentation.loss(experiment.loss),
             metrics=augmentation.metrics(),
             prepare=spec.prepare,
-            augment=augmentation.augmentation(spec, prepared.training.x, len(dataset.class_names)),
+            augment=augment,
             views=spec.evaluation_views(),
             before_epoch=experiment.before_epoch(net) if experiment.before_epoch else None,
             config=config,
@@ -139,12 +141,25 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
         )
         if not result.finished:
             step = int(result.state.step)
-            print(f"stopped after update {step}, saved. Go on with: {settings.command_to_go_on(folder)}")
+            print(
+                f"stopped after update {step}, saved. Go on with: {settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)}"
+            )
             return result
         drawn = pictures.draw(folder, result, prepared.test, dataset.class_names, config, experiment.first_layer)
         print_scores(result, len(prepared.test))
         print_files(folder, drawn)
         return result
+
+
+def show_layers(net: nnx.Module, spec: data.InputSpec) -> None:
+    """Prints the layer table; raises UserError where the net does not take such images."""
+    try:
+        describe(net, spec.shape)
+    except ValueError as error:
+        advice = "give another `image_size`" if "image_size" in FLAGS else "choose another data set"
+        raise UserError(
+            f"the net does not take images of {' x '.join(map(str, spec.shape))}: {error.__cause__ or error}; {advice}."
+        ) from error
 
 
 def configuration(experiment: Experiment, prepared: Prepared, options: train.Options) -> dict[str, Any]:

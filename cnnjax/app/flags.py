@@ -28,7 +28,8 @@ def define_training_flags(
     Args:
       dataset: the default data set.
       recipes: names of the script's recipes; none where it has one alone.
-      image_size: default of `--image_size`, for nets that take images of any size; None defines no such flag.
+      image_size: default of `--image_size`, for nets that take images of any size; 0 takes them as they are stored,
+        None defines no such flag.
       smallest: least `--image_size`.
     """
     flags.DEFINE_string(
@@ -41,7 +42,8 @@ def define_training_flags(
     define_float("test_share", "folder:, npz: without a test part: the share of the images to test on", above=0)
     flags.DEFINE_enum("channels", None, ["1", "3"], "make the images gray (1) or colour (3); by default as stored")
     if image_size is not None:
-        flags.DEFINE_integer("image_size", image_size, "side of the images that the net sees", lower_bound=smallest)
+        text = "side of the images that the net sees" + ("" if image_size else "; by default as they are stored")
+        flags.DEFINE_integer("image_size", image_size or None, text, lower_bound=smallest)
     define_augmentation_flags()
     flags.DEFINE_list("metric", None, f"scores of each evaluation, of {', '.join(METRICS)}; by default accuracy")
     flags.DEFINE_string(

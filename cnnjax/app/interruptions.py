@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,14 +14,21 @@ SENTENCE = "interrupted: what was saved before is kept."
 def install() -> None:
     """Ends the process with exit code 130 at Ctrl-C, without raising KeyboardInterrupt.
 
-    Raised inside a callback of C code, as happens while XLA compiles, the exception would be printed at best and lost.
-    While a run is under way, `train.fit` puts its own handler here, which saves first.
+    Scripts call it before they import JAX. Raised inside an import or a callback of C code, the exception would be
+    printed at best, and lost. While a run is under way, `train.fit` puts its own handler here, which saves first.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
+def say(sentence: str) -> None:
+    """Prints a line on standard error from a signal handler, which may have come in the middle of another print."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{sentence}\n".encode())
+
+
 def _end(number: int, frame: FrameType | None) -> None:
-    print(f"\n{SENTENCE}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    say(SENTENCE)
+    with contextlib.suppress(Exception):  # the signal came while it was written to
+        sys.stdout.flush()
     os._exit(130)

@@ -32,6 +32,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             logging.set_verbosity(logging.FATAL)  # Orbax logs its steps, and each error that it raises as well
         # a saving thread's error is raised again, and reported, where the loop waits for the save
         threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
+        sys.path.append(os.getcwd())  # where a net of one's own may be, as package.module:Class
         keep_compiled()
         keep_memory()
         try:
@@ -56,6 +57,9 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the flags; `--help` and its like print the flags and exit with 0."""
     try:
         return app.parse_flags_with_usage(argv)
+    except BrokenPipeError:  # --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except SystemExit:
         if {"--help", "-help", "--h", "-h", "-?", "--helpfull", "--helpshort", "--helpxml"} & set(argv[1:]):
             raise SystemExit(0) from None

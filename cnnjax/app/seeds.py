@@ -53,8 +53,9 @@ def table(scores: Sequence[Mapping[str, float]]) -> str:
     The deviation is that of a sample, with n - 1.
     """
     names = [name for name in scores[0] if name not in ("step", "epoch")]
-    width = max(map(len, names))
-    lines = [f"\n{len(scores)} seeds{'':{max(1, width - 7)}} mean        sd  each"]
+    title = f"{len(scores)} seed{'' if len(scores) == 1 else 's'}"
+    width = max(map(len, [title, *names]))
+    lines = [f"\n{title:{width}} {'mean':>8} {'sd':>9}  each"]
     for name in names:
         values = np.array([score[name] for score in scores])
         spread = f"{values.std(ddof=1):9.4f}" if len(values) > 1 else f"{'-':>9}"

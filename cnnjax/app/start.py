@@ -7,6 +7,7 @@ from pathlib import Path
 from flax import nnx
 
 from cnnjax import interop, train
+from cnnjax.errors import UserError
 
 
 def start_from(net: nnx.Module, source: str | None) -> nnx.Module:
@@ -21,10 +22,13 @@ def start_from(net: nnx.Module, source: str | None) -> nnx.Module:
     """
     if source is None:
         return net
-    if Path(source).is_dir():
-        state, _ = train.restore(source)
-        net, taken, drawn = interop.load_matching(net, state.get("average") or state["params"], state["rest"])
-    else:
-        net, taken, drawn = interop.load_matching(net, source)
+    try:
+        if Path(source).is_dir():
+            state, _ = train.restore(source)
+            net, taken, drawn = interop.load_matching(net, state.get("average") or state["params"], state["rest"])
+        else:
+            net, taken, drawn = interop.load_matching(net, source)
+    except UserError as error:
+        raise UserError(f"--init_from={source}: {error}") from error
     print(f"from {source}: {len(taken)} arrays; drawn afresh: {', '.join(drawn) or 'none'}")
     return net

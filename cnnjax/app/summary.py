@@ -25,14 +25,21 @@ def print_scores(result: train.Result, test_examples: int) -> None:
     """Prints the scores of a finished run, and the time that it took."""
     tested = [record for record in result.records if "test_loss" in record]
     last = tested[-1]
-    print(f"\n{scores('test', last)} after {last['epoch']} epochs ({int(result.state.step):,} updates)")
+    print(
+        f"\n{scores('test', last)} after {counted(last['epoch'], 'epoch')} ({counted(int(result.state.step), 'update')})"
+    )
     if "validation_loss" in last:
         best = min(tested, key=lambda record: record["validation_loss"])
         print(f"best by validation: epoch {best['epoch']}, {scores('validation', best)}, {scores('test', best)}")
     if sentence := overfitting(result.records, test_examples):
         print(sentence)
     if result.updates:
-        print(f"{result.updates:,} updates in {result.seconds:.1f} s, evaluations and compiling included")
+        print(f"{counted(result.updates, 'update')} in {result.seconds:.1f} s, evaluations and compiling included")
+
+
+def counted(number: int, what: str) -> str:
+    """Returns a number of things in words: `1 epoch`, `2 epochs`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def scores(split: str, record: Mapping[str, float]) -> str:

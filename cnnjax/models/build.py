@@ -132,7 +132,7 @@ def _taken(make: Make, offered: Mapping[str, Any]) -> dict[str, Any]:
     """Drops those keywords of `OFFERED` that the maker's signature does not have.
 
     Raises:
-      UserError: it does not take the dtype asked for, or the number of classes.
+      UserError: it does not take the dtype asked for.
     """
     # of __init__: flax's metaclass hides a class's own signature behind (*args, **kwargs)
     called = make.__init__ if isinstance(make, type) else make  # type: ignore[misc]

@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def catch_signals(tell: Callable[[str], None]) -> Iterator[list[signal.Signals]]:
-    """Collects SIGTERM and SIGINT instead of ending the process; a second SIGINT interrupts at once.
+    """Collects SIGTERM and SIGINT instead of ending the process; a second SIGINT does what it did before.
 
     Args:
       tell: is called with the signal's name when one arrives.
@@ -23,10 +23,12 @@ def catch_signals(tell: Callable[[str], None]) -> Iterator[list[signal.Signals]]
 
     def note(number: int, frame: FrameType | None) -> None:
         caught.append(signal.Signals(number))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
         tell(caught[-1].name)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield caught
     finally:

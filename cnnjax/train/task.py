@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +117,9 @@ def make_task(
     try:
         chosen, rate = _optimizer(optimizer, settings, params, len(splits["train"]))
     except ValueError as error:
-        raise UserError(f"the optimiser cannot be made: {error}.") from error
+        sentence = re.sub(rf"^({'|'.join(OF_THE_OPTIMIZER)}) ", r"`\1` ", str(error).rstrip("."))
+        sentence = re.sub("^pattern ", "`freeze`: pattern ", sentence)
+        raise UserError(f"the optimiser cannot be made: {sentence}.") from error
     _check_functions(functions)
     if functions["make_update"] is not None:
         _check_unused(settings)

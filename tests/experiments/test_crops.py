@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import data
-from cnnjax.app import classify
+from cnnjax.app import augmentation
 from tests import processes
 
 
@@ -22,7 +22,8 @@ def test_alexnet_trains_on_crops_and_classifies_images_of_any_size(tmp_path: Pat
     assert "conv2 (Conv)              7 x 7 x 16" in done.stdout and "test accuracy" in done.stdout
     assert (workdir / "kernels.png").exists()
     config = json.loads((workdir / "config.json").read_text())
-    assert config["input"]["size"] == 63 and config["input"]["frame"] == 72 and config["input"]["ten_crop"]
+    assert (config["input"]["size"], config["input"]["resize_to"]) == (63, 72)
+    assert config["input"]["views"] == "ten_crop" and not config["input"]["mirror"], "digits are never mirrored"
     assert config["input"]["std"] == [1 / 255], "the paper's pixels are 0..255 less their mean"
     Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(tmp_path / "photo.png")
     done = processes.run("predict.py", f"--workdir={workdir}", tmp_path / "photo.png", "--index=40")
@@ -39,7 +40,8 @@ def test_vgg_trains_on_whole_images(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "convs.7 (Conv)" in done.stdout and "test accuracy" in done.stdout
     config = json.loads((workdir / "config.json").read_text())
-    assert config["input"]["size"] == config["input"]["frame"] == 32 and not config["input"]["ten_crop"]
+    assert config["input"]["size"] == config["input"]["resize_to"] == 32
+    assert config["input"]["views"] == "whole"
     assert (workdir / "kernels.png").exists()
 
 
@@ -58,10 +60,10 @@ def test_bad_flags(script: str, flag: str, message: str, tmp_path: Path) -> None
 
 def test_what_the_net_sees_of_an_image() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
-    config = {"input": {"size": 4, "frame": 6}, "model": {"channels": 1}, "augment": False}
-    seen = classify.as_input(images, config)
+    spec = data.InputSpec(size=4, channels=1, resize_to=6)
+    seen = spec.as_input(images)
     np.testing.assert_array_equal(seen, data.resize(images, 6)[:, 1:5, 1:5])
-    plain, changing = (classify.augmentation({**config, "augment": on}, images) for on in (False, True))
+    plain, changing = (augmentation.distortion(spec, spec.on_host(images), augment=on) for on in (False, True))
     assert plain is not None and changing is not None
     pixels = data.resize(images, 6).astype(np.float32)
     np.testing.assert_array_equal(plain(None, pixels), seen)

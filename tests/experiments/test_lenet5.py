@@ -14,6 +14,7 @@ from PIL import Image
 from cnnjax import data
 from cnnjax.train import checkpoint, metrics
 from tests import processes
+from tests.experiments import events
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +43,11 @@ def test_what_a_run_leaves(run: Path) -> None:
 
 
 def test_tensorboard_holds_scalars_and_pictures(run: Path) -> None:
-    from tensorboardX.proto.event_pb2 import Event
-
-    tags = set()
-    for file in (run / "events").iterdir():
-        content = file.read_bytes()
-        while content:  # a record: its length (8 bytes), a checksum (4), the event, a checksum (4)
-            length = int.from_bytes(content[:8], "little")
-            event = Event.FromString(content[12 : 12 + length])
-            tags |= {value.tag for value in event.summary.value}
-            content = content[16 + length :]
+    tags = events.tags(run)
     assert {"train/loss", "train/accuracy", "test/loss", "test/accuracy", "validation/loss", "learning_rate"} <= tags
     assert {"curves", "kernels", "confusion", "mistakes"} <= tags
+    shown = events.hyperparameters(run)
+    assert (shown["epochs"], shown["optimizer"], shown["learning_rate"]) == (8, "adamw", pytest.approx(4e-3))
 
 
 def test_predict_files_and_test_examples(run: Path, tmp_path: Path) -> None:
@@ -89,7 +83,7 @@ def test_predict_files_and_test_examples(run: Path, tmp_path: Path) -> None:
         (["--learnig_rate=1"], "Did you mean: learning_rate"),
         (["--dataset=mnits"], "There is no data set 'mnits'"),
         (["--batch_size=1438"], "The batch size is 1438, more than the 1437 training examples"),
-        (["--validation=1437"], "digits has 1437 training examples"),
+        (["--validation=1437"], "--validation=1437 must leave something of the 1437 training examples"),
         (["--patience=2"], "--patience needs --validation"),
         (["mnist"], "unexpected argument 'mnist'"),
     ],

@@ -40,21 +40,3 @@ def test_the_cifar_net_with_batch_norm(tmp_path: Path) -> None:
 )
 def test_bad_flags(script: str, flags: list[str], message: str, tmp_path: Path) -> None:
     assert message in processes.refusal(script, *flags, f"--workdir={tmp_path / 'new'}")
-
-
-def test_overfitting_is_said() -> None:
-    from cnnjax.app import summary
-
-    def records(tested: list[float], trained: list[float]) -> list[dict]:
-        pairs = zip(tested, trained, strict=True)
-        return [{"epoch": e, "train_loss": b, "test_loss": a} for e, (a, b) in enumerate(pairs, 1)]
-
-    word = summary.overfitting(records([0.9, 0.5, 0.6, 0.8], [0.8, 0.4, 0.3, 0.2]))
-    assert word == (
-        "the test loss turned after epoch 2 (0.5000, at the end 0.8000) while the train loss fell from 0.4000 to "
-        "0.2000: the net overfits"
-    )
-    assert summary.overfitting(records([0.9, 0.5, 0.51], [0.8, 0.4, 0.3])) is None  # not by a twentieth
-    assert summary.overfitting(records([0.9, 0.5, 0.8], [0.8, 0.4, 0.5])) is None  # both rise
-    seldom = [{"epoch": 1, "train_loss": 0.8}, *({"epoch": e, "test_loss": loss} for e, loss in ((1, 0.5), (2, 0.9)))]
-    assert summary.overfitting(seldom) is None  # no record of the last epoch's training

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from cnnjax import data, models, report, train
-from cnnjax.app import classify
+from cnnjax.app import restored
 from cnnjax.errors import UserError
 from cnnjax.train.state import apply_inference
 from tests import processes
+from tests.experiments.events import tags
 
 PICTURES = ["kernels", "kernels_of_all_layers", "feature_maps", "receptive_fields", "confusion", "mistakes"]
 
@@ -71,29 +72,26 @@ def test_an_image_file_and_the_workdir(run: Path, tmp_path: Path) -> None:
 def test_losses_are_those_of_plain_sgd(visualize: ModuleType) -> None:
     """A loop of jax.grad on the run's first batches gives the same; too large a rate ends in what is not finite."""
     options = train.Options(epochs=1, batch_size=16, learning_rate=1.0, seed=3)
-    config = {
-        "model": {"name": "lenet5", "channels": 1},
-        "seed": 3,
-        "input": {"mean": [0.5], "std": [0.25], "size": 32},
-    }
+    config = {"model": {"name": "lenet5", "channels": 1}, "seed": 3, "augment": False}
+    spec = data.InputSpec(size=32, channels=1, mean=(0.5,), std=(0.25,))
+    net = restored.Restored(models.build(config), spec, 0, config)
     digits = data.digits()
     training = train.Examples(data.pad_to_square(digits.train_images[:100], 32), digits.train_labels[:100])
-    curves = visualize.losses(config, training, options, [1e30, 0.05], 12, 16)
+    curves = visualize.losses(net, training, options, [1e30, 0.05], 12, 16)
     assert list(curves) == [1e30, 0.05]
-    prepare = classify.preparation(config)
-    net, params, rest = train.split(models.build(config))
+    graph, params, rest = train.split(models.build(config))
 
     @jax.jit
     def by_jax(params, x, y):
         def loss(params):
-            return optax.softmax_cross_entropy_with_integer_labels(apply_inference(net, params, rest, x), y).mean()
+            return optax.softmax_cross_entropy_with_integer_labels(apply_inference(graph, params, rest, x), y).mean()
 
         return jax.value_and_grad(loss)(params)
 
     by_hand = []
     for step in range(12):
         (chosen,) = data.indices(3, step, 1, 100, 16)
-        x, y = prepare(jnp.asarray(training.images[chosen], jnp.float32)), training.labels[chosen]
+        x, y = spec.prepare(jnp.asarray(training.x[chosen], jnp.float32)), training.y[chosen]
         value, gradient = by_jax(params, x, y)
         by_hand.append(float(value))
         params = jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
@@ -118,17 +116,3 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
     ):
         error = processes.refusal("visualize.py", *arguments)
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
-
-
-def tags(folder: Path) -> set[str]:
-    """The names of what a folder's TensorBoard events hold."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = set()
-    for file in (folder / "events").iterdir():
-        content = file.read_bytes()
-        while content:  # a record: its length (8 bytes), a checksum (4), the event, a checksum (4)
-            length = int.from_bytes(content[:8], "little")
-            found |= {value.tag for value in Event.FromString(content[12 : 12 + length]).summary.value}
-            content = content[16 + length :]
-    return found
