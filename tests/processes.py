@@ -71,15 +71,10 @@ class Forked:
         self.server = _server()
         self.folder = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
         self.files = {name: str(Path(self.folder.name, name)) for name in ("output", "errors")}
-<<<<<<< HEAD
         flags = os.environ.get("XLA_FLAGS", "")  # those of tests/conftest.py
         environment = {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
-        request = {"argv": self.argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT}
-=======
-        environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         request = {"argv": self.argv, "environment": environment, "file_limit": file_limit, "limit": LIMIT,
                    "folder": str(folder or Path.cwd())}  # fmt: skip
->>>>>>> h-app
         assert self.server.stdin is not None and self.server.stdout is not None
         self.server.stdin.write(json.dumps(request | self.files).encode() + b"\n")
         self.pid = int(self.server.stdout.readline())
@@ -133,17 +128,13 @@ def program(text: str, *arguments: object, devices: int = 1) -> str:
     return done.stdout
 
 
-<<<<<<< HEAD
 def module(name: str, *arguments: object, devices: int) -> str:
     """Runs `python -m NAME ARGUMENTS` with so many CPU devices and returns what it printed; fails if it fails."""
     return program(f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)", *arguments,
                    devices=devices)  # fmt: skip
 
 
-def refusal(script: str, *arguments: object, file_limit: int | None = None) -> str:
-=======
 def refusal(script: str, *arguments: object, file_limit: int | None = None, folder: Path | None = None) -> str:
->>>>>>> h-app
     """The error of a script that must fail well: exit code 1, one message, no traceback."""
     done = run(script, *arguments, file_limit=file_limit, folder=folder)
     assert done.returncode == 1, done.stderr

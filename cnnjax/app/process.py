@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from cnnjax.app import interruptions
 from cnnjax.data import cache
 from cnnjax.errors import UserError
+from cnnjax.ops.conv import onednn
 
 FLAGS = flags.FLAGS
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -35,6 +36,8 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.path.append(os.getcwd())  # where a net of one's own may be, as package.module:Class
         keep_compiled()
         keep_memory()
+        if sentence := onednn.untried():
+            print(f"warning: {sentence}", file=sys.stderr)
         try:
             main(argv[1:])
         except UserError as error:

@@ -1,7 +1,7 @@
 """Describes functions, nets and data as JSON values, so that a resume can tell whether they are the same.
 
-A function is its name, its code, the values that it closes over, and those of its module that it uses; code of installed packages counts by its name, as
-their versions are compared apart. What cannot be described (an object of a class in C) counts by its type.
+A function is its name, its code, the values that it closes over, and those of its module that it uses; code of
+installed packages counts by its name, as their versions are compared apart. What cannot be described (an object of a class in C) counts by its type.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import sysconfig
 import types
 import zlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 

@@ -27,8 +27,6 @@ from cnnjax.train.watch import Watch
 
 FIRST_SCALE = 2.0**15
 """Of the loss, where it is dynamic."""
-OF_THE_UPDATE = ("accumulate", "ema", "loss_scale")
-"""Options that an update of one's own does not know."""
 MakeUpdate = Callable[[GraphDefs, optax.GradientTransformationExtraArgs], Update]
 
 
@@ -106,12 +104,6 @@ def make_task(
     splits, settings = to_splits(data), _options(optimizer, options)
     if workdir is None and settings.profile:
         raise UserError("`profile` writes its traces into `workdir`, which was None: give a folder.")
-    if functions["make_update"] is not None:
-        for name in OF_THE_UPDATE:
-            if getattr(settings, name) != getattr(Options, name):
-                raise UserError(
-                    f"`{name}={getattr(settings, name)}` is for `fit`'s own update: do it in `make_update`."
-                )
     splits = _hold_out(splits, settings)
     net, params, rest = split(model)
     try:

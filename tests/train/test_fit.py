@@ -17,7 +17,7 @@ from flax import nnx
 from cnnjax import data, train
 from cnnjax.train import checkpoint, metrics
 from tests.train import tiny
-from tests.train.tiny import arrays, interrupt_at, same_bits, scores_of_outputs
+from tests.train.tiny import interrupt_at, same_bits, scores_of_outputs
 
 SHORT = {"epochs": 2, "batch_size": 16, "seed": 3}
 TRAIN, TEST = tiny.examples(96, 1), tiny.examples(37, 2)
