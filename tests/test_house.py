@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "train": {"data", "errors"},
     "report": set(),
     "interop": {"models", "train", "errors"},
-    "app": {"inspect", "interop", "models", "data", "train", "report", "errors"},
+    "app": {"ops", "inspect", "interop", "models", "data", "train", "report", "errors"},
     "__init__": {"ops", "layers", "inspect", "models", "data", "train", "report", "interop", "errors"},
 }
 #: The only files that may import a library.
