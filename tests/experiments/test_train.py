@@ -69,7 +69,10 @@ def test_the_other_scripts_know_the_net(run: Path, folder: Path) -> None:
     done = processes.run("predict.py", "--workdir=run", "--output=new/deep/figure.png", "large.png", "paper.png",
                          "--index=40", folder=folder)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert all(f"{name}: " in done.stdout for name in ("large.png", "paper.png", "test 40 (true: 1)"))
+    assert all(
+        f"{name}: " in done.stdout
+        for name in ("large.png", "paper.png", f"test 40 (true: {data.digits().test_labels[40]})")
+    )
     (warning,) = [line for line in done.stderr.splitlines() if line]
     assert warning.startswith("warning: paper.png looks inverted: bright where the training images are dark.")
     assert (folder / "new/deep/figure.png").exists()
