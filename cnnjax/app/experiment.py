@@ -140,10 +140,8 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
             **dataclasses.asdict(options),
         )
         if not result.finished:
-            step = int(result.state.step)
-            print(
-                f"stopped after update {step}, saved. Go on with: {settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)}"
-            )
+            command = settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)
+            print(f"stopped after update {int(result.state.step)}, saved. Go on with: {command}")
             return result
         drawn = pictures.draw(folder, result, prepared.test, dataset.class_names, config, experiment.first_layer)
         print_scores(result, len(prepared.test))
