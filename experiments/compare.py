@@ -145,9 +145,11 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what decides the numbers of a run beside its seed, nested names joined by dots."""
     ignored = {"environment", "data_dir", *REPLICATES, *run_dir.MAY_CHANGE}
-    if config.get("validation"):  # the seed draws who is held out, so the checksums of what is left differ
-        ignored.add("data")
-    return flat({name: value for name, value in config.items() if name not in ignored})
+    found = flat({name: value for name, value in config.items() if name not in ignored})
+    # the seed draws who is held out, the fold who is tested: the checksums of the parts differ
+    parts = ("train", "validation") if config.get("validation") else ()
+    parts = ("train", "validation", "test") if "fold" in config else parts
+    return {name: value for name, value in found.items() if name not in {f"data.{part}.crc32" for part in parts}}
 
 
 def flat(nested: Mapping[str, Any]) -> dict[str, Any]:

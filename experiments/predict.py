@@ -36,12 +36,16 @@ flags.DEFINE_list("index", [], "numbers of test examples to classify")
 flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets, for --index; by default as in training")
 flags.DEFINE_string("output", None, "the figure; by default prediction.png in the workdir")
 
+SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
+
 
 def main(arguments: list[str]) -> None:
     """Restores the net, classifies, prints and draws."""
     path = Path(FLAGS.output or Path(FLAGS.workdir) / "prediction.png")
     if path.parent.is_file():
         raise UserError(f"--output={path}: {path.parent} is a file, not a folder.")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--output={path} must end in one of {', '.join(SUFFIXES)}.")
     net = restore(FLAGS.workdir, FLAGS.step)
     named = [(Path(file).name, read(file, net)) for file in arguments] + test_examples(net.config)
     if not named:

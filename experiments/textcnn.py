@@ -75,6 +75,10 @@ Vectors = tuple[np.ndarray, np.ndarray]  # ids (M,), and their vectors (M, width
 def main(arguments: list[str]) -> None:
     """Trains each fold, resumes and reports."""
     settings.no_arguments(arguments)
+    if FLAGS.optimizer == "sdlm":
+        raise UserError("--optimizer=sdlm is for the net of 1998: choose another optimizer.")
+    if FLAGS.freeze is not None:
+        raise UserError("--freeze has no use here, as the output layer's weights are bounded; see --form=static.")
     form = chosen_form()
     reviews = data.movie_reviews(FLAGS.data_dir)
     vectors = read_vectors(reviews.words) if FLAGS.embeddings else None
@@ -129,6 +133,10 @@ def run(
     """Trains and scores one fold in its folder."""
     training = train.Examples(fold.train_images, fold.train_labels)
     test = train.Examples(fold.test_images, fold.test_labels)
+    try:
+        rule = optimizer(options, len(training))
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
     with run_dir.claim(folder):
         config = configuration(reviews, number, form, vectors, options)
         net = models.build(config)
@@ -141,7 +149,7 @@ def run(
             net,
             {"train": training, "test": test},
             folder,
-            optimizer=optimizer(options, len(training)),
+            optimizer=rule,
             config=config,
             watch=Console(),
             **{name: value for name, value in dataclasses.asdict(options).items() if name not in OF_THE_OPTIMIZER},

@@ -7,7 +7,7 @@
 
 It leaves PNG files in the workdir, and the same pictures among its TensorBoard events: kernels, kernels_of_all_layers,
 feature_maps, receptive_fields, confusion and mistakes. With --learning_rates also learning_rates: the run's net from
-its first weights on, on the run's batches, with plain SGD on the cross-entropy under each of these rates. Too large a
+weights drawn from its seed on, on its batches (without cutout and mixing), with plain SGD on the cross-entropy under each of these rates. Too large a
 rate makes the loss oscillate, or ends it in NaN.
 """
 
@@ -166,10 +166,10 @@ def draw_errors(folder: Path, net: Restored, dataset: data.Dataset) -> list[str]
 
     Returns the pictures' names.
     """
-    images = net.spec.as_input(dataset.test_images)
+    images = net.spec.on_host(dataset.test_images)
     graph, params, rest = train.split(net.model)
     state = train.TrainState(params, rest, (), jnp.zeros((), jnp.int32))
-    logits = train.make_predict(graph, data_mesh(), net.spec.prepare)(state, images)
+    logits = train.make_predict(graph, data_mesh(), net.spec.prepare, views=net.spec.evaluation_views())(state, images)
     names, labels = net.config["class_names"], dataset.test_labels
     report.confusion(labels, logits.argmax(-1), names, folder / "confusion.png")
     report.mistakes(images, labels, softmax(logits), names, folder / "mistakes.png")

@@ -17,7 +17,7 @@ from cnnjax.app.console import Console
 from cnnjax.app.start import start_from
 from cnnjax.app.summary import print_files, print_header, print_scores
 from cnnjax.errors import UserError
-from cnnjax.train import run_dir
+from cnnjax.train import checkpoint, run_dir
 
 FLAGS = flags.FLAGS
 
@@ -82,7 +82,7 @@ def run(experiment: Experiment) -> None:
     """Trains the experiment's net on `--dataset`, or resumes its run, and reports; once, or for each of `--seeds`."""
     options = settings.options(experiment.recipe)
     if options.optimizer == "sdlm" and experiment.before_epoch is None:
-        raise UserError("--optimizer=sdlm needs the curvature that --variant=1998 computes; choose another optimizer.")
+        raise UserError("--optimizer=sdlm needs the curvature that lenet5.py --variant=1998 computes: choose another.")
     augmentation.loss(experiment.loss), augmentation.metrics()  # refuse contradictions before the data are loaded
     prepared = prepare(experiment)
     seeds.run_each(experiment.name, options, lambda folder, own: run_one(experiment, prepared, own, folder))
@@ -92,7 +92,7 @@ def run(experiment: Experiment) -> None:
 class Prepared:
     """Holds a data set as the experiment takes it: the same for every seed."""
 
-    dataset: data.Dataset
+    class_names: tuple[str, ...]
     spec: data.InputSpec
     training: train.Examples
     test: train.Examples
@@ -101,7 +101,9 @@ class Prepared:
 def prepare(experiment: Experiment) -> Prepared:
     """Loads `--dataset`, in the size and with the channels of the experiment's net."""
     resize_to = experiment.resize_to()
-    channels = experiment.channels or (FLAGS.channels and int(FLAGS.channels))
+    channels = int(FLAGS.channels) if FLAGS.channels else experiment.channels
+    if experiment.channels not in (None, channels):
+        raise UserError(f"--channels={channels}: this net takes {experiment.channels}; leave it out.")
     dataset = data.load_dataset(FLAGS.dataset, FLAGS.data_dir, resize_to, test_share=FLAGS.test_share)
     spec = data.InputSpec.of(
         dataset.train_images,
@@ -113,16 +115,18 @@ def prepare(experiment: Experiment) -> Prepared:
         mirror=data.may_mirror(FLAGS.dataset, dataset.class_names),
     )
     training = train.Examples(spec.on_host(dataset.train_images), dataset.train_labels)
-    return Prepared(dataset, spec, training, train.Examples(spec.on_host(dataset.test_images), dataset.test_labels))
+    return Prepared(dataset.class_names, spec, training, train.Examples(spec.on_host(dataset.test_images), dataset.test_labels))
 
 
 def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, folder: Path) -> train.Result:
     """Makes or goes on with one run, in its folder."""
-    dataset, spec = prepared.dataset, prepared.spec
+    names, spec = prepared.class_names, prepared.spec
     with run_dir.claim(folder):
         config = configuration(experiment, prepared, options)
-        augment = augmentation.augmentation(spec, prepared.training.x, len(dataset.class_names))
-        net = start_from(models.build(config), FLAGS.init_from)
+        augment = augmentation.augmentation(spec, prepared.training.x, len(names))
+        net = models.build(config)
+        if not checkpoint.steps(folder):  # a run that goes on has its own parameters
+            net = start_from(net, FLAGS.init_from)
         print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
         show_layers(net, spec)
         result = train.fit(
@@ -140,11 +144,10 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
             **dataclasses.asdict(options),
         )
         if not result.finished:
-            step = int(result.state.step)
             command = settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)
-            print(f"stopped after update {step}, saved. Go on with: {command}")
+            print(f"stopped after update {int(result.state.step)}, saved. Go on with: {command}")
             return result
-        drawn = pictures.draw(folder, result, prepared.test, dataset.class_names, config, experiment.first_layer)
+        drawn = pictures.draw(folder, result, prepared.test, names, config, experiment.first_layer)
         print_scores(result, len(prepared.test))
         print_files(folder, drawn)
         return result
@@ -163,14 +166,15 @@ def show_layers(net: nnx.Module, spec: data.InputSpec) -> None:
 
 def configuration(experiment: Experiment, prepared: Prepared, options: train.Options) -> dict[str, Any]:
     """Returns what users of the net need, and what decides the numbers beside `train.fit`'s own arguments."""
-    names = prepared.dataset.class_names
+    names, size = prepared.class_names, prepared.spec.size
+    side = size[0] if size[0] == size[1] else list(size)
     return {
         "experiment": experiment.name,
         "dataset": FLAGS.dataset,
         "data_dir": data_dir(),
         "test_share": FLAGS.test_share,
         "class_names": list(names),
-        "model": {**experiment.model, "num_classes": len(names), "channels": prepared.spec.channels},
+        "model": {"size": side, **experiment.model, "num_classes": len(names), "channels": prepared.spec.channels},
         "input": prepared.spec.to_json(),
         "init_from": FLAGS.init_from,
         "seed": options.seed,

@@ -52,21 +52,21 @@ def run(main: Callable[[list[str]], None]) -> None:
             return 130
         return 0
 
-    # absl's own --help exits with 1
     app.run(run_guarded, flags_parser=parse)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; `--help` and its like print the flags and exit with 0."""
+    """Parses the flags; a wrong one ends the process with exit code 1, `--help` with 0 (absl's own with 1)."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return FLAGS(["--help" if word == "-h" else word for word in argv])
+    except flags.Error as error:
+        print(f"error: {error}\nSee --help for the flags.", file=sys.stderr)
+        raise SystemExit(1) from None
     except BrokenPipeError:  # --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-    except SystemExit:
-        if {"--help", "-help", "--h", "-h", "-?", "--helpfull", "--helpshort", "--helpxml"} & set(argv[1:]):
-            raise SystemExit(0) from None
-        raise
+    except SystemExit:  # by --help
+        raise SystemExit(0) from None
 
 
 def as_flags(sentence: str) -> str:

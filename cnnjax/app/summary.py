@@ -25,8 +25,8 @@ def print_scores(result: train.Result, test_examples: int) -> None:
     """Prints the scores of a finished run, and the time that it took."""
     tested = [record for record in result.records if "test_loss" in record]
     last = tested[-1]
-    updates = counted(int(result.state.step), "update")
-    print(f"\n{scores('test', last)} after {counted(last['epoch'], 'epoch')} ({updates})")
+    length = f"{counted(last['epoch'], 'epoch')} ({counted(int(result.state.step), 'update')})"
+    print(f"\n{scores('test', last)} after {length}")
     if "validation_loss" in last:
         best = min(tested, key=lambda record: record["validation_loss"])
         print(f"best by validation: epoch {best['epoch']}, {scores('validation', best)}, {scores('test', best)}")

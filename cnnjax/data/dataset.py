@@ -93,6 +93,6 @@ def is_for_test(name: str, share: float) -> bool:
       UserError: the share is not between 0 and 1.
     """
     if not 0 < share < 1:
-        raise UserError(f"test_share must be between 0 and 1, was {share}.")
+        raise UserError(f"`test_share` must be between 0 and 1, was {share}.")
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64

@@ -89,12 +89,14 @@ def _find(root: Path, test_share: float | None) -> tuple[dict[str, list[_File]],
     testing = next((root / name for name in TEST_FOLDERS if apart and (root / name).is_dir()), None)
     if testing is not None:
         if test_share is not None:
-            raise UserError(f"test_share was {test_share}, but {testing} holds the test images: leave one of them out.")
+            raise UserError(
+                f"`test_share` was {test_share}, but {testing} holds the test images: leave one of them out."
+            )
         parts = {"train": files, "test": _test_files(testing, labels)}
     elif test_share is None:
         raise UserError(
             f"{root} has no folder of test images beside its training images; make "
-            f"{root / 'train'} and {root / 'test'}, or say with test_share which share of the images is for testing."
+            f"{root / 'train'} and {root / 'test'}, or say with `test_share` which share of the images is for testing."
         )
     else:
         parts = {"train": [], "test": []}

@@ -45,13 +45,13 @@ def load_npz(path: str | os.PathLike, test_share: float | None = None) -> Datase
     images, labels = _examples(arrays, "train", file)
     if {"x_test", "y_test"} & arrays.keys():
         if test_share is not None:
-            raise UserError(f"test_share was {test_share}, but {file} has test examples: leave one of them out.")
+            raise UserError(f"`test_share` was {test_share}, but {file} has test examples: leave one of them out.")
         if not {"x_test", "y_test"} <= arrays.keys():
             raise UserError(f"{file} has one of x_test and y_test; it must have both or none.")
         test_images, test_labels = _examples(arrays, "test", file)
     elif test_share is None:
         raise UserError(
-            f"{file} has no x_test and y_test; add them, or say with test_share which share of the examples is for "
+            f"{file} has no x_test and y_test; add them, or say with `test_share` which share of the examples is for "
             "testing."
         )
     else:
@@ -141,7 +141,7 @@ def _check(dataset: Dataset, file: Path) -> None:
     """Raises UserError where the arrays do not fit together."""
     for part, labels in (("train", dataset.train_labels), ("test", dataset.test_labels)):
         if not len(labels):
-            raise UserError(f"{file} gives no {part} examples; add some, or choose another test_share.")
+            raise UserError(f"{file} gives no {part} examples; add some, or choose another `test_share`.")
     shapes = dataset.train_images.shape[1:], dataset.test_images.shape[1:]
     if shapes[0] != shapes[1]:
         raise UserError(f"x_train of {file} has images of shape {shapes[0]}, x_test {shapes[1]}; they must agree.")

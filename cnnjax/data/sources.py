@@ -47,7 +47,9 @@ def load_dataset(
     """
     kind, _, where = name.partition(":")
     if test_share is not None and kind not in ("folder", "npz"):
-        raise UserError(f"test_share was {test_share}, but {name} has a test part of its own: leave test_share out.")
+        raise UserError(
+            f"`test_share` was {test_share}, but {name} has a test part of its own: leave `test_share` out."
+        )
     if kind in ("folder", "npz") and not where:
         raise UserError(f"The data set {name!r} lacks its path: it must be folder:DIR or npz:FILE.")
     if kind == "folder":

@@ -106,7 +106,7 @@ def find(name: str) -> Make:
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two: an empty or relative name
         raise UserError(
             f"the module {name} of the model cannot be imported ({error}): install it, or give a file as "
             "path/file.py:Class."
@@ -121,9 +121,10 @@ def _file(path: Path) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    sys.path.append(str(path.resolve().parent))  # where the file's own imports are looked for, last
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
+    except (SyntaxError, ImportError) as error:
         raise UserError(f"the file {path} of the model cannot be read: {error}.") from None
     return module
 

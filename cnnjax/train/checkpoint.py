@@ -25,6 +25,8 @@ from cnnjax.train.state import TrainState, nested, to_arrays
 
 Arrays = dict[str, np.ndarray]
 SUMS = "SHA256SUMS"
+NET = ("params/", "rest/", "average/")
+"""Parts of a state whose arrays must be finite."""
 
 
 class DamagedCheckpoint(UserError):
@@ -98,6 +100,8 @@ class Checkpoints:
             return
         self.wait()
         for name, array in arrays.items():
+            if not name.startswith(NET):  # an optimiser may start from an infinite best loss
+                continue
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise UserError(
                     f"{name} became NaN or infinite at update {step}; {self.last_good()}. "

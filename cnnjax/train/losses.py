@@ -27,7 +27,7 @@ def cross_entropy(outputs: jax.Array, y: jax.Array, *, label_smoothing: float = 
 
     Args:
       outputs: logits `(N, C)`.
-      y: classes `(N,)`, int, or shares of the classes `(N, C)`, such as one-hot or mixed labels.
+      y: classes `(N,)`, int, or shares of the classes `(N, C)`, such as one-hot or mixed labels, int or float.
       label_smoothing: s, from 0 to below 1.
 
     Returns:
@@ -37,9 +37,10 @@ def cross_entropy(outputs: jax.Array, y: jax.Array, *, label_smoothing: float = 
       Szegedy et al., Rethinking the Inception architecture, 2016, section 7 (label smoothing).
     """
     logits = outputs.astype(jnp.float32)
-    if not label_smoothing and jnp.issubdtype(y.dtype, jnp.integer):
+    are_ints = jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1
+    if not label_smoothing and are_ints:
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-    shares = jax.nn.one_hot(y, logits.shape[-1]) if jnp.issubdtype(y.dtype, jnp.integer) else y.astype(jnp.float32)
+    shares = jax.nn.one_hot(y, logits.shape[-1]) if are_ints else y.astype(jnp.float32)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(shares, label_smoothing)).mean()
 
 

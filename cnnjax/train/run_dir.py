@@ -19,6 +19,8 @@ from cnnjax.errors import UserError
 MAY_CHANGE = frozenset({"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile"})
 #: Environment variables that change the bits.
 VARIABLES = ("CNNJAX_ONEDNN", "XLA_FLAGS")
+#: Versions on which the digests of functions depend.
+COMPILED_BY = ("python", "jax", "jaxlib", "flax", "optax", "cnnjax")
 
 _held: set[Path] = set()  # the workdirs that this process has locked
 
@@ -91,7 +93,7 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     """
     file = path / "config.json"
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
-    if not file.exists():
+    if not file.exists() or not _has_begun(path):  # without a checkpoint there is nothing to go on with
         write_json(file, config)
         return []
     old = read_config(path)
@@ -103,7 +105,7 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     if rates in (("constant", "constant"), (None, None)) and config["epochs"] >= old["epochs"]:
         may_change.add("epochs")
     pair = (old, config)
-    if any(line.startswith("python: ") for line in changed):
+    if any(line.split(":")[0] in COMPILED_BY for line in changed):
         pair = _without_code(old), _without_code(config)
     if differing := differences(*pair, but=may_change):
         raise UserError(
@@ -114,8 +116,14 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     return changed
 
 
+def _has_begun(path: Path) -> bool:
+    """True where a workdir holds a checkpoint, intact or damaged."""
+    folders = (path / "checkpoints", path / "damaged")
+    return any(one.name[:1].isdigit() for folder in folders if folder.is_dir() for one in folder.iterdir())
+
+
 def _without_code(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops the digests of functions: another version of Python compiles them to other code."""
+    """Drops the digests of functions: other versions compile them to other code, or give layers other attributes."""
     names = {name: text and text.split(" ")[0] for name, text in config.get("functions", {}).items()}
     return {**config, "functions": names}
 
@@ -143,6 +151,7 @@ def environment() -> dict[str, Any]:
         "commit": _commit(Path(__file__).parents[2]),
         **versions,
         **{name: os.environ.get(name) for name in VARIABLES},
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": device.device_kind,

@@ -60,7 +60,7 @@ def make_update(
             grads, rest, values = gradients(state, state.rest, x, y, key)
         else:
             grads, rest, values = in_parts(gradients, accumulate, state, x, y, key)
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params, **state.extra)
+        changes, opt_state = optimizer.update(grads, state.opt_state, state.params, value=values["loss"], **state.extra)
         params = optax.apply_updates(state.params, changes)
         average = state.average if ema is None else moving_average(state.average, params, ema)
         return TrainState(params, rest, opt_state, state.step + 1, state.extra, average), values

@@ -1,4 +1,4 @@
-"""The frame around the scripts: memory kept between updates, compiled code between starts."""
+"""The frame around the scripts: memory and compiled code that are kept, help, and errors in the words of flags."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cnnjax.ops.conv import onednn
+from tests import processes
 
 # ten arrays of 64 MB in turn: anew each time these are 163,840 pages of 4 KB to fill with zeros, kept 16,384
 ALLOTTED_IN_TURN = """
@@ -60,3 +61,38 @@ def test_what_calls_onednn_is_not_kept(tmp_path: Path) -> None:
     )  # fmt: skip
     kept = done.stdout.split()
     assert "jit_sine" in kept and "jit_convolution" not in kept
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpshort", "-h"])
+def test_help_is_no_failure(flag: str) -> None:
+    done = processes.run("train.py", flag)
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.startswith("Train any net on any data set of images") and "--model: " in done.stdout
+
+
+def test_help_into_a_pipe_that_is_closed() -> None:
+    """As by `| head`."""
+    with processes.start_afresh("predict.py", "--help") as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 0
+
+
+def test_a_wrong_flag_is_one_sentence() -> None:
+    message = processes.refusal("train.py", "--epochs=x", "--help")
+    assert message.startswith("error: flag --epochs=x: ") and message.endswith("\nSee --help for the flags.\n")
+
+
+def test_the_arguments_of_the_library_are_said_as_flags() -> None:
+    """Only where the script has such a flag: `loss` is none."""
+    program = """
+import sys
+from absl import flags
+from cnnjax.app import flags as shared, process
+shared.define_training_flags()
+flags.FLAGS(["x"])
+print(process.as_flags("`seed=3` differs from `workdir=a/b c`, `loss=x`; give `workdir`, `loss` or `epochs` and `"))
+"""
+    assert processes.program(program) == (
+        "--seed=3 differs from --workdir=a/b c, loss=x; give --workdir, loss or --epochs and `\n"
+    )

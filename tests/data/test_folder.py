@@ -144,11 +144,11 @@ def test_missing_folders_and_classes(parted: Path, tmp_path: Path) -> None:
 
 
 def test_missing_and_superfluous_test_parts(parted: Path, tmp_path: Path) -> None:
-    refused(parted, r"test_share was 0\.1, but .*test holds the test images", test_share=0.1)
+    refused(parted, r"`test_share` was 0\.1, but .*test holds the test images", test_share=0.1)
     fill(parted / "test", {"bird": 1})
     refused(parted, r"The class folder .*bird has no counterpart among the training images")
     (parted / "test").rename(tmp_path / "away")
-    refused(parted, r"set has no folder of test images .* or say with test_share")
+    refused(parted, r"set has no folder of test images .* or say with `test_share`")
     (parted / "test").mkdir()
     refused(parted, r"test holds no image files in folders of classes")
 
@@ -156,8 +156,8 @@ def test_missing_and_superfluous_test_parts(parted: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("share", "message"),
     [
-        (0.0, "test_share must be between 0 and 1, was 0.0"),
-        (1.0, "test_share must be between 0 and 1, was 1.0"),
+        (0.0, "`test_share` must be between 0 and 1, was 0.0"),
+        (1.0, "`test_share` must be between 0 and 1, was 1.0"),
         (1e-9, r"test_share=1e-09 leaves no test images in"),
         (1 - 1e-9, r"leaves no training images of class cat in .*; choose another share"),
     ],

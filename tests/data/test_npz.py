@@ -102,9 +102,9 @@ def test_a_share_of_the_examples_for_testing(path: Path) -> None:
     values = np.concatenate([loaded.train_images, loaded.test_images])[:, 0, 0, 0]
     assert np.sort(values).tolist() == list(range(200))
     np.testing.assert_array_equal(loaded.test_labels, loaded.test_images[:, 0, 0, 0] % 2)
-    with pytest.raises(UserError, match="has no x_test and y_test; add them, or say with test_share"):
+    with pytest.raises(UserError, match="has no x_test and y_test; add them, or say with `test_share`"):
         load(path, arrays, without=("x_test", "y_test"))
-    with pytest.raises(UserError, match="gives no test examples; add some, or choose another test_share"):
+    with pytest.raises(UserError, match="gives no test examples; add some, or choose another `test_share`"):
         load(path, arrays, without=("x_test", "y_test"), test_share=1e-9)
 
 
@@ -113,12 +113,12 @@ def test_arrays_that_are_missing_or_superfluous(path: Path) -> None:
         load(path, without=("y_train",))
     with pytest.raises(UserError, match="has one of x_test and y_test; it must have both or none"):
         load(path, without=("x_test",))
-    with pytest.raises(UserError, match=r"test_share was 0\.5, but .*set\.npz has test examples"):
+    with pytest.raises(UserError, match=r"`test_share` was 0\.5, but .*set\.npz has test examples"):
         load(path, test_share=0.5)
 
 
 def test_other_sets_have_test_parts_of_their_own() -> None:
-    with pytest.raises(UserError, match=r"test_share was 0\.5, but digits has a test part of its own"):
+    with pytest.raises(UserError, match=r"`test_share` was 0\.5, but digits has a test part of its own"):
         data.load_dataset("digits", test_share=0.5)
 
 

@@ -69,7 +69,10 @@ def test_the_other_scripts_know_the_net(run: Path, folder: Path) -> None:
     done = processes.run("predict.py", "--workdir=run", "--output=new/deep/figure.png", "large.png", "paper.png",
                          "--index=40", folder=folder)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert all(f"{name}: " in done.stdout for name in ("large.png", "paper.png", "test 40 (true: 1)"))
+    assert all(
+        f"{name}: " in done.stdout
+        for name in ("large.png", "paper.png", f"test 40 (true: {data.digits().test_labels[40]})")
+    )
     (warning,) = [line for line in done.stderr.splitlines() if line]
     assert warning.startswith("warning: paper.png looks inverted: bright where the training images are dark.")
     assert (folder / "new/deep/figure.png").exists()
@@ -174,7 +177,7 @@ def test_a_folder_of_photos_of_any_size_in_colour(folder: Path) -> None:
         ([*OWN, "--seeds=2", "--seed=2147483647"], "error: --seeds=2 from --seed=2147483647 on passes 2147483647"),
         ([*OWN, "--init_from=tiny.npz"], "error: --init_from=tiny.npz: tiny.npz "),
         ([*OWN, "--dataset=npz:none.npz"], "none.npz"),
-        ([*OWN, "--test_share=0.2"], "error: --test_share"),
+        ([*OWN, "--test_share=0.2"], "error: --test_share was 0.2, but digits has a test part of its own: leave --test_share out."),
     ],
 )  # fmt: skip
 def test_what_is_refused(arguments: list[str], message: str, folder: Path) -> None:
