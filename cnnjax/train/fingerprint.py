@@ -1,7 +1,8 @@
 """Describes functions, nets and data as JSON values, so that a resume can tell whether they are the same.
 
-A function is its name, its code, the values that it closes over, and those of its module that it uses; code of installed packages counts by its name, as
-their versions are compared apart. What cannot be described (an object of a class in C) counts by its type.
+A function is its name, its code, the values that it closes over, and those of its module that it uses; code of
+installed packages counts by its name, as their versions are compared apart. What cannot be described (an object of a
+class in C) counts by its type.
 """
 
 from __future__ import annotations
