@@ -250,7 +250,7 @@ def test_a_script_run_again_goes_on_and_an_edited_one_is_refused(tmp_path: Path)
         ({"validation": 32}, "`validation=32` must leave something of the 32 training examples"),
         ({"patience": 2}, "`patience` needs `validation`"),
         ({"profile": True}, "`profile` writes its traces into `workdir`, which was None"),
-        *[({"make_update": lambda net, optimizer: None, name: value}, f"`{name}={value}` has no use where `make_update`")
+        *[({"make_update": lambda net, optimizer: None, name: value}, f"`{name}={value}` has no use where `make_up")
           for name, value in (("ema", 0.9), ("accumulate", 2), ("loss_scale", 8.0))],
     ],
 )  # fmt: skip
