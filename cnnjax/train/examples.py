@@ -36,7 +36,34 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> tuple[Arrays, Arrays]: ...
 
 
-Split = Examples | Source
+class Rows(NamedTuple):
+    """Some of the examples of another split, in the order of `rows`, read when they are needed.
+
+    Attributes:
+      of: memmaps or a source: more than may fit in memory.
+      rows: indices into it.
+    """
+
+    of: Examples | Source
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+Split = Examples | Rows | Source
+
+
+def take(split: Split, rows: np.ndarray) -> Split:
+    """Returns some examples as a split of their own: copies of arrays in memory, `Rows` of memmaps and sources."""
+    if isinstance(split, Examples) and not is_mapped(split):
+        return jax.tree.map(lambda leaf: leaf[rows], split)
+    return Rows(split, rows)  # type: ignore[arg-type]
+
+
+def is_mapped(examples: Examples) -> bool:
+    """True where an array lies in a file."""
+    return any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(examples))
 
 
 def to_splits(data: Mapping[str, Any]) -> dict[str, Split]:
@@ -62,6 +89,8 @@ def gather(split: Split, indices: Sequence[int] | np.ndarray) -> Examples:
     """Copies some examples to the host, in the order of `indices`, as arrays `(len(indices), ...)`."""
     if isinstance(split, Examples):
         return jax.tree.map(lambda leaf: canonical(np.asarray(leaf[indices])), split)
+    if isinstance(split, Rows):
+        return gather(split.of, split.rows[indices])
     chosen = [split[int(index)] for index in indices]
     return Examples(*jax.tree.map(lambda *leaves: canonical(np.stack(leaves)), *[tuple(one) for one in chosen]))
 

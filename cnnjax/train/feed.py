@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from cnnjax.data import batches
 from cnnjax.train import devices
-from cnnjax.train.examples import Examples, Split, canonical, gather
+from cnnjax.train.examples import Examples, Split, canonical, gather, is_mapped
 from cnnjax.train.state import Tree
 from cnnjax.train.step import Batches
 
@@ -22,12 +22,9 @@ DEVICE_SHARE = 0.5
 
 def fits_on_device(split: Split) -> bool:
     """True for arrays in memory that leave room beside them on each device; False for memmaps and sources."""
-    if not isinstance(split, Examples):
+    if not isinstance(split, Examples) or is_mapped(split):
         return False
-    leaves = jax.tree.leaves(split)
-    if any(isinstance(leaf, np.memmap) for leaf in leaves):
-        return False
-    return sum(leaf.nbytes for leaf in leaves) <= DEVICE_SHARE * _free_memory()
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(split)) <= DEVICE_SHARE * _free_memory()
 
 
 class DeviceFeed:

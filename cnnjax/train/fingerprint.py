@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cnnjax.train.examples import Examples, Split, gather, specs
+from cnnjax.train.examples import Examples, Rows, Split, gather, specs
 
 PACKAGES = tuple(str(Path(sysconfig.get_path(name))) for name in ("purelib", "platlib", "stdlib"))
 OWN = str(Path(__file__).parents[1])  # this package, which may not be among the installed ones
@@ -49,11 +49,12 @@ def of_data(split: Split) -> dict[str, Any]:
     """
     shapes = {name: f"{leaf.dtype}{list(leaf.shape[1:])}" for name, leaf in _leaves(specs(split))}
     if isinstance(split, Examples):
-        parts = [leaf[i : i + 4096] for _, leaf in _leaves(split) for i in range(0, len(leaf), 4096)]
+        parts = (leaf[i : i + 4096] for _, leaf in _leaves(split) for i in range(0, len(leaf), 4096))
     else:
-        count = min(SAMPLES, len(split))
+        of_all = isinstance(split, Rows) and isinstance(split.of, Examples)
+        count = len(split) if of_all else min(SAMPLES, len(split))
         chosen = np.linspace(0, len(split) - 1, count).astype(int)
-        parts = [leaf for _, leaf in _leaves(gather(split, chosen))]
+        parts = (leaf for i in range(0, count, 4096) for _, leaf in _leaves(gather(split, chosen[i : i + 4096])))
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, checksum)

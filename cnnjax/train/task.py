@@ -16,7 +16,7 @@ from flax import nnx
 from cnnjax.data import batches, rng
 from cnnjax.errors import UserError
 from cnnjax.train import fingerprint, optimizers, run_dir
-from cnnjax.train.examples import Examples, Split, specs, to_splits
+from cnnjax.train.examples import Examples, Rows, Split, specs, take, to_splits
 from cnnjax.train.loss_scale import scale_loss
 from cnnjax.train.losses import Loss, Metric, are_classes, is_cross_entropy
 from cnnjax.train.options import OF_THE_OPTIMIZER, Options
@@ -165,14 +165,15 @@ def _hold_out(splits: dict[str, Split], options: Options) -> dict[str, Split]:
     if not count:
         return splits
     training, n = splits["train"], len(splits["train"])
-    if not isinstance(training, Examples):
-        raise UserError("`validation` holds out arrays alone: give `data` a 'validation' split beside the source.")
     if count >= n:
         raise UserError(f"`validation={count}` must leave something of the {n} training examples to train on.")
     held = np.zeros(n, bool)
     held[np.asarray(jax.random.permutation(rng.key(options.seed, rng.HOLD_OUT), n))[:count]] = True
-    train, validation = (jax.tree.map(lambda leaf, rows=rows: leaf[rows], training) for rows in (~held, held))
-    return {**splits, "train": train, "validation": validation}
+    return {
+        **splits,
+        "train": take(training, np.flatnonzero(~held)),
+        "validation": take(training, np.flatnonzero(held)),
+    }
 
 
 def _optimizer(
@@ -248,6 +249,7 @@ def _check_labels(
 
 
 def _check_range(name: str, examples: Split, classes: int) -> None:
+    examples = examples.of if isinstance(examples, Rows) else examples
     if isinstance(examples, Examples):
         low, high = int(np.min(examples.y)), int(np.max(examples.y))
         if low < 0 or high >= classes:

@@ -60,7 +60,7 @@ def test_an_own_optimiser_loss_and_metrics() -> None:
 
     model = Dense()
     before = np.array(model.dense.kernel[...])
-    own = {"optimizer": optax.lion(1e-2), "loss": loss, "metrics": {"sure": surest}}
+    own = {"optimizer": optax.lion(1e-2, weight_decay=0.0), "loss": loss, "metrics": {"sure": surest}}
     result = run(model, {"train": TRAIN, "test": TEST}, log_every=4, **own)
     logits = result.outputs
     assert isinstance(logits, np.ndarray)
@@ -215,14 +215,15 @@ def test_a_memmap_and_a_source_give_the_bits_of_the_arrays(tmp_path: Path) -> No
     def augment(key: jax.Array, x: jax.Array) -> jax.Array:
         return x + 20 * jax.random.uniform(key, x.shape)
 
-    plain = run(tiny.Tiny(rngs=nnx.Rngs(0)), {"train": TRAIN, "test": TEST}, tmp_path / "arrays", augment=augment)
+    keywords: dict[str, Any] = {"augment": augment, "validation": 20, "epochs": 1}
+    plain = run(tiny.Tiny(rngs=nnx.Rngs(0)), {"train": TRAIN, "test": TEST}, tmp_path / "arrays", **keywords)
     for name, split, test in [
         ("memmap", (mapped, TRAIN.y), TEST),
         ("grain", grain.MapDataset.source(Pairs(TRAIN)), grain.MapDataset.source(Pairs(TEST))),
     ]:
-        found = run(tiny.Tiny(rngs=nnx.Rngs(0)), {"train": split, "test": test}, str(tmp_path / name), augment=augment)
+        found = run(tiny.Tiny(rngs=nnx.Rngs(0)), {"train": split, "test": test}, str(tmp_path / name), **keywords)
         assert same_bits(tmp_path / name, tmp_path / "arrays"), name
-        assert found.records == plain.records
+        assert found.records == plain.records and "validation_loss" in found.records[-1]
         np.testing.assert_array_equal(found.outputs, plain.outputs)
 
 
@@ -369,6 +370,11 @@ def test_two_optimisers_in_the_same_loop_resume_to_the_bit(tmp_path: Path, monke
 
 
 # ---- means ----
+
+
+def test_a_metric_may_be_infinite_but_not_the_loss() -> None:
+    result = run(Dense(), {"train": TRAIN}, epochs=1, metrics={"psnr": lambda outputs, y: jnp.float32(jnp.inf)})
+    assert result.records[-1]["train_epoch_psnr"] == np.inf
 
 
 def test_train_records_are_means_over_the_interval_and_the_epoch(tmp_path: Path) -> None:
