@@ -76,7 +76,9 @@ def main(arguments: list[str]) -> None:
     others = settings.apply_recipe(recipe)
     assert not others, "every entry of these recipes is a flag"
     if FLAGS.recipe is not None and recipe.get("model", "cnn") != FLAGS.model:
-        raise UserError(f"--recipe={FLAGS.recipe} is for another net than --model={FLAGS.model}: leave one of them out.")
+        raise UserError(
+            f"--recipe={FLAGS.recipe} is for another net than --model={FLAGS.model}: leave one of them out."
+        )
     if FLAGS.model == "resnet18":
         for name in ("conv", "algorithm", "blocks", "width", "batch_norm"):
             if FLAGS[name].present:

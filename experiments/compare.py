@@ -147,8 +147,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     ignored = {"environment", "data_dir", *REPLICATES, *run_dir.MAY_CHANGE}
     found = flat({name: value for name, value in config.items() if name not in ignored})
     # the seed draws who is held out, the fold who is tested: the checksums of the parts differ
-    parts = ("train", "validation") if config.get("validation") else ()
-    parts = ("train", "validation", "test") if "fold" in config else parts
+    parts = {"train", "validation"} if config.get("validation") else set()
+    parts |= {"train", "validation", "test"} if "fold" in config else set()
     return {name: value for name, value in found.items() if name not in {f"data.{part}.crc32" for part in parts}}
 
 

@@ -7,8 +7,8 @@
 
 It leaves PNG files in the workdir, and the same pictures among its TensorBoard events: kernels, kernels_of_all_layers,
 feature_maps, receptive_fields, confusion and mistakes. With --learning_rates also learning_rates: the run's net from
-weights drawn from its seed on, on its batches (without cutout and mixing), with plain SGD on the cross-entropy under each of these rates. Too large a
-rate makes the loss oscillate, or ends it in NaN.
+weights drawn from its seed on, on its batches (without cutout and mixing), with plain SGD on the cross-entropy under
+each of these rates. Too large a rate makes the loss oscillate, or ends it in NaN.
 """
 
 from __future__ import annotations

@@ -115,7 +115,9 @@ def prepare(experiment: Experiment) -> Prepared:
         mirror=data.may_mirror(FLAGS.dataset, dataset.class_names),
     )
     training = train.Examples(spec.on_host(dataset.train_images), dataset.train_labels)
-    return Prepared(dataset.class_names, spec, training, train.Examples(spec.on_host(dataset.test_images), dataset.test_labels))
+    return Prepared(
+        dataset.class_names, spec, training, train.Examples(spec.on_host(dataset.test_images), dataset.test_labels)
+    )
 
 
 def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, folder: Path) -> train.Result:
