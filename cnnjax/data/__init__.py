@@ -8,7 +8,7 @@ Importing this imports neither tfds, nor PIL, nor matplotlib.
 from cnnjax.data import augment, rng
 from cnnjax.data.augment import affine, augment_for, colour_axes, crop_flip, pca_jitter, random_crops
 from cnnjax.data.batches import indices, permutation, steps_per_epoch
-from cnnjax.data.dataset import Dataset, hold_out, may_mirror
+from cnnjax.data.dataset import Dataset, held_out, hold_out, may_mirror
 from cnnjax.data.images import looks_inverted, read_image
 from cnnjax.data.input_spec import InputSpec
 from cnnjax.data.mixing import cutmix, cutout, mixup
@@ -43,6 +43,7 @@ __all__ = [
     "cutout",
     "digits",
     "fold",
+    "held_out",
     "hold_out",
     "indices",
     "load",

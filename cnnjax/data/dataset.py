@@ -55,10 +55,15 @@ def hold_out(dataset: Dataset, validation: int, seed: int) -> tuple[np.ndarray, 
     images, labels = dataset.train_images, dataset.train_labels
     if not validation:  # without a copy
         return images, labels, images[:0], labels[:0]
-    held = np.zeros(n, bool)
-    order = np.asarray(jax.random.permutation(rng.key(seed, rng.HOLD_OUT), n))
-    held[order[:validation]] = True
+    held = held_out(n, validation, seed)
     return images[~held], labels[~held], images[held], labels[held]
+
+
+def held_out(n: int, count: int, seed: int) -> np.ndarray:
+    """Draws which of n training examples are held out, `(n,)` bool: a function of (n, count, seed) alone."""
+    held = np.zeros(n, bool)
+    held[np.asarray(jax.random.permutation(rng.key(seed, rng.HOLD_OUT), n))[:count]] = True
+    return held
 
 
 CHARACTERS = frozenset(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -12,10 +13,14 @@ from cnnjax.errors import UserError
 
 Arrays = Any  # an array, or a pytree of them
 SPLITS = ("train", "validation", "test")
+MOST_EXAMPLES = 2**31 - 1
+"""Their indices are int32."""
 
 
-class Examples(NamedTuple):
-    """Holds the examples of one split.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Holds the examples of one split; unpacks as `x, y`.
 
     Attributes:
       x: inputs, arrays `(N, ...)`: uint8 images `(N, H, W, C)`, word ids `(N, L)`, or any pytree of such.
@@ -27,6 +32,9 @@ class Examples(NamedTuple):
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self)[0])
+
+    def __iter__(self) -> Iterator[Arrays]:
+        return iter((self.x, self.y))
 
 
 class Source(Protocol):
@@ -74,7 +82,7 @@ def to_splits(data: Mapping[str, Any]) -> dict[str, Split]:
     Raises:
       UserError: no training examples, a name that is not a split's, not (x, y), or numbers of examples that differ.
     """
-    if not isinstance(data, Mapping) or "train" not in data:
+    if not isinstance(data, Mapping) or data.get("train") is None:
         raise UserError(
             f"`data` must be a dict such as {{'train': (x, y), 'test': (x, y)}}, was "
             f"{'a dict of ' + ', '.join(map(repr, data)) if isinstance(data, Mapping) else type(data).__name__}."
@@ -91,8 +99,14 @@ def gather(split: Split, indices: Sequence[int] | np.ndarray) -> Examples:
         return jax.tree.map(lambda leaf: canonical(np.asarray(leaf[indices])), split)
     if isinstance(split, Rows):
         return gather(split.of, split.rows[indices])
-    chosen = [split[int(index)] for index in indices]
-    return Examples(*jax.tree.map(lambda *leaves: canonical(np.stack(leaves)), *[tuple(one) for one in chosen]))
+    chosen = [tuple(split[int(index)]) for index in indices]
+    try:
+        return Examples(*jax.tree.map(lambda *leaves: canonical(np.stack(leaves)), *chosen))
+    except ValueError as error:
+        raise UserError(
+            f"the examples {indices[0]} to {indices[-1]} of `data` cannot be made one batch ({error}): each must have "
+            "arrays of the same names and shapes."
+        ) from error
 
 
 def specs(split: Split) -> Examples:
@@ -106,13 +120,17 @@ def canonical(array: np.ndarray) -> np.ndarray:
 
 
 def _to_split(name: str, given: Any) -> Split:
-    if isinstance(given, Examples) or (isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2):
+    if isinstance(given, Examples) or _is_pair(given):
         examples = Examples(*(_to_arrays(part) for part in given))
         _check(name, examples)
         return examples
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not hasattr(given, "shape"):
         if not len(given):
             raise UserError(f"`data['{name}']` is empty: it must have at least one example.")
+        if len(given) > MOST_EXAMPLES:
+            raise UserError(
+                f"`data['{name}']` is endless: leave `repeat()` out, as `epochs` says how often it is read."
+            )
         first = given[0]
         if isinstance(first, Sequence) and len(first) == 2:
             return given
@@ -120,6 +138,12 @@ def _to_split(name: str, given: Any) -> Split:
         f"`data['{name}']` must be (x, y), arrays with one row an example, or a grain.MapDataset of (x, y); "
         f"was {type(given).__name__}. Where there are no labels, give (x, x)."
     )
+
+
+def _is_pair(given: Any) -> bool:
+    """True for (x, y), as a tuple or a list; a list of two tuples holds two examples."""
+    pair = isinstance(given, tuple | list) and len(given) == 2
+    return pair and not (isinstance(given, list) and all(isinstance(one, tuple) for one in given))
 
 
 def _to_arrays(part: Any) -> Arrays:

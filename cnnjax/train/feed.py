@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cnnjax.data import batches
+from cnnjax.data import batches, memory
 from cnnjax.train import devices
 from cnnjax.train.examples import Examples, Split, canonical, gather, is_mapped
 from cnnjax.train.state import Tree
@@ -97,9 +96,4 @@ def _free_memory() -> float:
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(one and "bytes_limit" in one for one in stats):
         return min(one["bytes_limit"] - one.get("bytes_in_use", 0) for one in stats if one)
-    try:
-        with open("/proc/meminfo") as lines:
-            available = next(line for line in lines if line.startswith("MemAvailable"))
-        return 1024 * int(available.split()[1]) / len(stats)
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(stats)
+    return memory.available() / len(stats)

@@ -91,6 +91,8 @@ class Options:
             self._check_number("grad_clip", above=0)
         if self.loss_scale not in (None, "dynamic"):
             self._check_number("loss_scale", above=0)
+        if not isinstance(self.freeze, str | None):
+            raise UserError(f"`freeze={self.freeze}` must be a regular expression as str, or None.")
         if self.ema is not None:
             self._check_number("ema", least=0)
             if self.ema >= 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from cnnjax.data import batches, rng
+from cnnjax.data import batches, held_out, rng
 from cnnjax.errors import UserError
 from cnnjax.train import fingerprint, optimizers, run_dir
 from cnnjax.train.examples import Examples, Rows, Split, specs, take, to_splits
@@ -101,23 +102,27 @@ def make_task(
     """
     if not isinstance(model, nnx.Module):
         raise UserError(f"`model` must be a flax.nnx.Module, was {type(model).__name__}.")
+    _check_functions(functions)
     splits, settings = to_splits(data), _options(optimizer, options)
     if workdir is None and settings.profile:
         raise UserError("`profile` writes its traces into `workdir`, which was None: give a folder.")
     splits = _hold_out(splits, settings)
     net, params, rest = split(model)
     try:
-        chosen, rate = _optimizer(optimizer, settings, params, len(splits["train"]))
+        chosen, rate = _optimizer(optimizer, settings, params, len(splits["train"]), functions["before_epoch"])
     except ValueError as error:
         sentence = re.sub(rf"^({'|'.join(OF_THE_OPTIMIZER)}) ", r"`\1` ", str(error).rstrip("."))
         sentence = re.sub("^pattern ", "`freeze`: pattern ", sentence)
         raise UserError(f"the optimiser cannot be made: {sentence}.") from error
-    _check_functions(functions)
     if functions["make_update"] is not None:
         _check_unused(settings)
     else:
         _check_labels(net, params, rest, splits, functions)
     decided = _decided(model, optimizer, settings, splits, functions)
+    for name in decided.keys() & (config or {}).keys():
+        if decided[name] != (config or {})[name]:
+            raise UserError(f"`config` has {name!r}, which `fit` writes itself: give it another name.")
+    _check_json(config)
     return Task(
         splits=splits,
         options=settings,
@@ -167,8 +172,7 @@ def _hold_out(splits: dict[str, Split], options: Options) -> dict[str, Split]:
     training, n = splits["train"], len(splits["train"])
     if count >= n:
         raise UserError(f"`validation={count}` must leave something of the {n} training examples to train on.")
-    held = np.zeros(n, bool)
-    held[np.asarray(jax.random.permutation(rng.key(options.seed, rng.HOLD_OUT), n))[:count]] = True
+    held = held_out(n, count, options.seed)
     return {
         **splits,
         "train": take(training, np.flatnonzero(~held)),
@@ -177,7 +181,7 @@ def _hold_out(splits: dict[str, Split], options: Options) -> dict[str, Split]:
 
 
 def _optimizer(
-    given: Any, options: Options, params: Tree, examples: int
+    given: Any, options: Options, params: Tree, examples: int, before_epoch: BeforeEpoch | None
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule | None]:
     if given is not None and not isinstance(given, str):
         optimizer, rate = given, None
@@ -188,6 +192,8 @@ def _optimizer(
             options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay,
             grad_clip=options.grad_clip, nesterov=options.nesterov,
         )  # fmt: skip
+        if options.optimizer == "sdlm" and before_epoch is None:
+            raise ValueError("optimizer 'sdlm' needs `before_epoch`, which computes the curvature")
     if options.freeze is not None:
         optimizer = optimizers.freeze(optimizer, options.freeze)
     if options.loss_scale is not None:
@@ -201,12 +207,22 @@ def _check_functions(functions: Mapping[str, Any]) -> None:
     for name in ("loss", "prepare", "augment", "views", "make_update"):
         if functions[name] is not None and not callable(functions[name]):
             raise UserError(f"`{name}` must be a function, was {functions[name]!r}.")
+    before_epoch = functions["before_epoch"]
+    if before_epoch is not None and not isinstance(before_epoch, BeforeEpoch):
+        raise UserError(f"`before_epoch` must be a train.BeforeEpoch(examples, compute), was {before_epoch!r}.")
     metrics = functions["metrics"]
     if metrics is not None and not (isinstance(metrics, Mapping) and all(map(callable, metrics.values()))):
         raise UserError(f"`metrics` must be functions by name, such as {{'accuracy': accuracy}}, was {metrics!r}.")
     for name in metrics or {}:
         if name in ("loss", "step", "epoch"):
             raise UserError(f"`metrics` has a function named {name!r}, which the records have already: rename it.")
+
+
+def _check_json(config: Mapping[str, Any] | None) -> None:
+    try:
+        json.dumps(config)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"`config` must hold JSON values only ({error}): make NumPy's numbers Python's.") from None
 
 
 def _check_unused(options: Options) -> None:
