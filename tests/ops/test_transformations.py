@@ -268,7 +268,7 @@ for result in results:
 def on_eight_devices(request):
     """What sharded_differences gives for each row that is asked for, from one process with eight devices."""
     items = (item.callspec.params for item in request.session.items if item.path == request.path)
-    names = [params["op"] for params in items if params["transformation"] == "shard_map"]
+    names = [params["op"] for params in items if params.get("transformation") == "shard_map"]
     printed = processes.program(PROGRAM, json.dumps(names), devices=8)
     return dict(map(json.loads, printed.splitlines()))
 
