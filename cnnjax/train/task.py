@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +101,12 @@ def make_task(
     """
     if not isinstance(model, nnx.Module):
         raise UserError(f"`model` must be a flax.nnx.Module, was {type(model).__name__}.")
+    if watch is not None and not isinstance(watch, Watch):
+        raise UserError(f"`watch` must be a train.Watch, was {watch!r}.")
+    try:
+        json.dumps(config)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"`config` must hold JSON values alone: {error}.") from None
     splits, settings = to_splits(data), _options(optimizer, options)
     if workdir is None and settings.profile:
         raise UserError("`profile` writes its traces into `workdir`, which was None: give a folder.")
@@ -198,6 +205,9 @@ def _check_functions(functions: Mapping[str, Any]) -> None:
     for name in ("loss", "prepare", "augment", "views", "make_update"):
         if functions[name] is not None and not callable(functions[name]):
             raise UserError(f"`{name}` must be a function, was {functions[name]!r}.")
+    before = functions["before_epoch"]
+    if before is not None and not isinstance(before, BeforeEpoch):
+        raise UserError(f"`before_epoch` must be a train.BeforeEpoch(examples, compute), was {before!r}.")
     metrics = functions["metrics"]
     if metrics is not None and not (isinstance(metrics, Mapping) and all(map(callable, metrics.values()))):
         raise UserError(f"`metrics` must be functions by name, such as {{'accuracy': accuracy}}, was {metrics!r}.")
