@@ -9,7 +9,7 @@ from cnnjax.train.losses import Loss, Metric, accuracy, cross_entropy, top_k
 from cnnjax.train.metrics import add_pictures
 from cnnjax.train.optimizers import freeze, max_norm
 from cnnjax.train.options import Options
-from cnnjax.train.state import TrainState, split
+from cnnjax.train.state import GraphDefs, TrainState, apply_training, split
 from cnnjax.train.state import load_state as load
 from cnnjax.train.step import Augment, Prepare, Views, make_batches, make_predict, make_train_step
 from cnnjax.train.task import BeforeEpoch
@@ -20,6 +20,7 @@ __all__ = [
     "Augment",
     "BeforeEpoch",
     "Examples",
+    "GraphDefs",
     "Loss",
     "Metric",
     "Options",
@@ -31,6 +32,7 @@ __all__ = [
     "Watch",
     "accuracy",
     "add_pictures",
+    "apply_training",
     "cross_entropy",
     "ema",
     "fit",

@@ -90,7 +90,7 @@ class Options:
         if self.grad_clip is not None:
             self._check_number("grad_clip", above=0)
         if self.loss_scale not in (None, "dynamic"):
-            self._check_number("loss_scale", above=0)
+            self._check_number("loss_scale", least=1)
         if not isinstance(self.freeze, str | None):
             raise UserError(f"`freeze={self.freeze}` must be a regular expression as str, or None.")
         if self.ema is not None:
@@ -100,6 +100,9 @@ class Options:
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("decay", DECAYS)):
             if getattr(self, name) not in known:
                 raise UserError(f"`{name}={getattr(self, name)}` must be one of {', '.join(known)}.")
+        for name in ("nesterov", "profile"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"`{name}={getattr(self, name)!r}` must be True or False.")
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"`batch_size={self.batch_size}` cannot be split into `accumulate={self.accumulate}` equal parts: "

@@ -102,6 +102,12 @@ def make_task(
     """
     if not isinstance(model, nnx.Module):
         raise UserError(f"`model` must be a flax.nnx.Module, was {type(model).__name__}.")
+    if watch is not None and not isinstance(watch, Watch):
+        raise UserError(f"`watch` must be a train.Watch, was {watch!r}.")
+    try:
+        json.dumps(config)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"`config` must hold JSON values alone: {error}.") from None
     _check_functions(functions)
     splits, settings = to_splits(data), _options(optimizer, options)
     if workdir is None and settings.profile:
@@ -122,7 +128,6 @@ def make_task(
     for name in decided.keys() & (config or {}).keys():
         if decided[name] != (config or {})[name]:
             raise UserError(f"`config` has {name!r}, which `fit` writes itself: give it another name.")
-    _check_json(config)
     return Task(
         splits=splits,
         options=settings,
@@ -216,13 +221,6 @@ def _check_functions(functions: Mapping[str, Any]) -> None:
     for name in metrics or {}:
         if name in ("loss", "step", "epoch"):
             raise UserError(f"`metrics` has a function named {name!r}, which the records have already: rename it.")
-
-
-def _check_json(config: Mapping[str, Any] | None) -> None:
-    try:
-        json.dumps(config)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"`config` must hold JSON values only ({error}): make NumPy's numbers Python's.") from None
 
 
 def _check_unused(options: Options) -> None:

@@ -191,9 +191,6 @@ def test_top_k() -> None:
     assert float(train.top_k(2)(outputs, jax.nn.one_hot(y, 4))) == pytest.approx(1 / 3)
 
 
-# ---- data ----
-
-
 class Pairs:
     """A source of (x, y), read one by one, as a `grain.MapDataset` is."""
 
@@ -250,9 +247,6 @@ def test_augmentation_of_images_and_labels(mix: Any) -> None:
     assert "test_accuracy" in result.records[-1], "the test set is not mixed"
     assert not np.array_equal(kernel(result), kernel(run(Dense(), {"train": TRAIN}, epochs=1)))
     np.testing.assert_array_equal(kernel(result), kernel(again))
-
-
-# ---- the kit ----
 
 
 def saved(folder: Path, update: int) -> dict[str, np.ndarray]:
@@ -367,9 +361,6 @@ def test_two_optimisers_in_the_same_loop_resume_to_the_bit(tmp_path: Path, monke
     before = jax.tree.leaves(train.split(Gan())[1]["generator"])
     after = jax.tree.leaves(whole.state.params["generator"])
     assert all((np.asarray(a) != np.asarray(b)).any() for a, b in zip(after, before, strict=True))
-
-
-# ---- means ----
 
 
 def test_a_metric_may_be_infinite_but_not_the_loss() -> None:
