@@ -135,7 +135,8 @@ def _taken(make: Make, offered: Mapping[str, Any]) -> dict[str, Any]:
       UserError: it does not take the dtype asked for.
     """
     # the signature of a module's class is that of its metaclass, which takes anything
-    parameters = inspect.signature(make.__init__ if isinstance(make, type) else make).parameters
+    signature = inspect.signature(make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
+    parameters = signature.parameters
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return dict(offered)
     dropped = [name for name in OFFERED if name in offered and name not in parameters]

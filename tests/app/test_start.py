@@ -25,11 +25,11 @@ def test_a_safetensors_file_for_a_new_head(tmp_path: Path, capsys: pytest.Captur
     changed = jax.tree.map(lambda leaf: leaf + 1 if leaf.dtype == np.float32 else leaf, nnx.state(lenet5(4), nnx.Param))
     new = lenet5(4)
     nnx.update(new, changed)
-    head = np.asarray(new.fc3.kernel[...])
+    head = np.asarray(new.dense3.kernel[...])
     started = start_from(new, str(path))
-    assert capsys.readouterr().out == f"from {path}: 8 arrays; drawn afresh: fc3/bias, fc3/kernel\n"
+    assert capsys.readouterr().out == f"from {path}: 8 arrays; drawn afresh: dense3/bias, dense3/kernel\n"
     np.testing.assert_array_equal(started.conv1.kernel[...], old.conv1.kernel[...])
-    np.testing.assert_array_equal(started.fc3.kernel[...], head)
+    np.testing.assert_array_equal(started.dense3.kernel[...], head)
 
 
 def test_nothing_given_leaves_the_net_as_drawn(capsys: pytest.CaptureFixture[str]) -> None:
