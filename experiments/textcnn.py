@@ -76,6 +76,8 @@ def main(arguments: list[str]) -> None:
     """Trains each fold, resumes and reports."""
     settings.no_arguments(arguments)
     form = chosen_form()
+    if FLAGS.seeds:
+        raise UserError("--seeds is not for this script, which repeats a run by --fold=all: leave it out.")
     reviews = data.movie_reviews(FLAGS.data_dir)
     vectors = read_vectors(reviews.words) if FLAGS.embeddings else None
     numbers = range(FOLDS) if FLAGS.fold == "all" else [int(FLAGS.fold)]
@@ -173,6 +175,7 @@ def configuration(
         "model": {**model, "width": width, "form": form, "maps": FLAGS.maps},
         "embeddings_crc32": None if vectors is None else crc32(*vectors),
         "max_norm": FLAGS.max_norm,
+        "seed": options.seed,
         "of_the_optimizer": {name: getattr(options, name) for name in OF_THE_OPTIMIZER},
     }
 
