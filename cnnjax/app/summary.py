@@ -15,7 +15,7 @@ from cnnjax.app.overfitting import overfitting
 
 def print_header(folder: Path, config: Mapping[str, Any], counts: Mapping[str, int], options: train.Options) -> None:
     """Prints which experiment runs on which data and devices, and its folder."""
-    shown = {**counts, "train": counts["train"] - options.validation, "validation": options.validation}
+    shown = {"train": counts["train"] - options.validation, "validation": options.validation, "test": counts["test"]}
     text = ", ".join(f"{count:,} {name}" for name, count in shown.items() if count)
     device = jax.local_devices()[0].device_kind
     print(f"{config['experiment']} on {config['dataset']} ({text}), {jax.local_device_count()} x {device}: {folder}")

@@ -56,7 +56,7 @@ def movie_reviews(data_dir: str | os.PathLike | None) -> Corpus:
     """
     if data_dir is None:
         raise UserError(
-            f"data_dir must be the folder of {' and '.join(REVIEWS.values())}: get {REVIEWS_HOME} and unpack it."
+            f"`data_dir` must be the folder of {' and '.join(REVIEWS.values())}: get {REVIEWS_HOME} and unpack it."
         )
     sentences = []
     for name in REVIEWS.values():
@@ -66,7 +66,7 @@ def movie_reviews(data_dir: str | os.PathLike | None) -> Corpus:
         except OSError as error:
             raise UserError(
                 f"{path} cannot be read ({error.strerror}): get {REVIEWS_HOME}, unpack it, and give the folder of its "
-                "two files as data_dir."
+                "two files as `data_dir`."
             ) from None
         # not splitlines: the byte 85, an ellipsis in this file, would end a line
         sentences.append([tokens(line) for line in text.split("\n") if line.strip()])

@@ -93,10 +93,10 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     """
     file = path / "config.json"
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
-    if not file.exists() or not _has_begun(path):  # without a checkpoint there is nothing to go on with
+    old = read_config(path) if file.exists() else {"environment": {}}
+    if "environment" in old and not _has_begun(path):  # a run without a checkpoint: there is nothing to go on with
         write_json(file, config)
         return []
-    old = read_config(path)
     may_change = {"environment", *MAY_CHANGE}
     if config.get("patience") is not None:
         may_change.discard("eval_every")  # early stopping counts evaluations

@@ -1,12 +1,16 @@
-"""The images by which a trained net is shown."""
+"""The images by which a trained net is shown, and where they are found."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from cnnjax import data
-from cnnjax.app import restored
+from cnnjax.app import experiment, restored
 from cnnjax.errors import UserError
 
 
@@ -18,3 +22,26 @@ def test_a_test_example_by_number() -> None:
     for index in ("360", "-1", "one", "1.5", ""):
         with pytest.raises(UserError, match=f"--index={index}: must be a number from 0 to 359"):
             restored.test_example(digits, index)
+
+
+def test_data_are_found_where_training_found_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training looked into $TFDS_DATA_DIR; predict.py is started without it."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not Path(folder, "mnist").is_dir():
+        pytest.skip("TFDS_DATA_DIR holds no mnist")
+    monkeypatch.setattr(experiment, "FLAGS", SimpleNamespace(data_dir=None))
+    found = experiment.data_dir()
+    assert found == os.path.abspath(folder)
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    assert experiment.data_dir() is None
+    config = {"dataset": "mnist", "data_dir": found, "test_share": None,
+              "input": data.InputSpec(size=32, channels=1).to_json()}  # fmt: skip
+    assert len(restored.dataset_of(config, None).test_labels) == 10_000
+
+
+def test_a_folder_of_ones_own_goes_before_that_of_training(tmp_path: Path) -> None:
+    spec = data.InputSpec(size=32, channels=1).to_json()
+    config = {"dataset": "mnist", "data_dir": "/nowhere", "test_share": None, "input": spec}
+    with pytest.raises(UserError, match=f"{tmp_path}/mnist"):
+        restored.dataset_of(config, str(tmp_path))

@@ -1,8 +1,14 @@
-"""The table of several seeds."""
+"""Several seeds: their table, and the command to go on with them."""
 
 from __future__ import annotations
 
-from cnnjax.app import seeds
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cnnjax.app import seeds, settings
 
 
 def test_the_table_by_hand() -> None:
@@ -22,3 +28,12 @@ def test_the_table_by_hand() -> None:
 def test_one_seed_has_no_deviation() -> None:
     *_, loss = seeds.table([{"step": 22, "epoch": 1, "test_loss": 0.5}]).splitlines()
     assert loss.split() == ["test_loss", "0.5000", "-", "0.5000"]
+
+
+def test_a_stopped_run_is_gone_on_with_by_the_folder_of_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "FLAGS", SimpleNamespace(workdir=None))
+    monkeypatch.setattr(sys, "argv", ["experiments/lenet5.py", "--seeds=3"])
+    assert settings.command_to_go_on(Path("runs/x")).endswith(" experiments/lenet5.py --seeds=3 --workdir=runs/x")
+    monkeypatch.setattr(settings, "FLAGS", SimpleNamespace(workdir="runs/x"))
+    monkeypatch.setattr(sys, "argv", ["experiments/lenet5.py", "--workdir=runs/x"])
+    assert settings.command_to_go_on(Path("runs/x")).endswith(" experiments/lenet5.py --workdir=runs/x")

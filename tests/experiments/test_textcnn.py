@@ -32,7 +32,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One fold, its words with given vectors."""
     workdir = tmp_path_factory.mktemp("run")
-    flags = ["--fold=3", f"--embeddings={reviews / 'vectors.txt'}", "--form=multichannel", *NET]
+    flags = ["--fold=3", "--seed=2", f"--embeddings={reviews / 'vectors.txt'}", "--form=multichannel", *NET]
     done = processes.run("textcnn.py", f"--data_dir={reviews}", f"--workdir={workdir}", *flags)
     assert done.returncode == 0, done.stderr
     assert "vectors of 4 numbers for 3 of 7 words" in done.stdout
@@ -49,12 +49,13 @@ def test_what_a_fold_leaves(run: Path) -> None:
                                                                  "curves.png", "events", "metrics.jsonl"}  # fmt: skip
     config = json.loads((run / "fold3/config.json").read_text())
     assert (config["fold"], config["validation"], config["max_norm"]) == (3, 5, 3.0)
+    assert config["seed"] == 2, "which draws the weights, too"
     assert (config["model"]["form"], config["model"]["width"]) == ("multichannel", 4)
 
 
 def test_other_vectors_are_refused(run: Path, reviews: Path, tmp_path: Path) -> None:
     (tmp_path / "others.txt").write_text("good 1 0 0 2\n")
-    flags = ["--fold=3", f"--embeddings={tmp_path / 'others.txt'}", "--form=multichannel", *NET]
+    flags = ["--fold=3", "--seed=2", f"--embeddings={tmp_path / 'others.txt'}", "--form=multichannel", *NET]
     error = processes.refusal("textcnn.py", f"--data_dir={reviews}", f"--workdir={run}", *flags)
     assert "embeddings_crc32: was " in error
 
@@ -70,6 +71,7 @@ def test_nets_of_sentences_are_not_looked_at(run: Path) -> None:
         ([], "--data_dir must be the folder of rt-polarity.neg and rt-polarity.pos: get https://www.cs.cornell.edu"),
         (["--form=static"], "--form=static needs the vectors of the words: give --embeddings=FILE"),
         (["--form=rand", "--embeddings=x"], "--embeddings has no use with --form=rand"),
+        (["--seeds=2"], "--seeds is not for this script, which repeats a run by --fold=all"),
         (["--embeddings=x", "--width=3"], "--width is that of the vectors of --embeddings"),
     ],
 )

@@ -13,14 +13,37 @@ from cnnjax.train import run_dir
 CONFIG = {"epochs": 3, "schedule": "onecycle", "keep": 2, "model": {"name": "lenet5", "variant": "modern"}, "seed": 0}
 
 
+def begin(workdir: Path) -> None:
+    """Leaves a checkpoint's folder, as a run that has something to go on with."""
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
+
+
+def test_before_the_first_checkpoint_other_settings_are_taken(tmp_path: Path) -> None:
+    run = {**CONFIG, "environment": {}}
+    run_dir.settle_config(tmp_path, run)
+    run_dir.settle_config(tmp_path, {**run, "seed": 4})
+    assert run_dir.read_config(tmp_path)["seed"] == 4
+    begin(tmp_path)
+    with pytest.raises(UserError, match="seed: was 4, is now 0"):
+        run_dir.settle_config(tmp_path, run)
+
+
+def test_a_config_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        run_dir.settle_config(tmp_path, {**CONFIG, "environment": {}})
+
+
 def test_settled_once_and_then_the_same(tmp_path: Path) -> None:
     assert run_dir.settle_config(tmp_path, CONFIG) == []
+    begin(tmp_path)
     assert run_dir.settle_config(tmp_path, {**CONFIG, "keep": 5, "log_every": 3}) == []
     assert run_dir.read_config(tmp_path)["keep"] == 5
 
 
 def test_every_difference_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     run_dir.settle_config(tmp_path, CONFIG)
+    begin(tmp_path)
     other = {**CONFIG, "seed": 4, "epochs": 9, "model": {"name": "lenet5", "variant": "classic"}}
     with pytest.raises(UserError) as error:
         run_dir.settle_config(tmp_path, other)
@@ -32,6 +55,7 @@ def test_every_difference_is_named_and_nothing_is_written(tmp_path: Path) -> Non
 def test_epochs_may_grow_with_a_constant_rate_and_never_shrink(tmp_path: Path) -> None:
     constant = {**CONFIG, "schedule": "constant"}
     run_dir.settle_config(tmp_path, constant)
+    begin(tmp_path)
     run_dir.settle_config(tmp_path, {**constant, "epochs": 5})
     with pytest.raises(UserError, match="epochs: was 5, is now 4"):
         run_dir.settle_config(tmp_path, {**constant, "epochs": 4})
@@ -39,6 +63,7 @@ def test_epochs_may_grow_with_a_constant_rate_and_never_shrink(tmp_path: Path) -
 
 def test_another_environment_is_reported_and_accepted(tmp_path: Path) -> None:
     run_dir.settle_config(tmp_path, {**CONFIG, "environment": {"jax": "0.10.2", "cores": 2}})
+    begin(tmp_path)
     changed = run_dir.settle_config(tmp_path, {**CONFIG, "environment": {"jax": "0.12.0", "cores": 2}})
     assert changed == ["jax: was 0.10.2, is now 0.12.0"]
 
