@@ -67,7 +67,9 @@ def test_the_two_files(tmp_path: Path) -> None:
 
 
 def test_absent_files_say_where_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^`data_dir` must be the folder of rt-polarity.neg and .*: get https://www.cs"):
+    with pytest.raises(
+        UserError, match=r"^`data_dir` must be the folder of rt-polarity.neg and .*: get https://www.cs"
+    ):
         movie_reviews(None)
     (tmp_path / "rt-polarity.neg").write_text("dull\n")
     with pytest.raises(UserError, match=r"rt-polarity.pos cannot be read \(No such file .*: get https://www.cs"):
