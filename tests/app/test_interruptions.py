@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from tests import processes
 HAS_MAPS = Path("/proc/self/maps").exists()
 EVERYDAY = [("_multiarray_umath", 0.0), ("libjax_common", 0.0), ("libjax_common", 0.7), ("libjax_common", 2.0)]
 MORE = [("libjax_common", 0.1 * tenths) for tenths in range(1, 40)]
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Lets the processes that a test starts be interrupted, where this one, in the background of a shell, is not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def loads(process: subprocess.Popen[str], library: str) -> bool:

@@ -78,7 +78,7 @@ def test_predict_files_and_test_examples(run: Path, tmp_path: Path) -> None:
         (["--epochs=0"], "flag --epochs=0"),
         (["--variant=lenet6"], "<modern|classic|1998>"),
         (["--j=1"], "--j is for --variant=1998; leave it out with --variant=modern"),
-        (["--optimizer=sdlm"], "--optimizer=sdlm needs the curvature that --variant=1998 computes"),
+        (["--optimizer=sdlm"], "--optimizer=sdlm needs the curvature that lenet5.py --variant=1998 computes"),
         (["--learning_rate=inf"], "must be a finite number, above 0"),
         (["--learnig_rate=1"], "Did you mean: learning_rate"),
         (["--dataset=mnits"], "There is no data set 'mnits'"),

@@ -71,7 +71,6 @@ def test_nets_of_sentences_are_not_looked_at(run: Path) -> None:
         ([], "--data_dir must be the folder of rt-polarity.neg and rt-polarity.pos: get https://www.cs.cornell.edu"),
         (["--form=static"], "--form=static needs the vectors of the words: give --embeddings=FILE"),
         (["--form=rand", "--embeddings=x"], "--embeddings has no use with --form=rand"),
-        (["--seeds=2"], "--seeds is not for this script, which repeats a run by --fold=all"),
         (["--embeddings=x", "--width=3"], "--width is that of the vectors of --embeddings"),
     ],
 )

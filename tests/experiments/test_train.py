@@ -53,7 +53,7 @@ def scored(run: Path) -> list[dict[str, Any]]:
 
 def test_what_a_run_of_ones_own_net_leaves(run: Path) -> None:
     config = config_of(run)
-    assert config["model"] == {"name": "my_nets.py:Small", "width": 6, "num_classes": 10, "channels": 1}
+    assert config["model"] == {"name": "my_nets.py:Small", "width": 6, "size": 8, "num_classes": 10, "channels": 1}
     assert (config["optimizer"], config["decay"], config["augment"]) == ("adamw", "kernels", False)
     (record,) = scored(run)
     assert (record["step"], record["epoch"]) == (22, 1) and "train_epoch_accuracy" in record
@@ -162,12 +162,12 @@ def test_a_folder_of_photos_of_any_size_in_colour(folder: Path) -> None:
         ([*OWN, "--dtype=bfloat16"], "error: --dtype=bfloat16: this model takes no dtype"),
         ([OWN[0], "--model_options={width: 2}"], "error: --model_options='{width: 2}' is not JSON"),
         ([OWN[0], "--model_options={\"size\": 2}"], "error: --model_options: size comes from other flags"),
-        ([OWN[0], "--model_options={\"depth\": 2}"], "cannot be built from {'depth': 2, "),
+        ([OWN[0], "--model_options={\"depth\": 2}"], "cannot be built from {'size': 8, 'depth': 2, "),
         (["--model=lenet5"], "error: the net does not take images of 8 x 8 x 1: x must be (N, 32, 32, channels)"),
         ([*OWN, "--mixup=1", "--cutmix=1"], "error: --mixup and --cutmix each change pairs of images"),
         ([*OWN, "--cutout=8"], "error: --cutout=8 would blank the whole image: give less than 8."),
         ([*OWN, "--optimizer=adam", "--nesterov"], "--nesterov must be False where the optimizer is 'adam'"),
-        ([*OWN, "--loss_scale=abc"], "error: --loss_scale=abc must be a finite number above 0."),
+        ([*OWN, "--loss_scale=abc"], "error: --loss_scale=abc must be a finite number of at least 1."),
         ([*OWN, "--warmup=220"], "--warmup must be from 0 to 219, fewer than the 220 updates, was 220"),
         ([*OWN, "--freeze=("], "--freeze: pattern must be a regular expression, was '('"),
         ([*OWN, "--freeze=conv9"], "'conv9' is found in no path of a parameter"),

@@ -124,7 +124,9 @@ def test_very_wide_convolutions_are_exact_and_keep_nan_where_it_is(monkeypatch, 
     monkeypatch.setattr(forward, "WINOGRAD_FORWARD_BYTES", forward_bytes)
     x, w = (np.random.default_rng(0).normal(size=s).astype("float32") for s in ((2, 7, 5, 300), (3, 3, 300, 400)))
     text = jax.jit(ops.conv).lower(x, w).as_text()
-    assert text.count("@__onednn$matmul") == 1 and text.count("@__onednn$convolution") == 1
+    products = 1 if onednn.has_avx512() else 0  # elsewhere XLA's own
+    assert text.count("@__onednn$matmul") == products and text.count("@__onednn$convolution") == 1
+    assert text.count("stablehlo.dot_general") >= 1 - products
     y = jax.jit(ops.conv)(x, w)
     with jax.enable_x64(True):
         exact = np.asarray(ops.conv(x.astype(float), w.astype(float)))
