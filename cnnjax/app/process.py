@@ -33,6 +33,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             logging.set_verbosity(logging.FATAL)  # Orbax logs its steps, and each error that it raises as well
         # a saving thread's error is raised again, and reported, where the loop waits for the save
         threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
+        sys.unraisablehook = lambda failed: logging.info("%s: %s", failed.object, failed.exc_value)
         sys.path.append(os.getcwd())  # where a net of one's own may be, as package.module:Class
         keep_compiled()
         keep_memory()
