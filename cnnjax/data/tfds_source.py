@@ -169,7 +169,7 @@ def _prepare(name: str, builder: tfds.core.DatasetBuilder) -> None:
     import tensorflow_datasets as tfds
 
     missing = f"The data set {name} was looked for in {builder.data_path} and is not there"
-    elsewhere = "or point data_dir or TFDS_DATA_DIR to a folder with array_record files that TFDS prepared"
+    elsewhere = "or point `data_dir` or TFDS_DATA_DIR to a folder with array_record files that TFDS prepared"
     absent = [module for module in _PREPARING_NEEDS if importlib.util.find_spec(module) is None]
     if absent:
         raise UserError(
