@@ -21,7 +21,8 @@ def test_grid_conv(torch, rank):
         sizes = [max(s, 5) for s in sizes_for(draw, window, dilation, pads, 3)]
         n, per_group = (0, 1)[count % 20 > 0] * draw.int(1, 2), draw.int(1, 3)
         features = groups * draw.int(1, 2)
-        kind = "normal" if count % 8 or mode != "zeros" else "odd"
+        # by lax XLA itself multiplies NaN by the zeros of the other groups, where each has one channel
+        kind = "normal" if count % 8 or mode != "zeros" or (groups > 1 and per_group == 1) else "odd"
         args = [draw.array(n, groups * per_group, *sizes, kind=kind), draw.array(features, per_group, *window)]
         args += [draw.array(features)] if draw.int(0, 1) else []
 

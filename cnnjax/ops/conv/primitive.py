@@ -78,6 +78,8 @@ def conv_input_grad(
     # A convolution of these sizes may have more outputs than dy. Without the pixels that no window of dy reads it has
     # not.
     unread = tuple((0, max(-high, 0)) for _, high in windows.exact_padding)
+    if any(more >= size for size, (_, more) in zip(windows.sizes, unread, strict=True)):  # the windows read no pixel
+        return jnp.zeros((dy.shape[0], *windows.sizes, groups * w.shape[-2]), dtype)
     read = windows._replace(
         sizes=tuple(size - more for size, (_, more) in zip(windows.sizes, unread, strict=True)),
         padding=tuple((low, max(high, 0)) for low, high in windows.exact_padding),

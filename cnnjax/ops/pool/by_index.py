@@ -183,7 +183,7 @@ def _even_windows(x: jax.Array, output: Sizes) -> tuple[Sizes, Sizes] | None:
     for size, count in zip(x.shape[1:-1], output, strict=True):
         table, sizes = adaptive_table(size, count)
         steps = {int(step) for step in np.diff(table[:, 0])} or {int(sizes[0])}
-        if len({*sizes}) > 1 or len(steps) > 1:
+        if len({*sizes}) > 1 or len(steps) > 1 or 0 in steps:  # 0: more windows than pixels
             return None
         window.append(int(sizes[0]))
         stride.append(steps.pop())

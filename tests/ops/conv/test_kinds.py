@@ -39,6 +39,15 @@ def test_conv_transpose_by_hand():
     assert conv_transpose(y, w, jnp.array([1000.0])).ravel().tolist() == [1001, 1012, 1120, 1200]
 
 
+def test_conv_transpose_of_windows_that_read_no_pixel_is_zero():
+    """conv of 4 pixels with padding (3, -3) and one window of dilation 2 reads places -3 and -1 alone."""
+    y, w = jnp.ones((2, 1, 3)), jnp.ones((2, 5, 3))
+    keywords = {"stride": 5, "padding": ((3, -3),), "dilation": 2, "output_shape": (4,)}
+    x, pull = jax.vjp(lambda y, w: conv_transpose(y, w, **keywords), y, w)
+    np.testing.assert_array_equal(x, np.zeros((2, 4, 5)))
+    assert all(not np.any(grad) for grad in pull(jnp.ones_like(x)))
+
+
 @pytest.mark.parametrize("seed", draws(12, 45))
 def test_conv_transpose_is_the_adjoint(seed):
     x_shape, w_shape, keywords, full, output = transposed_case(seed)
