@@ -25,7 +25,7 @@ from absl import flags
 
 from cnnjax import data, report
 from cnnjax.app import process
-from cnnjax.app.restored import Restored, dataset_of, restore, test_example
+from cnnjax.app.restored import TrainedNet, dataset_of, restore, test_example
 from cnnjax.errors import UserError
 from cnnjax.train.metrics import softmax
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     print(f"checkpoint {net.step} of {FLAGS.workdir}; figure: {', '.join(map(str, drawn))}")
 
 
-def read(file: str, net: Restored) -> np.ndarray:
+def read(file: str, net: TrainedNet) -> np.ndarray:
     """Reads an image file; says so where it looks like the negative of what the net has learned from."""
     image = data.read_image(file, net.spec)
     if data.looks_inverted(image, net.spec.brightness):

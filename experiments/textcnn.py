@@ -47,8 +47,9 @@ from cnnjax.app.summary import print_header, print_scores
 from cnnjax.data.sentences import FOLDS
 from cnnjax.errors import UserError
 from cnnjax.models.textcnn import FORMS, TextCNN
-from cnnjax.train import optimizers, run_dir
+from cnnjax.train import run_dir
 from cnnjax.train.options import OF_THE_OPTIMIZER
+from cnnjax.train.task import named_optimizer
 
 FLAGS = flags.FLAGS
 shared.define_run_flags()
@@ -134,7 +135,7 @@ def run(
     training = train.Examples(fold.train_images, fold.train_labels)
     test = train.Examples(fold.test_images, fold.test_labels)
     try:
-        rule = optimizer(options, len(training))
+        chosen, _ = named_optimizer(options, len(training) - options.validation)
     except ValueError as error:
         raise UserError(f"{error}.") from error
     with run_dir.claim(folder):
@@ -149,7 +150,7 @@ def run(
             net,
             {"train": training, "test": test},
             folder,
-            optimizer=rule,
+            optimizer=optax.chain(chosen, train.max_norm("dense/kernel", FLAGS.max_norm)),
             config=config,
             watch=Console(),
             **{name: value for name, value in dataclasses.asdict(options).items() if name not in OF_THE_OPTIMIZER},
@@ -185,17 +186,6 @@ def configuration(
         "seed": options.seed,
         "of_the_optimizer": {name: getattr(options, name) for name in OF_THE_OPTIMIZER},
     }
-
-
-def optimizer(options: train.Options, examples: int) -> optax.GradientTransformation:
-    """Returns the optimiser of the flags, with the bound of the weights' norms behind it."""
-    updates = options.epochs * data.steps_per_epoch(examples - options.validation, options.batch_size)
-    rate = optimizers.schedule(options.schedule, options.learning_rate, updates, warmup=options.warmup)
-    chosen = optimizers.optimizer(
-        options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay, grad_clip=options.grad_clip,
-        nesterov=options.nesterov,
-    )  # fmt: skip
-    return optax.chain(chosen, train.max_norm("dense/kernel", FLAGS.max_norm))
 
 
 def crc32(*arrays: np.ndarray) -> int:

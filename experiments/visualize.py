@@ -34,7 +34,7 @@ from cnnjax import data, layers, models, report, train
 from cnnjax.app import process
 from cnnjax.app.augmentation import distortion
 from cnnjax.app.console import progress
-from cnnjax.app.restored import Restored, dataset_of, restore, test_example
+from cnnjax.app.restored import TrainedNet, dataset_of, restore, test_example
 from cnnjax.errors import UserError
 from cnnjax.inspect import Activation, activations, receptive_regions
 from cnnjax.train.devices import data_mesh, replicate
@@ -101,7 +101,7 @@ def learning_rates(words: list[str]) -> list[float]:
 
 def draw_inside(
     folder: Path,
-    net: Restored,
+    net: TrainedNet,
     image: np.ndarray,
     title: str,
     true: int | None = None,
@@ -161,7 +161,7 @@ def squeezed(output: np.ndarray) -> np.ndarray:
     return output.reshape(-1) if output.size == output.shape[-1] else output
 
 
-def draw_errors(folder: Path, net: Restored, dataset: data.Dataset) -> list[str]:
+def draw_errors(folder: Path, net: TrainedNet, dataset: data.Dataset) -> list[str]:
     """Draws the confusion matrix and the surest mistakes on the test set.
 
     Returns the pictures' names.
@@ -176,7 +176,7 @@ def draw_errors(folder: Path, net: Restored, dataset: data.Dataset) -> list[str]
     return ["confusion", "mistakes"]
 
 
-def draw_learning_rates(folder: Path, net: Restored, dataset: data.Dataset, rates: list[float]) -> list[str]:
+def draw_learning_rates(folder: Path, net: TrainedNet, dataset: data.Dataset, rates: list[float]) -> list[str]:
     """Draws the loss of the first updates under each learning rate.
 
     Returns the picture's name.
@@ -194,7 +194,7 @@ def draw_learning_rates(folder: Path, net: Restored, dataset: data.Dataset, rate
 
 
 def losses(
-    restored: Restored,
+    restored: TrainedNet,
     training: train.Examples,
     options: train.Options,
     rates: list[float],

@@ -37,7 +37,7 @@ def draw(
 
 
 def first_kernel(params: Any, layer: str | None) -> np.ndarray | None:
-    """Returns the kernel (H, W, C, F) of a layer by its path; of None the first of a 2-D convolution over images."""
+    """Returns the kernel (H, W, C, F) of the layer at a path; for None, of the first 2-D convolution."""
     if layer is not None:
         for name in layer.split("/"):
             params = params[int(name) if name.isdigit() else name]

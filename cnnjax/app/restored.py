@@ -12,7 +12,7 @@ from cnnjax import data, models, train
 from cnnjax.errors import UserError
 
 
-class Restored(NamedTuple):
+class TrainedNet(NamedTuple):
     """Holds a trained net, in evaluation mode.
 
     Attributes:
@@ -28,7 +28,7 @@ class Restored(NamedTuple):
     config: dict[str, Any]
 
 
-def restore(folder: str, step: int | None = None) -> Restored:
+def restore(folder: str, step: int | None = None) -> TrainedNet:
     """Restores the net of a run.
 
     Args:
@@ -43,7 +43,7 @@ def restore(folder: str, step: int | None = None) -> Restored:
         what = config.get("dataset", "data of one's own")
         raise UserError(f"{folder} holds a run on {what}: only nets of images can be looked at.")
     model = train.load(models.build(config), state.get("average") or state["params"], state["rest"])
-    return Restored(model, data.InputSpec.from_json(config["input"]), int(state["step"]), config)
+    return TrainedNet(model, data.InputSpec.from_json(config["input"]), int(state["step"]), config)
 
 
 def dataset_of(config: Mapping[str, Any], data_dir: str | None) -> data.Dataset:

@@ -185,18 +185,32 @@ def _hold_out(splits: dict[str, Split], options: Options) -> dict[str, Split]:
     }
 
 
+def named_optimizer(options: Options, examples: int) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
+    """Returns the optimiser that the options name, and its learning rate by updates done.
+
+    Args:
+      options: of the run.
+      examples: number of training examples, without those held out.
+
+    Raises:
+      ValueError: two options contradict each other.
+    """
+    updates = options.epochs * batches.steps_per_epoch(examples, options.batch_size)
+    rate = optimizers.schedule(options.schedule, options.learning_rate, updates, warmup=options.warmup)
+    optimizer = optimizers.optimizer(
+        options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay, grad_clip=options.grad_clip,
+        nesterov=options.nesterov,
+    )  # fmt: skip
+    return optimizer, rate
+
+
 def _optimizer(
     given: Any, options: Options, params: Tree, examples: int, before_epoch: BeforeEpoch | None
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule | None]:
     if given is not None and not isinstance(given, str):
         optimizer, rate = given, None
     else:
-        updates = options.epochs * batches.steps_per_epoch(examples, options.batch_size)
-        rate = optimizers.schedule(options.schedule, options.learning_rate, updates, warmup=options.warmup)
-        optimizer = optimizers.optimizer(
-            options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay,
-            grad_clip=options.grad_clip, nesterov=options.nesterov,
-        )  # fmt: skip
+        optimizer, rate = named_optimizer(options, examples)
         if options.optimizer == "sdlm" and before_epoch is None:
             raise ValueError("optimizer 'sdlm' needs `before_epoch`, which computes the curvature")
     if options.freeze is not None:

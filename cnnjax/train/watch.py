@@ -15,24 +15,24 @@ class Watch:
     """
 
     def warn(self, sentence: str) -> None:
-        """Something is not as it was, or was put right; the run goes on."""
+        """Takes a warning; the run goes on."""
         log.warning(sentence)
 
     def begin(self, done: int, total: int) -> None:
-        """The first update of this process follows, after `done` of `total`."""
+        """Is called before the first update of this process, after `done` of `total`."""
         log.info("update %d of %d", done, total)
 
     def update(self, count: int, values: Mapping[str, float], examples_per_second: float | None) -> None:
-        """So many updates were made; `values` and the speed are new at every record, else empty and None."""
+        """Is called after `count` updates; `values` and the speed come with every record, else empty and None."""
 
     def evaluated(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Every split was scored."""
+        """Takes the scores of an epoch: means of the training, and of every split that was evaluated."""
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
         log.info("epoch %d, step %d: %s", epoch, step, shown)
 
     def stopping(self, signal: str) -> None:
-        """A signal came: the run will save and leave at the end of the call under way. Must not block."""
+        """Is called by the signal's handler and must not block; the run saves after its present call."""
         log.warning("%s: saving, then leaving", signal)
 
     def end(self) -> None:
-        """The last update of this process is made, or an error ended the run."""
+        """Is called after the last update of this process, or after an error."""

@@ -74,7 +74,7 @@ def test_losses_are_those_of_plain_sgd(visualize: ModuleType) -> None:
     options = train.Options(epochs=1, batch_size=16, learning_rate=1.0, seed=3)
     config = {"model": {"name": "lenet5", "channels": 1}, "seed": 3, "augment": False}
     spec = data.InputSpec(size=32, channels=1, mean=(0.5,), std=(0.25,))
-    net = restored.Restored(models.build(config), spec, 0, config)
+    net = restored.TrainedNet(models.build(config), spec, 0, config)
     digits = data.digits()
     training = train.Examples(data.pad_to_square(digits.train_images[:100], 32), digits.train_labels[:100])
     curves = visualize.losses(net, training, options, [1e30, 0.05], 12, 16)
