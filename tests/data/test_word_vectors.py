@@ -29,7 +29,7 @@ FILES = {
     "word2vec.txt": text(header=True),
     "word2vec.bin": binary(newline=False),
     "lines.bin": binary(newline=True),
-    "word2vec.bin.gz": gzip.compress(binary(newline=False)),
+    "word2vec.bin.gz": gzip.compress(binary(newline=False), mtime=0),
 }
 
 
