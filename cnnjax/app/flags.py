@@ -98,6 +98,10 @@ def define_run_flags() -> None:
     flags.DEFINE_integer("checkpoint_every", None, "updates between checkpoints; mostly 500", lower_bound=1)
     flags.DEFINE_integer("log_every", None, "updates between records in metrics.jsonl; mostly 10", lower_bound=1)
     flags.DEFINE_integer("keep", 2, "how many of the last checkpoints to keep, beside the best", lower_bound=2)
+    flags.DEFINE_integer(
+        "updates_per_call", None, "updates in one compiled call; by default 1 on the CPU, more on accelerators",
+        lower_bound=1,
+    )  # fmt: skip
     flags.DEFINE_bool("profile", False, "trace a few updates with jax.profiler into profile/ in the workdir")
 
 

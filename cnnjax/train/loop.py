@@ -19,6 +19,7 @@ from flax import nnx
 from cnnjax.data import batches
 from cnnjax.errors import UserError
 from cnnjax.train import checkpoint, devices, metrics, run_dir, step
+from cnnjax.train.calls import updates_in_call
 from cnnjax.train.evaluate import Evaluator
 from cnnjax.train.examples import gather
 from cnnjax.train.feed import DeviceFeed, Feed, HostFeed, fits_on_device
@@ -186,7 +187,7 @@ class Run:
 
     def _updates_from(self, done: int) -> int:
         """Returns the number of updates in the call after `done`; 0 at the end of the run."""
-        return 0 if done >= self.total else updates_in_call(done, self.options.updates_per_call, self.per_epoch)
+        return 0 if done >= self.total else updates_in_call(done, self.task.updates_per_call, self.per_epoch)
 
     def _resume(self, state: TrainState) -> TrainState:
         """Returns the newest intact checkpoint; `state` where there is none.
@@ -235,7 +236,7 @@ class Run:
         epoch, within = divmod(self.step, self.per_epoch)
         if within == 0:
             self.state = self.with_extra(self.state, epoch)
-        count = updates_in_call(self.step, self.options.updates_per_call, self.per_epoch)
+        count = updates_in_call(self.step, self.task.updates_per_call, self.per_epoch)
         self.state, values = self.train_step(self.state, *self.feed(self.step, count))
         self.pending.append((self.step, values))
         self.step += count
@@ -371,13 +372,3 @@ class Run:
                 self.checkpoints.close()
         finally:
             self.log.close()
-
-
-def updates_in_call(done: int, updates_per_call: int, per_epoch: int) -> int:
-    """Returns the number of updates in the next call, after `done` updates.
-
-    Calls start at multiples of `updates_per_call` within an epoch and end with it. Their bounds decide the bits, so
-    they depend on nothing but the configuration.
-    """
-    within = done % per_epoch
-    return min(updates_per_call - within % updates_per_call, per_epoch - within)

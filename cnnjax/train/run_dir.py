@@ -94,7 +94,7 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     file = path / "config.json"
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
     old = read_config(path) if file.exists() else {"environment": {}}
-    if "environment" in old and not _has_begun(path):  # a run without a checkpoint: there is nothing to go on with
+    if "environment" in old and not _has_checkpoint(path):  # a run without a checkpoint: there is nothing to go on with
         write_json(file, config)
         return []
     may_change = {"environment", *MAY_CHANGE}
@@ -116,7 +116,12 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def _has_begun(path: Path) -> bool:
+def begun(path: Path) -> dict[str, Any] | None:
+    """Returns the `config.json` of the run that a workdir holds; None where there is nothing to go on with."""
+    return read_config(path) if (path / "config.json").exists() and _has_checkpoint(path) else None
+
+
+def _has_checkpoint(path: Path) -> bool:
     """True where a workdir holds a checkpoint, intact or damaged."""
     folders = (path / "checkpoints", path / "damaged")
     return any(one.name[:1].isdigit() for folder in folders if folder.is_dir() for one in folder.iterdir())
