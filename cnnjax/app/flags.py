@@ -88,6 +88,10 @@ def define_run_flags() -> None:
         "dtype", "float32", DTYPES, "of the computation; parameters, batch statistics and loss stay float32"
     )
     flags.DEFINE_integer("seed", 0, "decides every random number of the run", lower_bound=0, upper_bound=LARGEST_SEED)
+    flags.DEFINE_bool(
+        "deterministic", False, "on a GPU the same bits each time: no operation that adds in any order, and what is "
+        "compiled is kept in WORKDIR/compiled; without use on the CPU, where the bits are the same anyway",
+    )  # fmt: skip
     flags.DEFINE_integer(
         "validation", None, "training examples held out to choose the best checkpoint by", lower_bound=0
     )
