@@ -86,6 +86,7 @@ class Program:
 def read(compiled: jax.stages.Compiled) -> Program:
     """Returns what XLA says of a compiled program, and what its text shows."""
     found = compiled.memory_analysis()
+    assert found is not None
     memory = Memory(
         found.argument_size_in_bytes, found.output_size_in_bytes, found.alias_size_in_bytes,
         found.temp_size_in_bytes, found.generated_code_size_in_bytes,

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from cnnjax.errors import UserError
 from cnnjax.train.losses import Loss, cross_entropy
 from cnnjax.train.state import GraphDefs, TrainState, initial
 from cnnjax.train.step import make_apply, make_train_step
@@ -38,7 +39,7 @@ def lower_update(
       optimizer: any transformation of optax.
       devices: of one platform, such as `Target.devices()` or `jax.devices()`.
       example_shape: of one example as the model takes it, `(*S, C)`.
-      batch_size: examples over all devices, a multiple of their number.
+      batch_size: examples over all devices; each part of it, see `accumulate`, is a multiple of their number.
       example_dtype: of the examples.
       label: of one example; by default a class, int32 `()`.
       loss: as for `train.fit`.
@@ -48,7 +49,16 @@ def lower_update(
     Returns:
       The lowered program of `(state, x, y) -> (state, values)`; x is `(1, batch_size, *example_shape)`. Its
       `compile()` needs the compiler of that platform.
+
+    Raises:
+      UserError: the batch cannot be shared out over the devices.
     """
+    if batch_size < 1 or batch_size % (len(devices) * accumulate):
+        parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        raise UserError(
+            f"`batch_size={batch_size}` cannot be shared out over {len(devices)} devices{parts}: give a multiple of "
+            f"{len(devices) * accumulate}."
+        )
     mesh = _mesh(devices)
     net, state = _shapes(make_model, optimizer, average=ema is not None)
     label = label or jax.ShapeDtypeStruct((), jnp.int32)
@@ -56,8 +66,8 @@ def lower_update(
     y = jax.ShapeDtypeStruct((1, batch_size, *label.shape), label.dtype)
     update = make_update(net, optimizer, loss, accumulate=accumulate, ema=ema)
     train_step = make_train_step(update, devices[0].platform)
-    arguments = (*_on(mesh, PartitionSpec(None, "batch"), x, y),)
-    return train_step.lower(*_on(mesh, PartitionSpec(), state), *arguments)  # type: ignore[attr-defined]
+    batch = _on(mesh, PartitionSpec(None, "batch"), x, y)
+    return train_step.lower(*_on(mesh, PartitionSpec(), state), *batch)  # type: ignore[attr-defined]
 
 
 def lower_evaluation(

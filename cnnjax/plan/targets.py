@@ -180,10 +180,10 @@ class Target:
         if self.platform == "tpu":
             sides = "x".join(map(str, self.topology))
             # libtpu's hosts are of 2 x 2 x 1 chips unless it is told otherwise
-            hosts = (*(min(2, side) for side in self.topology[:2]), 1)
+            host = (*(min(2, side) for side in self.topology[:2]), 1)
             kind = self.name.split(":")[1]
             return topologies.get_topology_desc(
-                platform="tpu", topology_name=f"{kind}:{sides}", chips_per_host_bounds=hosts
+                platform="tpu", topology_name=f"{kind}:{sides}", chips_per_host_bounds=host
             )
         hosts = -(-self.size // GPUS_OF_A_HOST)
         return topologies.get_topology_desc(
@@ -196,8 +196,8 @@ class Target:
     def _sentence(self, error: str) -> str:
         if "libtpu_lockfile" in error or "already in use" in error:
             return (
-                f"the compiler for {self.name} serves one process at a time, and another uses it (/tmp/libtpu_lockfile): "
-                "wait for its end, or set ALLOW_MULTIPLE_LIBTPU_LOAD=1."
+                f"the compiler for {self.name} serves one process at a time, and another uses it: "
+                "wait for its end (it keeps /tmp/libtpu_lockfile), or set ALLOW_MULTIPLE_LIBTPU_LOAD=1."
             )
         return f"the compiler knows no {self.name}: {error.splitlines()[0]}."
 
