@@ -35,9 +35,9 @@ def report(estimate: Estimate, net: str) -> list[str]:
             ("at least", _bound_line(estimate, estimate.bound)),
         ]
         if program.seconds is not None:
-            rows.append(("XLA's estimate", f"{_ms(program.seconds)} a step: {batch / program.seconds:,.0f} images/s"))
+            rows.append(("XLA's estimate", f"{_ms(program.seconds)} a step: {_rate(batch / program.seconds)}"))
         rows.append(("bottleneck", BOTTLENECKS[estimate.bound.bottleneck]))
-    head = f"{target.name}: {_counted(target.size, target.chip.label)}, batch {batch:,}: {net}"
+    head = f"{target.name}: {target.size} x {target.chip.label}, batch {batch:,}: {net}"
     return [head, *(f"  {name:15} {text}" for name, text in rows), *_layer_lines(estimate.layers)]
 
 
@@ -82,22 +82,24 @@ def _work_line(estimate: Estimate, program: Program) -> str:
 def _program_line(program: Program) -> str:
     """Says what the program is made of."""
     words = [f"{program.kernels} kernels, {program.copies} of them copies"]
-    words += [f"{count} convolutions of {dtypes}" for dtypes, count in program.convolutions.items()]
+    if program.convolutions:
+        kinds = ", ".join(f"{count} of {dtypes}" for dtypes, count in program.convolutions.items())
+        words.append(f"{_counted(sum(program.convolutions.values()), 'convolution')} ({kinds})")
     cudnn = sum(count for name, count in program.custom_calls.items() if name.startswith("__cudnn"))
-    return ", ".join([*words, *([f"{cudnn} calls of cuDNN"] if cudnn else [])])
+    return ", ".join([*words, *([f"{_counted(cudnn, 'call')} of cuDNN"] if cudnn else [])])
 
 
 def _bound_line(estimate: Estimate, bound: Bound) -> str:
     """Says how long a step takes at least, and by which resource."""
     parts = ", ".join(f"{name} {_ms(seconds)}" for name, seconds in bound._asdict().items() if seconds)
-    return f"{_ms(bound.seconds)} a step ({parts}): at most {estimate.examples_per_second:,.0f} images/s"
+    return f"{_ms(bound.seconds)} a step ({parts}): at most {_rate(estimate.examples_per_second)}"
 
 
 def _layer_lines(layers: Sequence[LayerCost]) -> list[str]:
-    """Returns a table of the layers that cost most."""
+    """Returns a table of the layers that cost most, each as if all that it reads and writes lay in the memory."""
     total = sum(layer.seconds for layer in layers)
     dear = sorted(layers, key=lambda layer: layer.seconds, reverse=True)[:SHOWN_LAYERS]
-    rows = [("layer", "output", "share", "operations", "bytes", "bound by")]
+    rows = [("layers by cost", "output", "share", "operations", "bytes", "bound by")]
     for layer in dear:
         output = " x ".join(map(str, layer.output))
         share, work = f"{layer.seconds / total:.0%}", _flops(layer.operations)
@@ -132,7 +134,7 @@ def comparison(found: Sequence[tuple[Estimate, Largest | None]]) -> list[str]:
             (_size(estimate.peak) if estimate.peak else "?") + ("" if estimate.fits else " (too much)"),
             f"{largest.batch_size:,}" if largest else "",
             _ms(bound.seconds) if bound else "",
-            f"{estimate.examples_per_second:,.0f} images/s" if bound else "",
+            _rate(estimate.examples_per_second),
             _ms(program.seconds) if isinstance(program, Program) and program.seconds else "",
             bound.bottleneck if bound else "",
         ))  # fmt: skip
@@ -166,6 +168,11 @@ def _scaled(count: float, unit: str) -> str:
 def _ms(seconds: float) -> str:
     """Writes a time in milliseconds."""
     return f"{1e3 * seconds:.3g} ms"
+
+
+def _rate(examples: float | None) -> str:
+    """Writes a speed with three digits."""
+    return "" if examples is None else f"{float(f'{examples:.3g}'):,.0f} images/s"
 
 
 def _counted(count: int, noun: str) -> str:

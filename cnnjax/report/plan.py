@@ -85,12 +85,16 @@ def _draw_memory(panel: Axes, steps: Sequence[PlannedStep]) -> None:
         widths = [100 * step.memory.get(use, 0.0) / step.capacity for step in steps]
         panel.barh(range(len(steps)), widths, left=left, label=use, color=f"C{number + 3}")
         left = [so_far + width for so_far, width in zip(left, widths, strict=True)]
+    for row, (step, percent) in enumerate(zip(steps, left, strict=True)):
+        taken = f" {percent:.2g} % of {step.capacity / 1e9:.3g} GB"
+        panel.text(percent, row, taken, va="center", fontsize=9)
+    end = max(left) * 1.5
+    panel.set_xlim(0, max(end, 105) if end > 60 else end)  # a small net is to be seen too
     panel.axvline(100, color="k", linewidth=1)
-    panel.set_yticks(range(len(steps)), [f"{step.label}\nof {step.capacity / 1e9:.3g} GB" for step in steps])
-    panel.set_xlim(0, max(*left, 100) * 1.05)
+    panel.set_yticks(range(len(steps)), [step.label for step in steps])
     panel.invert_yaxis()
     panel.set_title("memory of a device in % of what a program may take", fontsize=10)
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="lower right")
 
 
 def _draw_seconds(panel: Axes, steps: Sequence[PlannedStep]) -> None:
