@@ -24,10 +24,11 @@ if __name__ == "__main__":  # before the imports, which take seconds
     from cnnjax.app import interruptions
 
     interruptions.install()
-    # The CPU does the planning; libtpu is not to look for a TPU, nor XLA to log its choices.
+    # The CPU does the planning: libtpu is not to look for a TPU, nor to keep it from others, nor XLA to log its choices.
     for _name, _value in {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
