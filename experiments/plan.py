@@ -24,7 +24,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
     from cnnjax.app import interruptions
 
     interruptions.install()
-    # The CPU does the planning: libtpu is not to look for a TPU, nor to keep it from others, nor XLA to log its choices.
+    # The CPU plans: libtpu need not look for a TPU, nor keep it from other processes, and XLA need not log its choices.
     for _name, _value in {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
@@ -92,7 +92,7 @@ class Net(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Compiles the step for each target, prints what it needs, writes the JSON file and the picture."""
     settings.no_arguments(arguments)
-    targets = [plan.parse(name) for name in FLAGS.target]
+    targets = [plan.parse(name) for name in FLAGS.target or [""]]
     net = make_net()
     devices = [target.devices() for target in targets]  # a missing compiler is told before a minute of work
     folder = Path(FLAGS.out)
@@ -207,7 +207,8 @@ def describe(net: Net) -> str:
     """Returns the net and the settings in a line."""
     by = " x ".join(map(str, net.shape))
     parts = f", in {FLAGS.accumulate} parts" if FLAGS.accumulate > 1 else ""
-    return f"{FLAGS.model} on {by}, {net.table.total.params:,} parameters, {FLAGS.dtype}, {FLAGS.optimizer}{parts}"
+    name = FLAGS.model.rpartition("/")[2]
+    return f"{name} on {by}, {net.table.total.params:,} parameters, {FLAGS.dtype}, {FLAGS.optimizer}{parts}"
 
 
 def planned(estimate: plan.Estimate) -> report.PlannedStep:

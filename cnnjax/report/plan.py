@@ -128,7 +128,11 @@ def _draw_roofline(panel: Axes, steps: Sequence[PlannedStep]) -> None:
         if number == 0:
             dear = sorted(of_step, key=lambda dot: dot[2].seconds, reverse=True)[:NAMED]
             for x, y, layer in dear:
-                panel.annotate(layer.name, (x, y / 1e12), (6, -12), textcoords="offset points", fontsize=8)
+                to_right = x < (low * high) ** 0.5  # towards the middle, where there is room
+                panel.annotate(
+                    layer.name, (x, y / 1e12), (6 if to_right else -6, -12 if to_right else 5),
+                    textcoords="offset points", fontsize=8, ha="left" if to_right else "right",
+                )  # fmt: skip
     set_log_axis(panel, "x", low, high)
     set_log_axis(panel, "y", *log_limits(heights))
     panel.set_xlabel("operations a byte")
