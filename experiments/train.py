@@ -22,7 +22,6 @@ if __name__ == "__main__":  # before the imports, which take seconds
 
     interruptions.install()
 
-import json
 import re
 from typing import Any
 
@@ -30,8 +29,6 @@ from absl import flags
 
 from cnnjax.app import experiment, process, settings
 from cnnjax.app import flags as shared
-from cnnjax.errors import UserError
-from cnnjax.models.build import OFFERED
 
 FLAGS = flags.FLAGS
 RECIPES: dict[str, dict[str, Any]] = {
@@ -58,15 +55,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 shared.define_training_flags(recipes=list(RECIPES), image_size=0)
-flags.DEFINE_string("model", None, "NAME, package.module:Class, or path/file.py:Class", required=True)
-flags.DEFINE_string("model_options", "{}", "keywords of the net, as JSON")
+shared.define_model_flags()
 
 
 def main(arguments: list[str]) -> None:
     """Trains, resumes and reports."""
     settings.no_arguments(arguments)
     size = FLAGS.image_size
-    model = {"name": FLAGS.model, **model_options(), **({"size": size} if size else {})}
+    model = {"name": FLAGS.model, **settings.model_options(), **({"size": size} if size else {})}
     experiment.run(
         experiment.Experiment(
             name=re.sub(r"\W+", "_", FLAGS.model.rpartition(":")[2]),
@@ -77,22 +73,6 @@ def main(arguments: list[str]) -> None:
             first_layer=None,
         )
     )
-
-
-def model_options() -> dict[str, Any]:
-    """Returns the keywords of `--model_options`."""
-    try:
-        options = json.loads(FLAGS.model_options)
-    except ValueError as error:
-        raise UserError(
-            f"--model_options={FLAGS.model_options!r} is not JSON ({error}), as in '{{\"width\": 32}}'."
-        ) from (None)
-    if not isinstance(options, dict):
-        raise UserError(f"--model_options={FLAGS.model_options!r} must be keywords, as in '{{\"width\": 32}}'.")
-    for name in ("name", *OFFERED):
-        if name in options:
-            raise UserError(f"--model_options: {name} comes from other flags or from the data set: leave it out.")
-    return options
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pytest
 import cnnjax
 
 ROOT = Path(__file__).parent.parent
-PARTS = ["data", "errors", "inspect", "interop", "layers", "models", "ops", "report", "train"]
+PARTS = ["data", "errors", "inspect", "interop", "layers", "models", "ops", "plan", "report", "train"]
 
 
 def test_the_version_is_that_of_the_project() -> None:

@@ -61,6 +61,12 @@ def define_training_flags(
     define_run_flags()
 
 
+def define_model_flags() -> None:
+    """Defines which net, of ours or of one's own; see `settings.model_options`."""
+    flags.DEFINE_string("model", None, "NAME, package.module:Class, or path/file.py:Class", required=True)
+    flags.DEFINE_string("model_options", "{}", "keywords of the net, as JSON")
+
+
 def define_augmentation_flags() -> None:
     """Defines what is done to the training images and labels at random, and to the test images."""
     flags.DEFINE_bool(

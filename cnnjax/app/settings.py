@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from cnnjax.errors import UserError
+from cnnjax.models.build import OFFERED
 from cnnjax.train import Options
 
 FLAGS = flags.FLAGS
@@ -39,6 +41,26 @@ def options(recipe: Mapping[str, Any]) -> Options:
     names = [field.name for field in dataclasses.fields(Options) if field.name in FLAGS]
     given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
     return Options.of({**others, **given})
+
+
+def model_options() -> dict[str, Any]:
+    """Returns the keywords of `--model_options`.
+
+    Raises:
+      UserError: they are no JSON object, or other flags give one of them.
+    """
+    try:
+        options = json.loads(FLAGS.model_options)
+    except ValueError as error:
+        raise UserError(
+            f"--model_options={FLAGS.model_options!r} is not JSON ({error}), as in '{{\"width\": 32}}'."
+        ) from None
+    if not isinstance(options, dict):
+        raise UserError(f"--model_options={FLAGS.model_options!r} must be keywords, as in '{{\"width\": 32}}'.")
+    for name in ("name", *OFFERED):
+        if name in options:
+            raise UserError(f"--model_options: {name} comes from other flags or from the data set: leave it out.")
+    return options
 
 
 def no_arguments(arguments: list[str]) -> None:

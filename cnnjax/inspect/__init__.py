@@ -4,7 +4,7 @@
 `table` counts and prints.
 """
 
-from cnnjax.inspect.table import Row, Table, describe
+from cnnjax.inspect.table import Row, Table, describe, layer_table
 from cnnjax.inspect.views import Activation, Region, activations, receptive_regions
 
-__all__ = ["Activation", "Region", "Row", "Table", "activations", "describe", "receptive_regions"]
+__all__ = ["Activation", "Region", "Row", "Table", "activations", "describe", "layer_table", "receptive_regions"]

@@ -39,7 +39,15 @@ class Row(NamedTuple):
 
 
 class Table(list[Row]):
-    """The rows of a model; `str` of it is the table, with the totals, and `total` the sums."""
+    """The rows of a model; `str` of it is the table, with the totals, and `total` the sums.
+
+    Attributes:
+      inputs: for each row the shape of what its layer reads, without the batch axis; () for parameters of no layer.
+    """
+
+    def __init__(self, rows: Sequence[Row] = (), inputs: Sequence[Shape] = ()):
+        super().__init__(rows)
+        self.inputs = list(inputs)
 
     @property
     def total(self) -> Counts:
@@ -90,11 +98,19 @@ def describe(model: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike 
       >>> table[0].params
       156
     """
-    model = for_evaluation(model)
-    traced = trace(model, input_shape, dtype)
-    table = Table(_rows(model, walk(traced), traced.batch))
+    table = layer_table(model, input_shape, dtype=dtype)
     print(table)
     return table
+
+
+def layer_table(model: nnx.Module, input_shape: Sequence[int], *, dtype: DTypeLike = "float32") -> Table:
+    """Returns the layer table of a model, as `describe` does, and prints nothing."""
+    model = for_evaluation(model)
+    traced = trace(model, input_shape, dtype)
+    visits = walk(traced)
+    rows = list(_rows(model, visits, traced.batch))
+    inputs = [visit.call.input[min(visit.call.batch, 1) :] for visit in visits]
+    return Table(rows, inputs + [()] * (len(rows) - len(inputs)))
 
 
 def name_of(path: Sequence[Any], module: nnx.Module) -> str:

@@ -73,12 +73,17 @@ def takes_labels(augment: Augment) -> bool:
     return len(needed) >= 3
 
 
-def make_train_step(update: Update) -> Update:
+def make_train_step(update: Update, platform: str | None = None) -> Update:
     """Returns the jitted function of K updates; it donates the state.
 
     It is `train_step(state, x, y) -> (state, values)`.
 
     `x` and `y`, `(K, B, ...)`, are the batches; the values are arrays `(K,)`.
+
+    Args:
+      update: as `make_update` returns it.
+      platform: `"cpu"`, `"gpu"` or `"tpu"`, where the function is only compiled here and will run there; `None` means
+        the platform of this process.
     """
 
     def train_step(state: TrainState, x: Tree, y: Tree) -> tuple[TrainState, Scalars]:
@@ -87,7 +92,7 @@ def make_train_step(update: Update) -> Update:
             return state, jax.tree.map(lambda value: value[None], values)
         return jax.lax.scan(lambda state, batch: update(state, *batch), state, (x, y))
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options())
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(platform))
 
 
 def make_predict(
@@ -169,15 +174,18 @@ def to_float32(outputs: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def compiler_options() -> dict[str, str] | None:
+def compiler_options(platform: str | None = None) -> dict[str, str] | None:
     """Returns XLA options for the outermost jit of a step, on the CPU only.
 
     There are none where this XLA does not know them.
 
     YNNPACK makes XLA's reductions faster, but its products and convolutions slower.
+
+    Args:
+      platform: the one that the step is compiled for; `None` means that of this process.
     """
     options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-    if jax.default_backend() != "cpu":
+    if (platform or jax.default_backend()) != "cpu":
         return None
     try:
         jax.jit(lambda x: x + 1, compiler_options=options).lower(jnp.zeros(())).compile()

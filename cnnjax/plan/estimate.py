@@ -1,0 +1,96 @@
+"""What one training step needs and takes on a target: the program, the bounds, the layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+
+from cnnjax.inspect import Table
+from cnnjax.plan import program, roofline
+from cnnjax.plan.largest import Refusal, compile_program
+from cnnjax.plan.program import Program
+from cnnjax.plan.roofline import Bound, LayerCost
+from cnnjax.plan.targets import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A training step on a target, compiled, not run.
+
+    Attributes:
+      target: the machine.
+      dtype: of the net's arrays.
+      batch_size: examples over all devices.
+      program: as compiled; a `Refusal` where it does not fit.
+      state_size: bytes on each device of the parameters, the other state and the optimiser's.
+      batch_bytes: bytes on each device of a batch.
+      operations: multiplications and additions of the convolutions and products, on each device; counted in the
+        program before it is compiled, so that all targets are compared by the same number.
+      bound: seconds that a step takes at least; None where it does not fit.
+      layers: what each layer takes at least.
+    """
+
+    target: Target
+    dtype: str
+    batch_size: int
+    program: Program | Refusal
+    state_size: int
+    batch_bytes: int
+    operations: float
+    bound: Bound | None
+    layers: list[LayerCost]
+
+    @property
+    def peak(self) -> float | None:
+        """Bytes on each device, None where the compiler refuses and does not say."""
+        return self.program.needed if isinstance(self.program, Refusal) else self.program.memory.peak
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device has so much memory."""
+        return isinstance(self.program, Program) and self.program.memory.peak <= self.target.chip.usable
+
+    @property
+    def examples_per_second(self) -> float | None:
+        """Upper bound of the speed."""
+        return self.batch_size / self.bound.seconds if self.bound else None
+
+
+def estimate(target: Target, lowered: jax.stages.Lowered, table: Table, dtype: str, batch_size: int) -> Estimate:
+    """Compiles a step for its target and returns what it needs and takes.
+
+    Args:
+      target: the machine.
+      lowered: as `lower_update` returns it for the devices of the target.
+      table: of the net, as `inspect.layer_table` returns it.
+      dtype: of the net's arrays, `"float32"`, `"bfloat16"` or `"float16"`.
+      batch_size: examples over all devices.
+
+    Raises:
+      JaxRuntimeError: XLA cannot compile it for another reason than memory.
+    """
+    compiled = compile_program(lowered)
+    (state, *batch), _ = lowered.args_info
+    state_size = _size(state)
+    operations = program.operations(lowered) / target.size
+    found = None
+    if isinstance(compiled, Program):
+        found = roofline.bound(target, dtype, operations, compiled.traffic, compiled.collectives)
+    per_parameter = state_size / max(table.total.params, 1)
+    return Estimate(
+        target=target,
+        dtype=dtype,
+        batch_size=batch_size,
+        program=compiled,
+        state_size=state_size,
+        batch_bytes=_size(batch) // target.size,
+        operations=operations,
+        bound=found,
+        layers=roofline.layer_costs(table, target, dtype, batch_size / target.size, state_size=per_parameter),
+    )
+
+
+def _size(tree: object) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,115 @@
+"""The programs of a run, lowered for devices that are not there: nothing is drawn, allocated or run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from cnnjax.errors import UserError
+from cnnjax.train.losses import Loss, cross_entropy
+from cnnjax.train.state import GraphDefs, TrainState, initial
+from cnnjax.train.step import make_apply, make_train_step
+from cnnjax.train.update import make_update
+
+
+def lower_update(
+    make_model: Callable[[], Any],
+    optimizer: optax.GradientTransformation,
+    devices: Sequence[jax.Device],
+    *,
+    example_shape: Sequence[int],
+    batch_size: int,
+    example_dtype: DTypeLike = "float32",
+    label: jax.ShapeDtypeStruct | None = None,
+    loss: Loss = cross_entropy,
+    accumulate: int = 1,
+    ema: float | None = None,
+) -> jax.stages.Lowered:
+    """Lowers one training update, as `train.fit` jits it: the state is donated and replicated, the batch sharded.
+
+    Args:
+      make_model: makes any `nnx.Module`, called as `model(x)`. It is traced, so no weights are drawn.
+      optimizer: any transformation of optax.
+      devices: of one platform, such as `Target.devices()` or `jax.devices()`.
+      example_shape: of one example as the model takes it, `(*S, C)`.
+      batch_size: examples over all devices; each part of it, see `accumulate`, is a multiple of their number.
+      example_dtype: of the examples.
+      label: of one example; by default a class, int32 `()`.
+      loss: as for `train.fit`.
+      accumulate: as for `train.fit`.
+      ema: as for `train.fit`.
+
+    Returns:
+      The lowered program of `(state, x, y) -> (state, values)`; x is `(1, batch_size, *example_shape)`. Its
+      `compile()` needs the compiler of that platform.
+
+    Raises:
+      UserError: the batch cannot be shared out over the devices.
+    """
+    if batch_size < 1 or batch_size % (len(devices) * accumulate):
+        parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        raise UserError(
+            f"`batch_size={batch_size}` cannot be shared out over {len(devices)} devices{parts}: give a multiple of "
+            f"{len(devices) * accumulate}."
+        )
+    mesh = _mesh(devices)
+    net, state = _shapes(make_model, optimizer, average=ema is not None)
+    label = label or jax.ShapeDtypeStruct((), jnp.int32)
+    x = jax.ShapeDtypeStruct((1, batch_size, *example_shape), example_dtype)
+    y = jax.ShapeDtypeStruct((1, batch_size, *label.shape), label.dtype)
+    update = make_update(net, optimizer, loss, accumulate=accumulate, ema=ema)
+    train_step = make_train_step(update, devices[0].platform)
+    batch = _on(mesh, PartitionSpec(None, "batch"), x, y)
+    return train_step.lower(*_on(mesh, PartitionSpec(), state), *batch)  # type: ignore[attr-defined]
+
+
+def lower_evaluation(
+    make_model: Callable[[], Any],
+    devices: Sequence[jax.Device],
+    *,
+    example_shape: Sequence[int],
+    batch_size: int,
+    example_dtype: DTypeLike = "float32",
+) -> jax.stages.Lowered:
+    """Lowers the outputs of one batch in evaluation mode, as `train.fit` jits them; arguments as for `lower_update`.
+
+    Returns:
+      The lowered program of `(params, rest, x) -> outputs`; x is `(batch_size, *example_shape)`.
+    """
+    mesh = _mesh(devices)
+    net, state = _shapes(make_model, optax.identity())
+    x = jax.ShapeDtypeStruct((batch_size, *example_shape), example_dtype)
+    apply = make_apply(net, mesh, None, views=None, probabilities=True)
+    params, rest = _on(mesh, PartitionSpec(), state.params, state.rest)
+    return apply.lower(params, rest, *_on(mesh, PartitionSpec("batch"), x))  # type: ignore[attr-defined]
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
+
+
+def _shapes(
+    make_model: Callable[[], Any], optimizer: optax.GradientTransformation, *, average: bool = False
+) -> tuple[GraphDefs, TrainState]:
+    """Returns the graph definitions, and the state as shapes and dtypes."""
+    found: list[GraphDefs] = []
+
+    def start() -> TrainState:
+        net, state = initial(make_model(), optimizer, average=average)
+        found.append(net)
+        return state
+
+    state = jax.eval_shape(start)
+    return found[0], state
+
+
+def _on(mesh: Mesh, spec: PartitionSpec, *trees: Any) -> Any:
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), trees)
