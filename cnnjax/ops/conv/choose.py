@@ -30,7 +30,7 @@ COPIED_BYTES = 52_000_000
 COPIED_IMAGE_BYTES = 48_000_000
 # Channels of x (and features) up to which a product leaves most of a vector register empty.
 FEW_CHANNELS, FEW_FEATURES = 16, 32
-# Channels up to which blocks of four neighbours pay, not of two; and of a TPU's patches, however few the taps.
+# Channels up to which blocks of four neighbours pay, not of two.
 VERY_FEW_CHANNELS = 2
 # Channels up to which the patches of a kernel gradient are made for blocks of neighbours; and on a TPU at all.
 FEW_CHANNELS_OF_PATCHES = 4
@@ -44,7 +44,7 @@ LEAST_IMAGES, LEAST_FEATURES, LEAST_PRODUCTS = 16, 16, 128
 WIDE_FORWARD = 150
 # The same for the kernel gradient, whose larger tiles also must save this factor of the products.
 WIDE_KERNEL_GRAD, LEAST_SAVING = 16, 2.5
-# Taps up to which the TPU's compiler is quick with the kernel gradient of images of three or four channels.
+# Taps up to which the TPU's compiler is quick with the kernel gradient of few channels.
 TPU_FAST_TAPS = 9
 # Product of strides above which the phases of an input gradient are computed together.
 MANY_PHASES = 8
@@ -158,9 +158,9 @@ def overlapping(p: Problem) -> bool:
 
 
 def slow_to_compile_on_tpu(p: Problem) -> bool:
-    """True for kernels of several taps that read few channels, without strides; if not too many for one product."""
-    narrow = p.channels <= VERY_FEW_CHANNELS or (p.channels <= FEW_CHANNELS_OF_PATCHES and p.taps > TPU_FAST_TAPS)
-    return narrow and p.unit and p.groups == 1 and 1 < p.taps <= MANY_TAPS
+    """True for kernels of many taps that read few channels, without strides; if not too many for one product."""
+    few = p.channels <= FEW_CHANNELS_OF_PATCHES and p.groups == 1
+    return few and p.unit and TPU_FAST_TAPS < p.taps <= MANY_TAPS
 
 
 def phases(p: Problem) -> bool:

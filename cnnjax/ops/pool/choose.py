@@ -13,7 +13,7 @@
                                 taps            else
     their transpose             transpose       dilated, or more than `UNROLLED_TAPS` taps
                                 tiles           on the CPU, windows tile x, fewer than `FULL_VECTOR` channels
-                                at once         on a TPU, windows tile x
+                                at once         on a TPU, windows tile x, after a norm
                                 shifts          else
     both, on a TPU              reduce_window   windows that overlap, not dilated
     adaptive pools              usual           windows alike and as far apart, at most `UNROLLED_TAPS` along all axes
@@ -92,11 +92,21 @@ def gather_form(windows: Windows) -> Literal["gather", "tiles", "taps"]:
     return "tiles" if windows.stride == windows.extents else "taps"
 
 
-def scatter_form(windows: Windows, channels: int, platform: str) -> Literal["transpose", "tiles", "at once", "shifts"]:
-    """Chooses how values are scattered to the winners."""
+def scatter_form(
+    windows: Windows, channels: int, platform: str, written: bool
+) -> Literal["transpose", "tiles", "at once", "shifts"]:
+    """Chooses how values are scattered to the winners.
+
+    Args:
+      windows: of the pool.
+      channels: of the values.
+      platform: that computes it.
+      written: whether the result should be written once where its readers would each compute it again: right for
+        several readers of all of it, wrong where one is a sum.
+    """
     if max(windows.dilation) > 1 or math.prod(windows.window) > UNROLLED_TAPS:
         return "transpose"
-    if windows.stride == windows.window and platform == "tpu":
+    if windows.stride == windows.window and platform == "tpu" and written:
         return "at once"
     return "tiles" if windows.stride == windows.window and channels < FULL_VECTOR and platform == "cpu" else "shifts"
 

@@ -68,15 +68,16 @@ def _max_temporaries(x: Any, *, windows: Windows, give: str) -> int:
 
 
 def tangent_at_winners(dx: jax.Array, x: jax.Array, argmax_offset: jax.Array, windows: Windows) -> jax.Array:
-    """Gathers tangents of x at the winners of its windows: linear in dx, and its transpose scatters."""
-    return gather_max_p.bind(dx, lax.stop_gradient(x), lax.stop_gradient(argmax_offset), of="y", windows=windows)
+    """Gathers tangents of x at the winners of its windows: linear in dx, and its transpose, written once, scatters."""
+    kept = lax.stop_gradient((x, argmax_offset))
+    return gather_max_p.bind(dx, *kept, of="y", windows=windows, written=True)
 
 
 def _at_winners(x: jax.Array, *, windows: Windows, give: str) -> Linear:
     kept = [x]
     if choose.keeps_offsets(windows, x.shape[0], x.shape[-1], offset_dtype(windows)):
         kept.append(_argmax_offset(x, windows))
-    return lambda dx: gather_max_p.bind(dx, *kept, of="y", windows=windows)
+    return lambda dx: gather_max_p.bind(dx, *kept, of="y", windows=windows, written=False)
 
 
 define_selection(max_p, ("windows", "give"), _at_winners)
@@ -86,31 +87,33 @@ define_lowering(max_p, _max, _max_temporaries, by_platform=True)
 # ---- its derivative, a primitive: XLA would transpose it tap by tap, each a pad and an addition of a whole array ----
 
 # Its operands are tangents of x, or cotangents of y; x; and the argmax offsets where they are kept. A compiled program
-# keeps, of x and the offsets, the one that its platform's form reads.
+# keeps, of x and the offsets, the one that its platform's form reads. `written`: see `choose.scatter_form`.
 
 gather_max_p = Primitive("cnnjax_gather_max")
 
 
 @gather_max_p.def_abstract_eval
-def _gather_max_shape(a: Any, x: Any, *offsets: Any, of: str, windows: Windows) -> Any:
+def _gather_max_shape(a: Any, x: Any, *offsets: Any, of: str, windows: Windows, written: bool) -> Any:
     return aval_like(a, (a.shape[0], *(windows.output if of == "y" else windows.sizes), a.shape[-1]))
 
 
-def _gather_max(a: jax.Array, x: jax.Array, *offsets: jax.Array, of: str, windows: Windows, platform: str) -> jax.Array:
+def _gather_max(
+    a: jax.Array, x: jax.Array, *offsets: jax.Array, of: str, windows: Windows, written: bool, platform: str
+) -> jax.Array:
     if of == "x" and choose.is_reduce_window(windows, platform):
         return jax.vjp(functools.partial(_reduce_window, windows=windows), x)[1](a)[0]
     argmax_offset = offsets[0] if offsets else first_maximum(x, windows)[1]
     if of == "y":
         return gather_max(a, argmax_offset, windows)
-    return scatter_max(a, argmax_offset, windows, platform)
+    return scatter_max(a, argmax_offset, windows, platform, written)
 
 
-def _gather_max_temporaries(a: Any, x: Any, *offsets: Any, of: str, windows: Windows) -> int:
+def _gather_max_temporaries(a: Any, x: Any, *offsets: Any, of: str, windows: Windows, written: bool) -> int:
     examples = a.shape[0] * a.shape[-1] * a.dtype.itemsize
     return choose.winner_temporaries(windows, examples * math.prod(windows.sizes), examples * math.prod(windows.output))
 
 
-define_linear(gather_max_p, ("of", "windows"))
+define_linear(gather_max_p, ("of", "windows", "written"))
 define_lowering(gather_max_p, _gather_max, _gather_max_temporaries, by_platform=True)
 
 

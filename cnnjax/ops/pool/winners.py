@@ -78,11 +78,13 @@ def _gather_by_index(x: jax.Array, argmax_offset: jax.Array, windows: Windows) -
     return jnp.take_along_axis(flat, index, axis=1).reshape(argmax_offset.shape)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def scatter_max(dy: jax.Array, argmax_offset: jax.Array, windows: Windows, platform: str = "cpu") -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def scatter_max(
+    dy: jax.Array, argmax_offset: jax.Array, windows: Windows, platform: str = "cpu", written: bool = False
+) -> jax.Array:
     """Adds dy `(N, *S', C)` to the winners of its windows: the transpose of `gather_max`, `(N, *S, C)`."""
     shape = (dy.shape[0], *windows.sizes, dy.shape[-1])
-    form = choose.scatter_form(windows, dy.shape[-1], platform)
+    form = choose.scatter_form(windows, dy.shape[-1], platform, written)
     if form == "transpose":
         gather = functools.partial(gather_max, argmax_offset=argmax_offset, windows=windows)
         return jax.linear_transpose(gather, aval_like(jax.typeof(dy), shape))(dy)[0]

@@ -470,5 +470,6 @@ def test_the_forms_of_accelerators_are_those_of_the_cpu(window, keywords):
     dx = winners.scatter_max(ct, offset, windows)
     for platform in ("gpu", "tpu"):
         np.testing.assert_array_equal(maxima._max(x, windows=windows, give="value", platform=platform), y)
-        got = maxima._gather_max(ct, x, offset, of="x", windows=windows, platform=platform)
-        np.testing.assert_allclose(got, dx, rtol=1e-6, atol=1e-6, err_msg=platform)
+        for written in (False, True):
+            got = maxima._gather_max(ct, x, offset, of="x", windows=windows, written=written, platform=platform)
+            np.testing.assert_allclose(got, dx, rtol=1e-6, atol=1e-6, err_msg=platform)
