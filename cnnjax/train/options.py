@@ -45,8 +45,8 @@ class Options:
       checkpoint_every: updates between checkpoints.
       log_every: updates between records in `metrics.jsonl`.
       keep: number of the last checkpoints to keep, beside the best.
-      updates_per_call: updates in one compiled call; decides the bits. `None` means that of the run in the workdir, else
-        1 on the CPU and more on accelerators, see `train.calls.default_updates_per_call`.
+      updates_per_call: updates in one compiled call; decides the bits. `None`: as many as the run in the workdir
+        has, else 1 on the CPU and more on accelerators, see `train.calls.default_updates_per_call`.
       profile: whether to trace a few calls with `jax.profiler`.
 
     Raises:

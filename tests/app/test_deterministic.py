@@ -1,4 +1,4 @@
-"""What `--deterministic` sets, and that the nets give it no operation to refuse, as far as that shows without a GPU."""
+"""What `--deterministic` sets, and that the nets have no sums without an order, as far as that shows without a GPU."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_net_is_here() -> None:
 
 @pytest.mark.parametrize(("options", "shape"), NETS, ids=[options["name"] for options, _ in NETS])
 def test_the_update_for_a_gpu_adds_in_a_fixed_order(options: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """XLA refuses select-and-scatter under the flag, and has to sort for a scatter; the state's memory is reused."""
+    """For a scatter, or a select-and-scatter, XLA has to sort under the flag. The memory of the state is reused."""
     graphs = []
 
     def first() -> train.TrainState:
