@@ -35,16 +35,18 @@ class Net(NamedTuple):
       size: side of its images.
       channels: of its images.
       model: name and keywords for `models.build`.
+      flax_on_tpu: whether XLA compiles the step of flax's layers for a TPU in any time that one can wait for.
     """
 
     name: str
     size: int
     channels: int
     model: dict[str, Any]
+    flax_on_tpu: bool = True
 
 
 NETS = [
-    Net("LeNet-5", 32, 1, {"name": "lenet5"}),
+    Net("LeNet-5", 32, 1, {"name": "lenet5"}, flax_on_tpu=False),  # the kernel gradient of its one input channel
     Net("MNIST net", 28, 1, {"name": "mnist_cnn"}),
     Net("CIFAR net, batch norm", 32, 3, {"name": "cifar_cnn", "batch_norm": True, "channels": 3}),
     Net("ResNet-18", 32, 3, {"name": "resnet18", "channels": 3}),
@@ -80,6 +82,9 @@ def compile_steps(peers: list[str]) -> Iterator[Result]:
             for dtype in FLAGS.dtypes:
                 print(f"{net.name}, {dtype}, {target.name}: compiling ours and flax's", flush=True)
                 ours = known.program(f"{net.name}, {dtype}, ours", _own(net, dtype, devices))
+                if target.platform == "tpu" and not net.flax_on_tpu:
+                    print(f"{net.name}: flax's does not end compiling, there is nothing to compare with", flush=True)
+                    continue
                 theirs = known.program(f"{net.name}, {dtype}, flax's", _flaxs(net, dtype, devices))
                 yield from _compare(f"{net.name}, {dtype}, {target.name}", target.platform, ours, theirs)
 

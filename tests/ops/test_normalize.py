@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.ops import local_response_norm
+from cnnjax.ops import channel_sum, local_response_norm
 from tests import oracles
 from tests.cases import value_and_gradients
 from tests.tables import in_one_case
@@ -74,3 +74,16 @@ def test_empty_batch():
 def test_errors(x, keywords, error, words):
     with pytest.raises(error, match=words):
         local_response_norm(x, **keywords)
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 2), (0, 3), (3, 1), (9, 0)])
+def test_channel_sums_as_windows_and_as_a_product(low, high):
+    """The CPU's and the TPU's form, and their transposes, against a sum over slices."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 7)).astype("float32")
+    padded = np.pad(x, ((0, 0), (0, 0), (low, high)))
+    expected = sum(padded[..., i : i + 7] for i in range(low + high + 1))
+    turned = np.pad(x, ((0, 0), (0, 0), (high, low)))
+    transposed = sum(turned[..., i : i + 7] for i in range(low + high + 1))
+    for form in (channel_sum._by_windows, channel_sum._by_product):
+        np.testing.assert_allclose(form(x, of="y", low=low, high=high), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(form(x, of="x", low=low, high=high), transposed, rtol=1e-5, atol=1e-5)

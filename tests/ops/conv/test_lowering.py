@@ -49,6 +49,40 @@ def test_few_channels_a_single_window_and_strides_stay_convolutions_on_accelerat
         assert text.count("stablehlo.convolution(") == 1 and "dot" not in text and "case" not in text
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_a_bias_of_halves_is_added_in_halves_on_accelerators(platform: str) -> None:
+    """In float32 behind a cast, cuDNN's call could not take it in."""
+    text = lowered(platform, "bfloat16", lambda x, w, b: ops.conv(x, w, b))
+    (line,) = [line for line in text.splitlines() if "stablehlo.add" in line and "tensor<2x6x6x24x" in line]
+    assert "xbf16>" in line
+    assert "xf32>" in lowered("cpu", "bfloat16", lambda x, w, b: ops.conv(x, w, b))
+
+
+def test_a_tpu_takes_the_kernel_gradient_of_few_channels_as_one_product() -> None:
+    """XLA's own takes minutes to compile there: the first layer of LeNet-5."""
+    x, w = jnp.ones((128, 32, 32, 1)), jnp.ones((5, 5, 1, 6))
+
+    def kernel_gradient(platform: str) -> str:
+        gradient = jax.jit(jax.grad(lambda w: (ops.conv(x, w) ** 2).sum()))
+        return gradient.trace(w).lower(lowering_platforms=(platform,)).as_text()
+
+    for platform, convolutions, products in (("tpu", 1, 1), ("cuda", 2, 0)):
+        text = kernel_gradient(platform)
+        assert text.count("stablehlo.convolution(") == convolutions and text.count("dot_general") == products
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_pad_within_the_convolution(platform: str) -> None:
+    """Where windows overlap nothing of x is copied, also where strides leave a rest."""
+
+    def strided(x, w, b):
+        return jax.grad(lambda x, w: (ops.conv(x, w, stride=2, padding=1) ** 2).sum(), (0, 1))(x, w)
+
+    text = lowered(platform, "float32", strided)
+    assert text.count("stablehlo.convolution(") == 3
+    assert "stablehlo.pad" not in text and "stablehlo.slice" not in text
+
+
 def test_bfloat16_with_a_wide_result_stays_bfloat16_in_the_convolution() -> None:
     text = lowered("tpu", "bfloat16", lambda x, w, b: ops.conv(x, w, preferred_element_type="float32"))
     (line,) = [line for line in text.splitlines() if "stablehlo.convolution(" in line]
