@@ -92,6 +92,7 @@ class Net(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Compiles the step for each target, prints what it needs, writes the JSON file and the picture."""
     settings.no_arguments(arguments)
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read programs of devices that are not here
     targets = [plan.parse(name) for name in FLAGS.target or [""]]
     net = make_net()
     devices = [target.devices() for target in targets]  # a missing compiler is told before a minute of work

@@ -107,7 +107,8 @@ def _draw_seconds(panel: Axes, steps: Sequence[PlannedStep]) -> None:
     panel.set_yticks(range(len(steps)), [step.label for step in steps])
     panel.invert_yaxis()
     panel.set_title("a step in ms: bounds by published peaks, not measured", fontsize=10)
-    panel.legend(fontsize=8)
+    if names:
+        panel.legend(fontsize=8)
 
 
 def _draw_roofline(panel: Axes, steps: Sequence[PlannedStep]) -> None:

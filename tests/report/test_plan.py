@@ -28,3 +28,9 @@ def test_three_targets(tmp_path: Path) -> None:
     plan(several, tmp_path / "plan.png", "a net")
     width, height = size(tmp_path / "plan.png")
     assert width > height > 900
+
+
+def test_a_target_where_nothing_is_known(tmp_path: Path) -> None:
+    """It does not fit, and has no layer: three panels are empty."""
+    plan([step("tpu:v5e", memory={"more than there is": 4e10}, seconds={}, layers=())], tmp_path / "plan.png")
+    size(tmp_path / "plan.png")
