@@ -19,18 +19,12 @@ def step(label: str, **changes: object) -> PlannedStep:
 
 
 def test_three_targets(tmp_path: Path) -> None:
-    """One estimated by XLA, one that does not fit, one of a net without a product."""
+    """One estimated by XLA, one of which nothing is known but that it does not fit, one of a net without a product."""
     several = [
         step("tpu:v5e", seconds={**SECONDS, "XLA's estimate": 3e-2}),
-        step("gpu:h100", memory={"more than there is": 4e10}, seconds={}),
+        step("gpu:h100", memory={"more than there is": 4e10}, seconds={}, layers=()),
         step("gpu:a100", layers=LAYERS[1:2]),
     ]
     plan(several, tmp_path / "plan.png", "a net")
     width, height = size(tmp_path / "plan.png")
     assert width > height > 900
-
-
-def test_a_target_where_nothing_is_known(tmp_path: Path) -> None:
-    """It does not fit, and has no layer: three panels are empty."""
-    plan([step("tpu:v5e", memory={"more than there is": 4e10}, seconds={}, layers=())], tmp_path / "plan.png")
-    size(tmp_path / "plan.png")
