@@ -40,8 +40,8 @@ import optax
 from absl import flags
 
 from cnnjax import data, describe, models, report, train
+from cnnjax.app import deterministic, process, settings
 from cnnjax.app import flags as shared
-from cnnjax.app import process, settings
 from cnnjax.app.console import Console
 from cnnjax.app.summary import print_header, print_scores
 from cnnjax.data.sentences import FOLDS
@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> None:
     tenths = {number: len(fold.train_labels) // 10 for number, fold in folds.items()}
     options = {number: settings.options({**RECIPE, "validation": tenths[number]}) for number in numbers}
     folder = Path(FLAGS.workdir) if FLAGS.workdir else run_dir.dated(Path("runs"), "textcnn")
+    deterministic.keep_compiled_in(folder)
     accuracies = []
     for number in numbers:
         result = run(folder / f"fold{number}", reviews, folds[number], number, form, vectors, options[number])
@@ -183,6 +184,7 @@ def configuration(
         "embeddings_crc32": None if vectors is None else crc32(*vectors),
         "max_norm": FLAGS.max_norm,
         "dtype": FLAGS.dtype,
+        "deterministic": FLAGS.deterministic,
         "seed": options.seed,
         "of_the_optimizer": {name: getattr(options, name) for name in OF_THE_OPTIMIZER},
     }

@@ -37,8 +37,8 @@ from cnnjax.app.console import progress
 from cnnjax.app.restored import TrainedNet, dataset_of, restore, test_example
 from cnnjax.errors import UserError
 from cnnjax.inspect import Activation, activations, receptive_regions
+from cnnjax.train.calls import updates_in_call
 from cnnjax.train.devices import data_mesh, replicate
-from cnnjax.train.loop import updates_in_call
 from cnnjax.train.metrics import softmax
 from cnnjax.train.state import initial
 
@@ -219,7 +219,7 @@ def losses(
     def batches() -> Iterator[tuple[jax.Array, jax.Array]]:
         done = 0
         while done < updates:
-            count = updates_in_call(done, max(options.updates_per_call, UPDATES_PER_CALL), updates)
+            count = updates_in_call(done, max(options.updates_per_call or 1, UPDATES_PER_CALL), updates)
             chosen = data.indices(options.seed, done, count, len(training), batch_size)
             yield make(images, labels, chosen, np.int32(done))
             done += count

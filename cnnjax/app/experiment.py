@@ -179,6 +179,7 @@ def configuration(experiment: Experiment, prepared: Prepared, options: train.Opt
         "model": {"size": side, **experiment.model, "num_classes": len(names), "channels": prepared.spec.channels},
         "input": prepared.spec.to_json(),
         "init_from": FLAGS.init_from,
+        "deterministic": FLAGS.deterministic,
         "seed": options.seed,
         **augmentation.settings(),
         **experiment.settings,

@@ -94,6 +94,10 @@ def define_run_flags() -> None:
         "dtype", "float32", DTYPES, "of the computation; parameters, batch statistics and loss stay float32"
     )
     flags.DEFINE_integer("seed", 0, "decides every random number of the run", lower_bound=0, upper_bound=LARGEST_SEED)
+    flags.DEFINE_bool(
+        "deterministic", False, "on a GPU the same bits each time: no operation that adds in any order, and what is "
+        "compiled is kept in WORKDIR/compiled; without use on the CPU, where the bits are the same anyway",
+    )  # fmt: skip
     flags.DEFINE_integer(
         "validation", None, "training examples held out to choose the best checkpoint by", lower_bound=0
     )
@@ -104,6 +108,10 @@ def define_run_flags() -> None:
     flags.DEFINE_integer("checkpoint_every", None, "updates between checkpoints; mostly 500", lower_bound=1)
     flags.DEFINE_integer("log_every", None, "updates between records in metrics.jsonl; mostly 10", lower_bound=1)
     flags.DEFINE_integer("keep", 2, "how many of the last checkpoints to keep, beside the best", lower_bound=2)
+    flags.DEFINE_integer(
+        "updates_per_call", None, "updates in one compiled call; by default 1 on the CPU, more on accelerators",
+        lower_bound=1,
+    )  # fmt: skip
     flags.DEFINE_bool("profile", False, "trace a few updates with jax.profiler into profile/ in the workdir")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from cnnjax.app import interruptions
+from cnnjax.app import deterministic, interruptions
 from cnnjax.data import cache
 from cnnjax.errors import UserError
 from cnnjax.ops.conv import onednn
@@ -35,11 +35,14 @@ def run(main: Callable[[list[str]], None]) -> None:
         threading.excepthook = lambda failed: logging.info("thread %s: %s", failed.thread, failed.exc_value)
         sys.unraisablehook = lambda failed: logging.info("%s: %s", failed.object, failed.exc_value)
         sys.path.append(os.getcwd())  # where a net of one's own may be, as package.module:Class
-        keep_compiled()
         keep_memory()
         if sentence := onednn.untried():
             print(f"warning: {sentence}", file=sys.stderr)
         try:
+            if deterministic.is_asked_for():  # compiled code is kept in the workdir, which main knows
+                deterministic.exclude_nondeterministic_ops()
+            else:
+                keep_compiled()
             main(argv[1:])
         except UserError as error:
             print(f"error: {as_flags(str(error))}", file=sys.stderr)

@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags
 
 from cnnjax import train
+from cnnjax.app import deterministic
 from cnnjax.app.flags import LARGEST_SEED
 from cnnjax.errors import UserError
 from cnnjax.train import run_dir
@@ -29,6 +30,7 @@ def run_each(name: str, options: train.Options, run_one: Callable[[Path, train.O
       UserError: the workdir holds a single run and `--seeds` is given, or the reverse.
     """
     folder = Path(FLAGS.workdir) if FLAGS.workdir else run_dir.dated(Path("runs"), name)
+    deterministic.keep_compiled_in(folder)
     if FLAGS.seeds is None:
         if folder.is_dir() and any(folder.glob("seed*/config.json")):
             raise UserError(f"--workdir={folder} holds the runs of several seeds: give --seeds=N to go on with them.")

@@ -12,7 +12,7 @@ from cnnjax.layers.embedding import Embedding
 from cnnjax.layers.kernel_layer import KernelLayer
 from cnnjax.layers.lenet import RBF, ConnectedConv, Subsample
 from cnnjax.layers.local import LocalConv
-from cnnjax.layers.norm import BatchNorm, LocalResponseNorm
+from cnnjax.layers.norm import BatchNorm, BatchNormMaxPool, LocalResponseNorm
 from cnnjax.layers.pool import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -34,6 +34,7 @@ __all__ = [
     "AdaptiveMaxPool",
     "AvgPool",
     "BatchNorm",
+    "BatchNormMaxPool",
     "Buffer",
     "ChannelShuffle",
     "ConnectedConv",

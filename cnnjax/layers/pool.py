@@ -27,7 +27,7 @@ class _WindowPool(Functional):
 
     def counts(self, x_shape: Sizes, y_shape: Sizes) -> Counts:
         """Returns what the windows read as connections."""
-        return _window_reads(self, x_shape, y_shape)
+        return window_reads(self, x_shape, y_shape)
 
 
 class MaxPool(_WindowPool):
@@ -94,7 +94,7 @@ class StochasticPool(Layer):
 
     def counts(self, x_shape: Sizes, y_shape: Sizes) -> Counts:
         """Returns what the windows read as connections."""
-        return _window_reads(self, x_shape, y_shape)
+        return window_reads(self, x_shape, y_shape)
 
 
 class _AdaptivePool(Functional):
@@ -148,7 +148,8 @@ class GlobalMaxPool(Functional):
     _op = staticmethod(ops.global_max_pool)
 
 
-def _window_reads(layer: Layer, x_shape: Sizes, y_shape: Sizes) -> Counts:
+def window_reads(layer: Layer, x_shape: Sizes, y_shape: Sizes) -> Counts:
+    """Returns what the windows of a pool read as connections."""
     geometry = layer.window_geometry(x_shape, y_shape)
     assert geometry is not None
     return Counts(0, math.prod(y_shape) * math.prod(geometry.window), 0)

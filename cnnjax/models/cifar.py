@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cnnjax.layers import BatchNorm, Conv, MaxPool
+from cnnjax.layers import BatchNormMaxPool, Conv, MaxPool
 
 CONVS = ("own", "flax")
 
@@ -64,7 +64,7 @@ class CifarCNN(nnx.Module):
                 layer = Conv(in_channels, width, (3, 3), algorithm=algorithm, **shape)
             else:
                 layer = nnx.Conv(in_channels, width, (3, 3), **shape)
-            norm = BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs) if batch_norm else None
+            norm = BatchNormMaxPool(width, 2, momentum=0.9, dtype=dtype, rngs=rngs) if batch_norm else None
             blocks.append(Block(layer, norm))
         self.blocks = nnx.List(blocks)
         side = size >> len(widths)
@@ -83,12 +83,13 @@ class Block(nnx.Module):
     """Convolution, batch norm or none, ReLU, 2x2 max-pool."""
 
     def __init__(self, conv: nnx.Module, norm: nnx.Module | None):
-        self.conv, self.norm, self.pool = conv, norm, MaxPool(2)
+        self.conv, self.norm = conv, norm  # the norm pools too
+        self.pool = MaxPool(2) if norm is None else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (N, H, W, C) to (N, H // 2, W // 2, width).
 
         It pools before ReLU, which commutes, to save work.
         """
-        x = self.conv(x)
-        return jax.nn.relu(self.pool(x if self.norm is None else self.norm(x)))
+        norm_and_pool = self.pool or self.norm
+        return jax.nn.relu(norm_and_pool(self.conv(x)))

@@ -186,7 +186,9 @@ def map_loss(logits: jax.Array, labels: jax.Array, j: float) -> jax.Array:
       A scalar.
     """
     rubbish = jnp.full_like(logits[:, :1], -j)
-    right = jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    # not by a gather: its gradient is a scatter, in which a GPU may add in any order
+    chosen = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+    right = jnp.where(chosen.any(1), jnp.where(chosen, logits, 0).sum(1), jnp.nan)
     return (jax.nn.logsumexp(jnp.concatenate([rubbish, logits], 1), 1) - right).mean()
 
 

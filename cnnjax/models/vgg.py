@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cnnjax.layers import BatchNorm, Conv, MaxPool
+from cnnjax.layers import BatchNorm, BatchNormMaxPool, Conv, MaxPool
 
 #: Number of convolutions in each of the five stages, by depth; the depth counts layers with weights.
 STAGES = {
@@ -75,9 +75,11 @@ class VGG(nnx.Module):
         convs, norms = [], []
         in_channels = channels
         for count, widening in zip(STAGES[depth], WIDENING, strict=True):
-            for _ in range(count):
+            for last in [False] * (count - 1) + [True]:
                 convs.append(Conv(in_channels, widening * width, (3, 3), padding=1, **common))
-                if batch_norm:
+                if batch_norm and last:
+                    norms.append(BatchNormMaxPool(widening * width, 2, momentum=0.9, dtype=dtype, rngs=rngs))
+                elif batch_norm:
                     norms.append(BatchNorm(widening * width, momentum=0.9, dtype=dtype, rngs=rngs))
                 in_channels = widening * width
         self.convs = nnx.List(convs)  # in the order of their calls, through all stages, like the norms
@@ -97,8 +99,8 @@ class VGG(nnx.Module):
         for count in STAGES[self.depth]:  # 224x224x3 -> 112x112x64 -> 56x56x128 -> 28x28x256 -> 14x14x512 -> 7x7x512
             for last in [False] * (count - 1) + [True]:
                 x = self.convs[number](x)
-                x = self.norms[number](x) if self.norms else x
-                x = jax.nn.relu(self.pool(x) if last else x)  # the maximum commutes with ReLU
+                x = self.norms[number](x) if self.norms else x  # the last of a stage pools too
+                x = jax.nn.relu(self.pool(x) if last and not self.norms else x)  # the maximum commutes with ReLU
                 number += 1
         x = x.reshape(len(x), -1)  #                          (N, 25088)
         x = self.dropout1(jax.nn.relu(self.dense1(x)))  #     (N, 4096)

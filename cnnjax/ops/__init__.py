@@ -19,6 +19,7 @@ from cnnjax.ops.conv.kinds import depthwise_conv, separable_conv, true_conv
 from cnnjax.ops.conv.toeplitz import toeplitz_matrix
 from cnnjax.ops.conv.unshared import connected_conv, local_conv
 from cnnjax.ops.geometry import output_shape, receptive_field
+from cnnjax.ops.norm_pool import batch_norm_max_pool
 from cnnjax.ops.normalize import batch_norm, local_response_norm
 from cnnjax.ops.patches import fold, pad, unfold
 from cnnjax.ops.pool.api import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
@@ -31,6 +32,7 @@ __all__ = [
     "adaptive_max_pool",
     "avg_pool",
     "batch_norm",
+    "batch_norm_max_pool",
     "channel_shuffle",
     "connected_conv",
     "conv",

@@ -1,15 +1,14 @@
 """Normalisation across channels, and over the batch."""
 
-import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.ops.channel_sum import channel_sum
 from cnnjax.ops.checks import as_float_array, as_number, pooled_rank
-from cnnjax.ops.geometry import as_int, slide
-from cnnjax.ops.pool.api import sum_of_windows
+from cnnjax.ops.geometry import as_int
 from cnnjax.ops.promotion import accumulator_dtype, with_axes_of
 from cnnjax.ops.public import public_op
 
@@ -36,7 +35,8 @@ def local_response_norm(
       k: the constant beside the sum, at least 0; PyTorch's default is 1.
 
     Returns:
-      `(N, *S, C)` of x's dtype; computed in float32, or in float64 where that is the dtype.
+      `(N, *S, C)` of x's dtype; computed in float32, or in float64 where that is the dtype. On a TPU, where the sum is
+      a product with a banded matrix, an infinity or NaN reaches all channels of its pixel.
 
     Raises:
       TypeError: an argument is of the wrong kind, or x is not of a float dtype.
@@ -93,6 +93,16 @@ def batch_norm(
     References:
       Ioffe and Szegedy, Batch normalization, ICML 2015, arXiv:1502.03167, algorithm 1.
     """
+    x, scale, bias, epsilon = as_batch_norm_arrays(x, scale, bias, epsilon)
+    wide = accumulator_dtype(x.dtype)
+    y, mean, var = _batch_norm(x.astype(wide), scale.astype(wide), bias.astype(wide), epsilon)
+    return y.astype(x.dtype), mean, var
+
+
+def as_batch_norm_arrays(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array, float]:
+    """Checks the arguments of `batch_norm`."""
     x, scale, bias = (as_float_array(*pair) for pair in (("x", x), ("scale", scale), ("bias", bias)))
     epsilon = as_number("epsilon", epsilon)
     if not epsilon >= 0:
@@ -102,16 +112,13 @@ def batch_norm(
             f"scale and bias must be (C,) and x (N, *S, C), not empty, "
             f"got x {x.shape}, scale {scale.shape}, bias {bias.shape}"
         )
-    wide = accumulator_dtype(x.dtype)
-    y, mean, var = _batch_norm(x.astype(wide), scale.astype(wide), bias.astype(wide), epsilon)
-    return y.astype(x.dtype), mean, var
+    return x, scale, bias, epsilon
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 @partial(jax.jit, static_argnums=3)
 def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Triple:
-    mean = _mean(x)
-    var = jnp.maximum(_mean(x * x) - mean * mean, 0)
+    mean, var = mean_and_variance(x)
     slope = scale * lax.rsqrt(var + epsilon)
     return (x - with_axes_of(x, mean)) * with_axes_of(x, slope) + with_axes_of(x, bias), mean, var
 
@@ -124,29 +131,29 @@ def _batch_norm_jvp(epsilon: float, primals: Triple, tangents: Triple) -> tuple[
     dx, dscale, dbias = tangents
     y, mean, var = _batch_norm(*primals, epsilon)
     root = lax.rsqrt(var + epsilon)
-    dmean = _mean(dx)
-    dvar = 2 * (_mean(x * dx) - mean * dmean)
+    dmean = channel_mean(dx)
+    dvar = 2 * (channel_mean(x * dx) - mean * dmean)
     slope = root * dscale - 0.5 * scale * root**3 * dvar
     offset = dbias - scale * root * dmean - mean * slope
     dy = with_axes_of(x, scale * root) * dx + x * with_axes_of(x, slope) + with_axes_of(x, offset)
     return (y, mean, var), (dy, dmean, dvar)
 
 
-def _mean(x: jax.Array) -> jax.Array:
+def mean_and_variance(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean and the variance of each channel, of one pass over x."""
+    mean = channel_mean(x)
+    return mean, jnp.maximum(channel_mean(x * x) - mean * mean, 0)
+
+
+def channel_mean(x: jax.Array) -> jax.Array:
     """Returns the mean of each channel; XLA sums a matrix faster than an array of more axes."""
     return x.reshape(-1, x.shape[-1]).sum(0) / (x.size // x.shape[-1])
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _normalize(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:
-    channels = x.shape[-1]
     wide = x.astype(accumulator_dtype(x.dtype))
-    # a pool over the channels, whose padding need not reach beyond their other end
-    low, high = min(size // 2, channels - 1), min((size - 1) // 2, channels - 1)
-    windows = slide((channels,), (low + high + 1,), padding=((low, high),))
-    line = jnp.square(wide).reshape(math.prod(x.shape[:-1]), channels, 1)
-    energy = sum_of_windows(line, windows).reshape(x.shape)
-    base = k + alpha * energy
+    base = k + alpha * channel_sum(jnp.square(wide), size // 2, (size - 1) // 2)
     if beta == 0.75:  # as published: two roots are faster than a power
         root = lax.rsqrt(base)
         return (wide * root * jnp.sqrt(root)).astype(x.dtype)

@@ -40,30 +40,34 @@ class DeviceFeed:
     def __init__(self, split: Examples, mesh: Mesh, make: Batches, seed: int, batch_size: int):
         examples = jax.tree.map(canonical, split)
         self._x, self._y = devices.replicate(mesh, examples.x), devices.replicate(mesh, examples.y)
-        self._make, self._seed, self._batch_size, self._n = make, seed, batch_size, len(split)
+        self._mesh, self._make, self._seed, self._batch_size, self._n = mesh, make, seed, batch_size, len(split)
 
     def __call__(self, step: int, count: int) -> tuple[Tree, Tree]:
         """Returns the batches of `count` updates from `step` on, `(count, batch_size, ...)`."""
         chosen = batches.indices(self._seed, step, count, self._n, self._batch_size)
-        return self._make(self._x, self._y, chosen, np.int32(step))
+        first = devices.replicate(self._mesh, np.int32(step))
+        return self._make(self._x, self._y, devices.share_out(self._mesh, chosen, axis=1), first)
 
     def close(self) -> None:
         """Ends nothing: there are no threads."""
 
 
 class HostFeed:
-    """Reads the examples of each call on the host, those of the next call while the devices compute.
+    """Reads the examples of each call on the host, and sends them, those of the next call while the devices compute.
 
     Args:
       split: arrays, memmaps, or a source.
+      mesh: of the run.
       make: as `make_batches` returns it.
       seed: of the run.
       batch_size: examples per update.
       next_call: `next_call(step)`: the updates of the call that starts there, or 0 after the last one.
     """
 
-    def __init__(self, split: Split, make: Batches, seed: int, batch_size: int, next_call: Callable[[int], int]):
-        self._split, self._make, self._seed, self._batch_size = split, make, seed, batch_size
+    def __init__(
+        self, split: Split, mesh: Mesh, make: Batches, seed: int, batch_size: int, next_call: Callable[[int], int]
+    ):
+        self._split, self._mesh, self._make, self._seed, self._batch_size = split, mesh, make, seed, batch_size
         self._next_call = next_call
         self._reader = ThreadPoolExecutor(1, "feed")
         self._ahead: tuple[int, int, Future[Examples]] | None = None
@@ -77,7 +81,8 @@ class HostFeed:
         if more := self._next_call(following):
             self._ahead = following, more, self._reader.submit(self._read, following, more)
         within = np.arange(count * self._batch_size, dtype=np.int32).reshape(count, self._batch_size)
-        return self._make(examples.x, examples.y, within, np.int32(step))
+        first = devices.replicate(self._mesh, np.int32(step))
+        return self._make(examples.x, examples.y, devices.share_out(self._mesh, within, axis=1), first)
 
     def close(self) -> None:
         """Stops reading ahead."""
@@ -85,7 +90,7 @@ class HostFeed:
 
     def _read(self, step: int, count: int) -> Examples:
         chosen = batches.indices(self._seed, step, count, len(self._split), self._batch_size)
-        return gather(self._split, chosen.reshape(-1))
+        return devices.replicate(self._mesh, gather(self._split, chosen.reshape(-1)))
 
 
 Feed = DeviceFeed | HostFeed

@@ -19,6 +19,7 @@ from flax import nnx
 from cnnjax.data import batches
 from cnnjax.errors import UserError
 from cnnjax.train import checkpoint, devices, metrics, run_dir, step
+from cnnjax.train.calls import updates_in_call
 from cnnjax.train.evaluate import Evaluator
 from cnnjax.train.examples import gather
 from cnnjax.train.feed import DeviceFeed, Feed, HostFeed, fits_on_device
@@ -182,11 +183,11 @@ class Run:
         training = task.splits["train"]
         if fits_on_device(training):
             return DeviceFeed(training, self.mesh, make, options.seed, options.batch_size)  # type: ignore[arg-type]
-        return HostFeed(training, make, options.seed, options.batch_size, self._updates_from)
+        return HostFeed(training, self.mesh, make, options.seed, options.batch_size, self._updates_from)
 
     def _updates_from(self, done: int) -> int:
         """Returns the number of updates in the call after `done`; 0 at the end of the run."""
-        return 0 if done >= self.total else updates_in_call(done, self.options.updates_per_call, self.per_epoch)
+        return 0 if done >= self.total else updates_in_call(done, self.task.updates_per_call, self.per_epoch)
 
     def _resume(self, state: TrainState) -> TrainState:
         """Returns the newest intact checkpoint; `state` where there is none.
@@ -235,8 +236,10 @@ class Run:
         epoch, within = divmod(self.step, self.per_epoch)
         if within == 0:
             self.state = self.with_extra(self.state, epoch)
-        count = updates_in_call(self.step, self.options.updates_per_call, self.per_epoch)
+        count = updates_in_call(self.step, self.task.updates_per_call, self.per_epoch)
         self.state, values = self.train_step(self.state, *self.feed(self.step, count))
+        for value in values.values():
+            value.copy_to_host_async()
         self.pending.append((self.step, values))
         self.step += count
         self.trace()
@@ -253,7 +256,8 @@ class Run:
         training = self.task.splits["train"]
         examples = gather(training, batches.sample(self.options.seed, epoch, len(training), count))
         every = np.arange(len(examples), dtype=np.int32)[None]
-        x, y = jax.tree.map(lambda leaf: leaf[0], self.plain_batches(examples.x, examples.y, every, np.int32(0)))
+        arguments = devices.replicate(self.mesh, (examples.x, examples.y, every, np.int32(0)))
+        x, y = jax.tree.map(lambda leaf: leaf[0], self.plain_batches(*arguments))
         return state._replace(extra=compute(state.params, x, y))
 
     def follow_up(self, count: int) -> None:
@@ -277,10 +281,9 @@ class Run:
         while len(self.pending) > behind:
             first, values = self.pending.popleft()
             names = sorted(values, key=lambda name: name != "loss")  # jit sorts them by name
-            fetched = {name: np.asarray(values[name]) for name in names}
-            count = len(next(iter(fetched.values())))
-            for n in range(count):
-                self.record(first + n + 1, {name: float(value[n]) for name, value in fetched.items()})
+            fetched = jax.device_get(values)
+            for n in range(len(fetched[names[0]])):
+                self.record(first + n + 1, {name: float(fetched[name][n]) for name in names})
 
     def record(self, number: int, values: Mapping[str, float]) -> None:
         """Takes the values of update `number` and logs their means, if due; stops where one is not finite."""
@@ -293,7 +296,7 @@ class Run:
             return
         means = {f"train_{name}": value for name, value in self.interval.take().items()}
         if self.task.rate is not None:
-            means["learning_rate"] = float(self.task.rate(number - 1))
+            means["learning_rate"] = devices.on_host(self.task.rate, number - 1)
         self.log.write(number, (number - 1) // self.per_epoch + 1, means)
         before, self.clock = self.clock, time.perf_counter()
         speed = self.options.log_every * self.options.batch_size / (self.clock - before)
@@ -371,13 +374,3 @@ class Run:
                 self.checkpoints.close()
         finally:
             self.log.close()
-
-
-def updates_in_call(done: int, updates_per_call: int, per_epoch: int) -> int:
-    """Returns the number of updates in the next call, after `done` updates.
-
-    Calls start at multiples of `updates_per_call` within an epoch and end with it. Their bounds decide the bits, so
-    they depend on nothing but the configuration.
-    """
-    within = done % per_epoch
-    return min(updates_per_call - within % updates_per_call, per_epoch - within)

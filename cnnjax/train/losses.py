@@ -39,9 +39,19 @@ def cross_entropy(outputs: jax.Array, y: jax.Array, *, label_smoothing: float = 
     logits = outputs.astype(jnp.float32)
     are_ints = jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1
     if not label_smoothing and are_ints:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return _cross_entropy_of_classes(logits, y).mean()
     shares = jax.nn.one_hot(y, logits.shape[-1]) if are_ints else y.astype(jnp.float32)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(shares, label_smoothing)).mean()
+
+
+def _cross_entropy_of_classes(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """Computes `logsumexp(logits) - logits[class]` of each example; NaN where there is no such class.
+
+    The gradient of a gather would be a scatter, in which a GPU may add in any order.
+    """
+    chosen = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
+    of_class = jnp.where(chosen, logits, 0).sum(-1)
+    return jnp.where(chosen.any(-1), jax.nn.logsumexp(logits, axis=-1) - of_class, jnp.nan)
 
 
 def accuracy(outputs: jax.Array, y: jax.Array) -> jax.Array:

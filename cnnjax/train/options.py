@@ -45,7 +45,8 @@ class Options:
       checkpoint_every: updates between checkpoints.
       log_every: updates between records in `metrics.jsonl`.
       keep: number of the last checkpoints to keep, beside the best.
-      updates_per_call: updates in one compiled call; decides the bits.
+      updates_per_call: updates in one compiled call; decides the bits. `None`: as many as the run in the workdir
+        has, else 1 on the CPU and more on accelerators, see `train.calls.default_updates_per_call`.
       profile: whether to trace a few calls with `jax.profiler`.
 
     Raises:
@@ -73,18 +74,18 @@ class Options:
     checkpoint_every: int = 500
     log_every: int = 10
     keep: int = 2
-    updates_per_call: int = 1
+    updates_per_call: int | None = None
     profile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every", "log_every",
-                     "updates_per_call"):  # fmt: skip
+        for name in ("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every", "log_every"):
             self._check_int(name, least=1)
         for name in ("warmup", "seed", "validation"):
             self._check_int(name, least=0)
         self._check_int("keep", least=2)
-        if self.patience is not None:
-            self._check_int("patience", least=1)
+        for name in ("patience", "updates_per_call"):
+            if getattr(self, name) is not None:
+                self._check_int(name, least=1)
         self._check_number("learning_rate", above=0)
         self._check_number("weight_decay", least=0)
         if self.grad_clip is not None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,10 @@ from cnnjax.errors import UserError
 
 #: Settings that may differ when a run is resumed: none of them changes the numbers.
 MAY_CHANGE = frozenset({"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile"})
+#: Settings that runs have had since they could be given, and what they were before.
+SINCE = {"deterministic": False}
+#: Folder of a run's compiled programs, where they are kept with it.
+COMPILED = "compiled"
 #: Environment variables that change the bits.
 VARIABLES = ("CNNJAX_ONEDNN", "XLA_FLAGS")
 #: Versions on which the digests of functions depend.
@@ -61,7 +66,7 @@ def claim(path: Path) -> Iterator[None]:
             raise UserError(
                 f"`workdir={path}` is in use by another process: wait for it to end, or give another folder."
             ) from None
-        strangers = sorted(p.name for p in path.iterdir() if p.name not in (".lock", "config.new"))
+        strangers = sorted(p.name for p in path.iterdir() if p.name not in (".lock", "config.new", COMPILED))
         if strangers and "config.json" not in strangers:
             raise UserError(
                 f"`workdir={path}` holds {strangers[0]} but no config.json, so it is not a run's folder: "
@@ -72,10 +77,11 @@ def claim(path: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(path.resolve())
-            if [p.name for p in path.iterdir()] == [".lock"]:  # an error came before anything was worth keeping
+            left = {p.name for p in path.iterdir()}
+            if fresh and left <= {".lock", COMPILED}:  # an error came before anything was worth keeping
+                shutil.rmtree(path)
+            elif left == {".lock"}:
                 (path / ".lock").unlink()
-                if fresh:
-                    path.rmdir()
 
 
 def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
@@ -94,7 +100,7 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     file = path / "config.json"
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
     old = read_config(path) if file.exists() else {"environment": {}}
-    if "environment" in old and not _has_begun(path):  # a run without a checkpoint: there is nothing to go on with
+    if "environment" in old and not _has_checkpoint(path):  # a run without a checkpoint: there is nothing to go on with
         write_json(file, config)
         return []
     may_change = {"environment", *MAY_CHANGE}
@@ -104,9 +110,9 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     rates = old.get("schedule", ""), config.get("schedule", "")  # None: of an own optimiser, compared as a function
     if rates in (("constant", "constant"), (None, None)) and config["epochs"] >= old["epochs"]:
         may_change.add("epochs")
-    pair = (old, config)
+    pair = ({**SINCE, **old}, {**SINCE, **config})
     if any(line.split(":")[0] in COMPILED_BY for line in changed):
-        pair = _without_code(old), _without_code(config)
+        pair = _without_code(pair[0]), _without_code(pair[1])
     if differing := differences(*pair, but=may_change):
         raise UserError(
             f"`workdir={path}` holds a run with other settings: {'; '.join(differing)}. "
@@ -116,7 +122,12 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def _has_begun(path: Path) -> bool:
+def begun(path: Path) -> dict[str, Any] | None:
+    """Returns the `config.json` of the run that a workdir holds; None where there is nothing to go on with."""
+    return read_config(path) if (path / "config.json").exists() and _has_checkpoint(path) else None
+
+
+def _has_checkpoint(path: Path) -> bool:
     """True where a workdir holds a checkpoint, intact or damaged."""
     folders = (path / "checkpoints", path / "damaged")
     return any(one.name[:1].isdigit() for folder in folders if folder.is_dir() for one in folder.iterdir())

@@ -16,7 +16,7 @@ from flax import nnx
 
 from cnnjax.data import batches, held_out, rng
 from cnnjax.errors import UserError
-from cnnjax.train import fingerprint, optimizers, run_dir
+from cnnjax.train import calls, fingerprint, optimizers, run_dir
 from cnnjax.train.examples import Examples, Rows, Split, specs, take, to_splits
 from cnnjax.train.loss_scale import scale_loss
 from cnnjax.train.losses import Loss, Metric, are_classes, is_cross_entropy
@@ -83,6 +83,12 @@ class Task:
         """Updates of the whole run."""
         return self.per_epoch * self.options.epochs
 
+    @property
+    def updates_per_call(self) -> int:
+        """Updates in a call."""
+        assert self.options.updates_per_call is not None, "make_task decides it"
+        return self.options.updates_per_call
+
 
 def make_task(
     model: nnx.Module,
@@ -124,6 +130,8 @@ def make_task(
         _check_unused(settings)
     else:
         _check_labels(net, params, rest, splits, functions)
+    folder = None if workdir is None else _folder(workdir)
+    settings = _with_updates_per_call(settings, folder, splits["train"])
     decided = _decided(model, optimizer, settings, splits, functions)
     for name in decided.keys() & (config or {}).keys():
         if decided[name] != (config or {})[name]:
@@ -131,7 +139,7 @@ def make_task(
     return Task(
         splits=splits,
         options=settings,
-        folder=None if workdir is None else _folder(workdir),
+        folder=folder,
         optimizer=chosen,
         rate=rate,
         config={**(config or {}), **decided},
@@ -148,6 +156,21 @@ def _folder(workdir: Any) -> Path:
         raise UserError(
             f"`workdir` must be a path as str or Path, or None for nothing on disk, was {type(workdir).__name__}."
         ) from None
+
+
+def _with_updates_per_call(options: Options, folder: Path | None, training: Split) -> Options:
+    """Decides `updates_per_call` where it is not given: that of the run in the folder, else by the platform."""
+    if options.updates_per_call is not None:
+        return options
+    begun = None if folder is None else run_dir.begun(folder)
+    number = (begun or {}).get("updates_per_call")
+    if number is None:
+        values = options.batch_size * sum(leaf.size for leaf in jax.tree.leaves(specs(training).x))
+        per_epoch = batches.steps_per_epoch(len(training), options.batch_size)
+        number = calls.default_updates_per_call(
+            jax.local_devices()[0].platform, values, per_epoch, options.log_every, options.checkpoint_every
+        )
+    return dataclasses.replace(options, updates_per_call=number)
 
 
 def _options(optimizer: Any, given: Mapping[str, Any]) -> Options:

@@ -4,6 +4,7 @@
   python experiments/bench --suite=pool
   python experiments/bench --suite=step --peers=torch,flax
   python experiments/bench --suite=epoch
+  python experiments/bench --suite=aot --target=tpu:v5e,gpu:h100
 
 ops: convolutions as the nets have them, forward and forward+backward; pool: poolings alike; step: whole training
 steps; epoch: the training scripts from launch to finish, with an empty and with a filled compilation cache. In each
@@ -11,16 +12,28 @@ round every contender runs once, in a drawn order; a ratio is the median over th
 in the same round. "own again" is ours a second time: how far it is from 1 is the noise. PyTorch runs in both memory
 layouts, and "torch" is the better one, case by case. A contender that does not compute our numbers ends the run.
 
-Prints a table, and leaves SUITE.json and SUITE.png in --out. A suite takes 2 to 20 minutes on 2 cores.
+aot: training steps compiled for accelerators that are not here, beside the same nets of flax's layers: XLA's own step
+time and bytes on a TPU, temporaries and kernels on a GPU. It needs their compilers (pip install -e '.[aot]', '.[cuda]')
+and times nothing. Compiling all takes an hour; a run goes on with what an earlier one in the same --out has compiled.
+
+Prints a table, and leaves SUITE.json and SUITE.png in --out. A timed suite takes 2 to 20 minutes on 2 cores.
 """
 
 from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and "--suite=aot" in sys.argv:  # before JAX is imported
+    from cnnjax.app import compile_only
+
+    compile_only.install()
 
 import importlib.util
 import json
 from pathlib import Path
 
 from absl import flags
+from compiled import compile_steps
 from convolutions import time_ops
 from epochs import time_epochs
 from poolings import time_pools
@@ -32,7 +45,7 @@ from cnnjax.errors import UserError
 
 FLAGS = flags.FLAGS
 PEERS = ("torch", "flax", "lax")
-SUITES = {"ops": time_ops, "pool": time_pools, "step": time_steps, "epoch": time_epochs}
+SUITES = {"ops": time_ops, "pool": time_pools, "step": time_steps, "epoch": time_epochs, "aot": compile_steps}
 flags.DEFINE_enum("suite", "ops", list(SUITES), "what is compared")
 flags.DEFINE_list("peers", None, f"whom with, of {', '.join(PEERS)}; by default all that are installed")
 flags.DEFINE_integer("rounds", 7, "how often each contender is timed", lower_bound=1)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from net_shapes import CIFAR_WIDTHS, PLAIN, PlainShape, residual_blocks
+from net_shapes import ALEXNET_WIDTHS, CIFAR_WIDTHS, PLAIN, VGG_STAGES, PlainShape, residual_blocks
 
 
 class ConvNorm(nnx.Module):
     """Convolution without bias, and batch norm."""
 
-    def __init__(self, inputs: int, outputs: int, window: int, stride: int, rngs: nnx.Rngs):
-        self.conv = nnx.Conv(
-            inputs, outputs, (window, window), strides=stride, padding=window // 2, use_bias=False, rngs=rngs
-        )
-        self.norm = nnx.BatchNorm(outputs, momentum=0.9, rngs=rngs)
+    def __init__(self, inputs: int, outputs: int, window: int, stride: int, **common: Any):
+        shape = (window, window)
+        self.conv = nnx.Conv(inputs, outputs, shape, strides=stride, padding=window // 2, use_bias=False, **common)
+        self.norm = nnx.BatchNorm(outputs, momentum=0.9, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies both."""
@@ -31,10 +31,10 @@ class Residual(nnx.Module):
     Where the stride is 2, the shortcut is a 1x1 convolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
-        self.first = ConvNorm(inputs, outputs, 3, stride, rngs)
-        self.second = ConvNorm(outputs, outputs, 3, 1, rngs)
-        self.shortcut = ConvNorm(inputs, outputs, 1, stride, rngs) if stride > 1 else None
+    def __init__(self, inputs: int, outputs: int, stride: int, **common: Any):
+        self.first = ConvNorm(inputs, outputs, 3, stride, **common)
+        self.second = ConvNorm(outputs, outputs, 3, 1, **common)
+        self.shortcut = ConvNorm(inputs, outputs, 1, stride, **common) if stride > 1 else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the block."""
@@ -45,13 +45,13 @@ class Residual(nnx.Module):
 class Plain(nnx.Module):
     """LeNet-5 or the MNIST net: convolutions with pools between, dense layers."""
 
-    def __init__(self, shape: PlainShape, rngs: nnx.Rngs):
+    def __init__(self, shape: PlainShape, **common: Any):
         self.count, self.last_pool, self.dense = len(shape.widths) - 1, shape.last_pool, len(shape.dense) - 1
         window = (shape.window, shape.window)
         for n, (inputs, outputs) in enumerate(itertools.pairwise(shape.widths), 1):
-            setattr(self, f"conv{n}", nnx.Conv(inputs, outputs, window, padding="VALID", rngs=rngs))
+            setattr(self, f"conv{n}", nnx.Conv(inputs, outputs, window, padding="VALID", **common))
         for n, (inputs, outputs) in enumerate(itertools.pairwise(shape.dense), 1):
-            setattr(self, f"dense{n}", nnx.Linear(inputs, outputs, rngs=rngs))
+            setattr(self, f"dense{n}", nnx.Linear(inputs, outputs, **common))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images to logits."""
@@ -67,10 +67,10 @@ class Plain(nnx.Module):
 class Cifar(nnx.Module):
     """The CIFAR net with batch norm."""
 
-    def __init__(self, rngs: nnx.Rngs):
+    def __init__(self, **common: Any):
         pairs = itertools.pairwise(CIFAR_WIDTHS)
-        self.blocks = nnx.List([ConvNorm(inputs, outputs, 3, 1, rngs) for inputs, outputs in pairs])
-        self.dense1, self.dense2 = nnx.Linear(2048, 128, rngs=rngs), nnx.Linear(128, 10, rngs=rngs)
+        self.blocks = nnx.List([ConvNorm(inputs, outputs, 3, 1, **common) for inputs, outputs in pairs])
+        self.dense1, self.dense2 = nnx.Linear(2048, 128, **common), nnx.Linear(128, 10, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images to logits."""
@@ -82,10 +82,10 @@ class Cifar(nnx.Module):
 class ResNet(nnx.Module):
     """ResNet-18 in its form for CIFAR-10."""
 
-    def __init__(self, rngs: nnx.Rngs):
-        self.stem = ConvNorm(3, 64, 3, 1, rngs)
-        self.blocks = nnx.List([Residual(*shape, rngs) for shape in residual_blocks()])
-        self.dense = nnx.Linear(512, 10, rngs=rngs)
+    def __init__(self, **common: Any):
+        self.stem = ConvNorm(3, 64, 3, 1, **common)
+        self.blocks = nnx.List([Residual(*shape, **common) for shape in residual_blocks()])
+        self.dense = nnx.Linear(512, 10, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images to logits."""
@@ -95,18 +95,91 @@ class ResNet(nnx.Module):
         return self.dense(x.mean((1, 2)))
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Pools 2x2."""
-    return nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+class AlexNet(nnx.Module):
+    """AlexNet with two towers; flax has no local response normalisation, so that is plain JAX."""
+
+    def __init__(self, **common: Any):
+        one, two, three, four, five = ALEXNET_WIDTHS
+        self.conv1 = nnx.Conv(3, one, (11, 11), strides=4, padding=2, **common)
+        self.conv2 = nnx.Conv(one, two, (5, 5), padding=2, feature_group_count=2, **common)
+        self.conv3 = nnx.Conv(two, three, (3, 3), padding=1, **common)
+        self.conv4 = nnx.Conv(three, four, (3, 3), padding=1, feature_group_count=2, **common)
+        self.conv5 = nnx.Conv(four, five, (3, 3), padding=1, feature_group_count=2, **common)
+        self.head = Head(36 * five, **common)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images to logits."""
+        for conv in (self.conv1, self.conv2):
+            x = max_pool(normalize(nnx.relu(conv(x))), 3)
+        x = nnx.relu(self.conv4(nnx.relu(self.conv3(x))))
+        return self.head(max_pool(nnx.relu(self.conv5(x)), 3))
+
+
+class VGG(nnx.Module):
+    """VGG-16."""
+
+    def __init__(self, **common: Any):
+        stages, inputs = [], 3
+        for count, outputs in VGG_STAGES:
+            convs = []
+            for _ in range(count):
+                convs.append(nnx.Conv(inputs, outputs, (3, 3), padding=1, **common))
+                inputs = outputs
+            stages.append(nnx.List(convs))
+        self.stages = nnx.List(stages)
+        self.head = Head(49 * inputs, **common)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images to logits."""
+        for stage in self.stages:
+            for conv in stage:
+                x = nnx.relu(conv(x))
+            x = max_pool(x)
+        return self.head(x)
+
+
+class Head(nnx.Module):
+    """The three dense layers of AlexNet and VGG, with dropout."""
+
+    def __init__(self, inputs: int, *, rngs: nnx.Rngs, **common: Any):
+        self.dense1, self.dense2 = (nnx.Linear(count, 4096, rngs=rngs, **common) for count in (inputs, 4096))
+        self.dense3 = nnx.Linear(4096, 10, rngs=rngs, **common)
+        self.dropout1, self.dropout2 = nnx.Dropout(0.5, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps the last feature maps to logits."""
+        x = self.dropout1(nnx.relu(self.dense1(x.reshape(len(x), -1))))
+        return self.dense3(self.dropout2(nnx.relu(self.dense2(x))))
+
+
+def normalize(x: jax.Array) -> jax.Array:
+    """Normalises by the energy of five neighbouring channels, as the AlexNet paper does."""
+    window, strides = (1, 1, 1, 5), (1, 1, 1, 1)
+    energy = jax.lax.reduce_window(jnp.square(x), np.zeros((), x.dtype), jax.lax.add, window, strides, "SAME")
+    return x / (2 + 1e-4 * energy) ** 0.75
+
+
+def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
+    """Pools square windows two pixels apart."""
+    return nnx.max_pool(x, window_shape=(window, window), strides=(2, 2))
+
+
+NETS = {"cifar_cnn": Cifar, "resnet18": ResNet, "alexnet": AlexNet, "vgg": VGG}
+
+
+def twin(name: str, rngs: nnx.Rngs, dtype: str | None = None) -> nnx.Module:
+    """Returns flax's net of that name, in training mode, computing in a dtype."""
+    common: dict[str, Any] = {"dtype": None if dtype is None else jnp.dtype(dtype), "rngs": rngs}
+    net = Plain(PLAIN[name], **common) if name in PLAIN else NETS[name](**common)
+    net.train()
+    return net
 
 
 def make_net(name: str, params: dict[str, np.ndarray]) -> nnx.Module:
     """Returns flax's net of that name, in training mode, with these weights."""
-    rngs = nnx.Rngs(0)
-    net = Plain(PLAIN[name], rngs) if name in PLAIN else {"cifar_cnn": Cifar, "resnet18": ResNet}[name](rngs)
+    net = twin(name, nnx.Rngs(0))
     state = nnx.state(net, nnx.Param)
     for path, variable in nnx.to_flat_state(state):
         variable[...] = jnp.asarray(params["/".join(map(str, path))])
     nnx.update(net, state)
-    net.train()
     return net

@@ -27,6 +27,8 @@ PLAIN = {
     "mnist_cnn": PlainShape((1, 32, 64, 128), 3, False, (1152, 128, 10)),
 }
 CIFAR_WIDTHS = (3, 32, 64, 128)
+ALEXNET_WIDTHS = (96, 256, 384, 384, 256)
+VGG_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, and their channels
 RESNET_WIDTHS = (64, 64, 64, 128, 128, 256, 256, 512, 512)  # channels before and after each block
 
 

@@ -32,13 +32,15 @@ FEW_CASES = 8  # rows of a plot that get a number beside each mark
 def line(result: Result) -> str:
     """Returns a row of the table.
 
-    It has our median time, and for each peer its median and the ratio with its spread.
+    It has our median time, or what else was measured, and for each peer its median and the ratio with its spread.
     """
     own, *_ = result["seconds"]
-    parts = [f"{result['case']:46} {result['measure']:17} {median(result['seconds'][own]) * 1e3:8.2f} ms"]
+    unit, factor = result.get("unit", ("ms", 1e3))
+    parts = [f"{result['case']:46} {result['measure']:17} {median(result['seconds'][own]) * factor:8.2f} {unit}"]
     for peer, ratio in result["ratios"].items():
         low, high = result["spread"][peer]
-        parts.append(f"{peer} {median(result['seconds'][peer]) * 1e3:.2f} ms: {ratio:.2f} ({low:.2f}-{high:.2f})")
+        spread = f" ({low:.2f}-{high:.2f})" if low < high else ""
+        parts.append(f"{peer} {median(result['seconds'][peer]) * factor:.2f} {unit}: {ratio:.2f}{spread}")
     return " | ".join(parts)
 
 
@@ -99,7 +101,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
             draw_case(panel, result, peers, row, with_numbers=rows <= FEW_CASES)
         panel.axvline(1, color="k", linewidth=0.8, zorder=0)
         set_log_axis(panel, "x", low, high)
-        panel.set(title=measure, xlabel="our time over theirs (left of 1: ours is faster)")
+        panel.set(title=measure, xlabel="ours over theirs (left of 1: ours takes less)")
         panel.set_yticks(
             range(len(of_it)), [result["case"] for result in of_it], fontsize=9 if rows <= FEW_CASES else 7
         )

@@ -50,6 +50,7 @@ EXAMPLES = {
     "adaptive_max_pool": example(lambda x: ops.adaptive_max_pool(x, (4, 3)), X),
     "avg_pool": example(lambda x: ops.avg_pool(x, 3, stride=2, padding=1), X),
     "batch_norm": example(lambda *arrays: ops.batch_norm(*arrays)[0], X, (4,), (4,)),
+    "batch_norm_max_pool": example(lambda *arrays: ops.batch_norm_max_pool(*arrays, 2)[0], X, (4,), (4,)),
     "channel_shuffle": example(lambda x: ops.channel_shuffle(x, 2), X),
     "connected_conv": example(lambda x, w, b: ops.connected_conv(x, w, TABLE, b), X, (3, 3, 4, 4), (4,)),
     "conv": example(lambda x, w, b: ops.conv(x, w, b, padding="SAME"), X, (3, 3, 4, 4), (4,)),

@@ -20,6 +20,7 @@ ORACLES = {
     "adaptive_max_pool": ("pool/test_by_index.py", "test_adaptive_pools_against_the_oracle"),
     "avg_pool": ("pool/test_pool.py", "test_avg_pool_against_the_oracle"),
     "batch_norm": ("test_batch_norm.py", "test_the_formula_and_its_derivatives"),
+    "batch_norm_max_pool": ("test_norm_pool.py", "test_against_the_oracles_of_both"),
     "channel_shuffle": ("test_patches.py", "test_shuffles_against_pytorch"),
     "connected_conv": ("conv/test_unshared.py", "test_connected_conv_against_the_oracle"),
     "conv": ("conv/test_conv.py", "test_against_the_oracle"),

@@ -149,6 +149,11 @@ ROWS = {
         (1, 4, 1000),
     ),
     "batch_norm": (lambda *arrays: ops.batch_norm(*arrays)[0], normalize, (4, 32, 32, 2), (2,), (2,)),
+    "batch_norm_max_pool": (  # windows of one: what is normalised, not what is selected
+        lambda *arrays: ops.batch_norm_max_pool(*arrays, 1)[0],
+        normalize,
+        *((4, 32, 32, 2), (2,), (2,)),
+    ),
     "deform_conv": (
         lambda x, w: ops.deform_conv(x, w, jnp.full((1, 3, 3, 128), 0.25, x.dtype)),
         lambda x, w: correlate(quarter_shift(x), w),

@@ -79,6 +79,9 @@ OPS = {
     "stochastic_pool mean": lambda x: ops.stochastic_pool(abs(x), 2, key=None, deterministic=True),
     "local_response_norm": lambda x: ops.local_response_norm(x, size=2, alpha=0.5),
     "batch_norm": lambda x: ops.batch_norm(x, jnp.array([0.5, 2], x.dtype), jnp.array([1, 0.3], x.dtype))[0],
+    "batch_norm_max_pool": lambda x: ops.batch_norm_max_pool(
+        x, jnp.array([0.5, -2], x.dtype), jnp.array([1, 0.3], x.dtype), (2, 1)
+    )[0],
     "activations": lambda x: sum(
         f(x)
         for f in (
@@ -105,7 +108,7 @@ OPS = {
 
 
 #: Rows whose numbers belong to the batch as a whole: on a device they are those of the device's own examples.
-OF_THE_BATCH = ("toeplitz_matrix", "fractional_max_pool", "stochastic_pool", "batch_norm")
+OF_THE_BATCH = ("toeplitz_matrix", "fractional_max_pool", "stochastic_pool", "batch_norm", "batch_norm_max_pool")
 
 
 # Two programs per op for all the columns: one of two is compiled sooner than two.

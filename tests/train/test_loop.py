@@ -15,7 +15,7 @@ from flax import nnx
 
 from cnnjax import train
 from cnnjax.errors import UserError
-from cnnjax.train import checkpoint, devices, loop, metrics, optimizers, state, step
+from cnnjax.train import checkpoint, devices, metrics, optimizers, state, step
 from tests.train import tiny
 from tests.train.tiny import OPTIONS, arrays, interrupt_at, same_bits
 
@@ -103,22 +103,6 @@ def test_epochs_may_grow(tmp_path: Path) -> None:
     tiny.fit(tmp_path / "grown", replace(OPTIONS, epochs=2))
     tiny.fit(tmp_path / "grown", OPTIONS)
     assert same_bits(tmp_path / "four", tmp_path / "grown")
-
-
-def test_groups_of_updates_resume_at_their_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = replace(OPTIONS, updates_per_call=4)  # of 6 updates an epoch: groups of 4 and 2
-    tiny.fit(tmp_path / "whole", options)
-    with monkeypatch.context() as patch:
-        interrupt_at(7, signal.SIGTERM, patch)
-        assert tiny.fit(tmp_path / "cut", options).updates in {10, 12}
-    tiny.fit(tmp_path / "cut", options)
-    assert same_bits(tmp_path / "cut", tmp_path / "whole")
-
-
-def test_group_borders() -> None:
-    assert [loop.updates_in_call(done, 4, 6) for done in (0, 4, 6, 10)] == [4, 2, 4, 2]
-    assert [loop.updates_in_call(done, 4, 6) for done in (1, 5, 13)] == [3, 1, 3]
-    assert loop.updates_in_call(123, 1, 6) == 1
 
 
 def test_the_best_checkpoint_is_kept_and_chosen_by_the_validation_set(tmp_path: Path) -> None:

@@ -61,6 +61,15 @@ def test_epochs_may_grow_with_a_constant_rate_and_never_shrink(tmp_path: Path) -
         run_dir.settle_config(tmp_path, {**constant, "epochs": 4})
 
 
+def test_a_run_from_before_a_setting_goes_on_as_it_was(tmp_path: Path) -> None:
+    run_dir.settle_config(tmp_path, CONFIG)
+    begin(tmp_path)
+    with pytest.raises(UserError, match="other settings: deterministic: was False, is now True"):
+        run_dir.settle_config(tmp_path, {**CONFIG, "deterministic": True})
+    assert run_dir.settle_config(tmp_path, {**CONFIG, "deterministic": False}) == []
+    assert run_dir.settle_config(tmp_path, CONFIG) == []
+
+
 def test_another_environment_is_reported_and_accepted(tmp_path: Path) -> None:
     run_dir.settle_config(tmp_path, {**CONFIG, "environment": {"jax": "0.10.2", "cores": 2}})
     begin(tmp_path)
@@ -114,6 +123,18 @@ def test_a_run_that_failed_at_once_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(KeyError), run_dir.claim(tmp_path / "run"):
         raise KeyError
     assert not (tmp_path / "run").exists()
+    with pytest.raises(KeyError), run_dir.claim(tmp_path / "run"):
+        (tmp_path / "run/compiled").mkdir()
+        raise KeyError
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_killed_while_it_compiled_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled/jit_f-cache").write_text("x")
+    with pytest.raises(KeyError), run_dir.claim(tmp_path):
+        raise KeyError
+    assert (tmp_path / "compiled/jit_f-cache").exists(), "it was there before"
 
 
 def test_a_config_that_is_no_json_is_named(tmp_path: Path) -> None:

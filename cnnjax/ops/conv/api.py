@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnnjax.ops.checks import (
     DType,
@@ -198,10 +199,20 @@ def conv_transpose(
 
 
 def add_bias(y: jax.Array, b: jax.Array | None, dtype: Any) -> jax.Array:
-    """Adds b (F,), or (*S', F), or nothing, to y (N, *S', F) in the dtype of y, and casts."""
-    if b is not None:
-        y += with_axes_of(y, b.astype(y.dtype))
-    return y.astype(dtype)
+    """Adds b (F,), or (*S', F), or nothing, to y (N, *S', F) in the dtype of y, and casts.
+
+    Accelerators cast first: their libraries add a bias of the result's dtype within the convolution, in float32.
+    """
+    if b is None:
+        return y.astype(dtype)
+
+    def add(y: jax.Array, b: jax.Array, within: Any) -> jax.Array:
+        y, b = y.astype(within), b.astype(within)
+        return (y + with_axes_of(y, b)).astype(dtype)
+
+    if y.dtype == dtype:
+        return add(y, b, dtype)
+    return lax.platform_dependent(y, b, cpu=partial(add, within=y.dtype), default=partial(add, within=dtype))
 
 
 @partial(jax.jit, static_argnames=("algorithm", "windows", "groups", "precision", "wide", "dtype"))

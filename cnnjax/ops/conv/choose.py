@@ -32,7 +32,7 @@ COPIED_IMAGE_BYTES = 48_000_000
 FEW_CHANNELS, FEW_FEATURES = 16, 32
 # Channels up to which blocks of four neighbours pay, not of two.
 VERY_FEW_CHANNELS = 2
-# Channels up to which the patches of a kernel gradient are made for blocks of neighbours.
+# Channels up to which the patches of a kernel gradient are made for blocks of neighbours; and on a TPU at all.
 FEW_CHANNELS_OF_PATCHES = 4
 # Multiplications below which XLA's own convolution is as fast, and compiles faster.
 SMALL_PRODUCT = 2**14
@@ -44,6 +44,8 @@ LEAST_IMAGES, LEAST_FEATURES, LEAST_PRODUCTS = 16, 16, 128
 WIDE_FORWARD = 150
 # The same for the kernel gradient, whose larger tiles also must save this factor of the products.
 WIDE_KERNEL_GRAD, LEAST_SAVING = 16, 2.5
+# Taps up to which the TPU's compiler is quick with the kernel gradient of few channels.
+TPU_FAST_TAPS = 9
 # Product of strides above which the phases of an input gradient are computed together.
 MANY_PHASES = 8
 
@@ -148,6 +150,17 @@ def few_channels_back(p: Problem) -> bool:
 def unit_stride(p: Problem) -> bool:
     """True without strides."""
     return max(p.windows.stride) == 1
+
+
+def overlapping(p: Problem) -> bool:
+    """True where each window reaches into the next."""
+    return all(extent > stride for extent, stride in zip(p.windows.extents, p.windows.stride, strict=True))
+
+
+def slow_to_compile_on_tpu(p: Problem) -> bool:
+    """True for kernels of many taps that read few channels, without strides; if not too many for one product."""
+    few = p.channels <= FEW_CHANNELS_OF_PATCHES and p.groups == 1
+    return few and p.unit and TPU_FAST_TAPS < p.taps <= MANY_TAPS
 
 
 def phases(p: Problem) -> bool:
@@ -284,22 +297,57 @@ KERNEL_GRADS_ON_CPU = (
 )
 CPU = {FORWARD: CONVS_ON_CPU, INPUT_GRAD: INPUT_GRADS_ON_CPU, KERNEL_GRAD: KERNEL_GRADS_ON_CPU}
 
-# XLA's own forms: on accelerators, whose compilers know convolutions better than we do; on several devices, over which
-# XLA then shards them; in exported programs; and where memory would not do for another.
+# XLA's own forms: on several CPU devices, over which XLA then shards them; in programs exported for the CPU; where
+# memory would not do for another; and what `algorithm="lax"` names.
 PLAIN = {
-    FORWARD: Rule(forward.lax_conv, always),
-    INPUT_GRAD: Rule(input_grad.lax_input_grad, always),
-    KERNEL_GRAD: Rule(kernel_grad.lax_kernel_grad, always),
+    FORWARD: (Rule(forward.lax_conv, always),),
+    INPUT_GRAD: (Rule(input_grad.lax_input_grad, always),),
+    KERNEL_GRAD: (Rule(kernel_grad.lax_kernel_grad, always),),
 }
-# The same on several devices. XLA's partitioner adds up the kernel gradient of grouped convolutions wrongly where some
-# axis of the mesh holds no part of x (seen with jax 0.10 and 0.12).
+# On accelerators XLA knows convolutions better than we do. But it copies x to pad or cut it where that does not stand
+# in the convolution itself.
+CONVS_ON_GPU = (
+    Rule(forward.whole_lax_conv, overlapping),
+    Rule(forward.lax_conv, always),
+)
+INPUT_GRADS_ON_GPU = (
+    Rule(input_grad.pointwise, strided_pointwise, correlates=True),
+    Rule(input_grad.whole_lax_input_grad, overlapping),
+    Rule(input_grad.lax_input_grad, always),
+)
+KERNEL_GRADS_ON_GPU = (
+    Rule(kernel_grad.whole_lax_kernel_grad, overlapping),
+    Rule(kernel_grad.lax_kernel_grad, always),
+)
+GPU = {FORWARD: CONVS_ON_GPU, INPUT_GRAD: INPUT_GRADS_ON_GPU, KERNEL_GRAD: KERNEL_GRADS_ON_GPU}
+# The TPU's compiler takes minutes, or does not end, for the kernel gradient of very few channels and many images.
+KERNEL_GRADS_ON_TPU = (
+    Rule(kernel_grad.im2col_kernel_grad, slow_to_compile_on_tpu),
+    *KERNEL_GRADS_ON_GPU,
+)
+TPU = {**GPU, KERNEL_GRAD: KERNEL_GRADS_ON_TPU}
+TABLES = {"cpu": CPU, "tpu": TPU, "gpu": GPU}
+
+# On several devices XLA's partitioner adds up the kernel gradient of grouped convolutions wrongly where some axis of
+# the mesh holds no part of x (seen with jax 0.10 and 0.12).
 GROUPED_KERNEL_GRAD_ON_DEVICES = Rule(kernel_grad.tap_by_tap, always)
 
 
-def rule_on_cpu(derivative: str, p: Problem) -> Rule:
-    """Returns the first row that holds for a problem, or XLA's form where that row would copy too large an image."""
-    rule = next(rule for rule in CPU[derivative] if rule.when(p))
-    return PLAIN[derivative] if rule.copies and p.image_bytes > COPIED_IMAGE_BYTES else rule
+def rule_for(derivative: str, platform: str, p: Problem, *, plain: bool, one_device: bool) -> Rule:
+    """Returns the first row that holds for a problem.
+
+    Args:
+      derivative: what is computed.
+      platform: `"cpu"`, `"tpu"`, or `"gpu"`.
+      p: the problem.
+      plain: whether to take `PLAIN`.
+      one_device: whether the program is for one device.
+    """
+    if derivative == KERNEL_GRAD and p.groups > 1 and not one_device:
+        return GROUPED_KERNEL_GRAD_ON_DEVICES
+    table = PLAIN if plain else TABLES[platform]
+    rule = next(rule for rule in table[derivative] if rule.when(p))
+    return PLAIN[derivative][0] if rule.copies and p.image_bytes > COPIED_IMAGE_BYTES else rule
 
 
 # ---- by name ----

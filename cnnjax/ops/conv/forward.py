@@ -34,20 +34,31 @@ def lax_conv(
     precision: Precision,
     preferred_element_type: jax.typing.DTypeLike | None = None,
 ) -> jax.Array:
-    """Computes the convolution as XLA does, on any platform."""
-    padding = windows.padding
+    """Computes the convolution as XLA does, on any platform; what strides read of x is cut to size before."""
     if max(windows.stride) > 1:
         # Padded to the exact size beforehand, the input gradient has padding in every dimension that it
         # dilates. Without it XLA (jax 0.10 to 0.12) can take kernel 2 with stride 2 for a grouped
         # convolution, and ends the process.
         x = pad_spatial(x, windows.exact_padding)
-        padding = ((0, 0),) * len(padding)
-    spatial = "DHW"[-len(padding) :]
+        windows = windows._replace(padding=((0, 0),) * len(windows.padding))
+    return whole_lax_conv(x, w, windows, groups, precision, preferred_element_type)
+
+
+def whole_lax_conv(
+    x: jax.Array,
+    w: jax.Array,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    preferred_element_type: jax.typing.DTypeLike | None = None,
+) -> jax.Array:
+    """Computes the convolution as XLA does, of x as it is: nothing is copied to pad or cut it."""
+    spatial = "DHW"[-len(windows.padding) :]
     return lax.conv_general_dilated(
         x,
         w,
         windows.stride,
-        padding,
+        windows.padding,
         rhs_dilation=windows.dilation,
         dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
         feature_group_count=groups,

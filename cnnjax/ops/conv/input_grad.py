@@ -16,7 +16,14 @@ from jax import lax
 
 from cnnjax.ops.checks import Precision
 from cnnjax.ops.conv.chunks import map_over_images
-from cnnjax.ops.conv.forward import PATCHES_BYTES, blocked_image_bytes, direct, im2col_width_blocked, lax_conv
+from cnnjax.ops.conv.forward import (
+    PATCHES_BYTES,
+    blocked_image_bytes,
+    direct,
+    im2col_width_blocked,
+    lax_conv,
+    whole_lax_conv,
+)
 from cnnjax.ops.geometry import Windows, dilated, slide
 from cnnjax.ops.patches import pad_spatial
 
@@ -26,8 +33,19 @@ Conv = Callable[[jax.Array, jax.Array, Windows, int, Precision], jax.Array]
 
 def lax_input_grad(w: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
     """Computes the transpose of XLA's convolution, on any platform."""
+    return _transposed(lax_conv, w, dy, windows, groups, precision)
+
+
+def whole_lax_input_grad(w: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes the transpose of `whole_lax_conv`."""
+    return _transposed(whole_lax_conv, w, dy, windows, groups, precision)
+
+
+def _transposed(
+    conv: Conv, w: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision
+) -> jax.Array:
     x = jax.ShapeDtypeStruct((dy.shape[0], *windows.sizes, w.shape[-2] * groups), dy.dtype)
-    return jax.linear_transpose(lambda x: lax_conv(x, w, windows, groups, precision), x)(dy)[0]
+    return jax.linear_transpose(lambda x: conv(x, w, windows, groups, precision), x)(dy)[0]
 
 
 def width_blocked(

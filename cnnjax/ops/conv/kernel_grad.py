@@ -19,7 +19,7 @@ from jax import lax
 from cnnjax.ops.checks import Precision
 from cnnjax.ops.conv import onednn
 from cnnjax.ops.conv.blocked import banded_kernel, width_blocked
-from cnnjax.ops.conv.forward import direct, lax_conv, sampled
+from cnnjax.ops.conv.forward import direct, im2col, lax_conv, sampled, whole_lax_conv
 from cnnjax.ops.conv.winograd import (
     WORD_BYTES,
     inverse_transform_kernel,
@@ -55,6 +55,18 @@ def lax_kernel_grad(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, 
     Between groups it computes the whole product and drops what lies between different ones.
     """
     return _transposed(lax_conv, x, dy, windows, groups, precision)
+
+
+def whole_lax_kernel_grad(
+    x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision
+) -> jax.Array:
+    """Computes the transpose of `whole_lax_conv`."""
+    return _transposed(whole_lax_conv, x, dy, windows, groups, precision)
+
+
+def im2col_kernel_grad(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes the transpose of `im2col`: the product of all patches and dy, where a compiler writes none down."""
+    return _transposed(im2col, x, dy, windows, groups, precision)
 
 
 def direct_kernel_grad(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:

@@ -212,18 +212,20 @@ def _lowering(platform: str) -> Callable[..., Any]:
 
     def rule(ctx: Any, a: Any, b: Any, **parameters: Any) -> Any:
         module = ctx.module_context
-        # XLA can neither share out a loop over the batch or a custom call, nor serialise the latter; and the forms of
-        # one device work with sizes that are numbers, where an exported program may have symbols.
         one_device = getattr(module.axis_context, "num_devices", None) == 1
-        plain = parameters.pop("plain") or not one_device or module.lowering_parameters.for_export
-        run = partial(_compute, platform=platform, plain=plain, one_device=one_device, **parameters)
+        if platform == "cpu" and not (one_device and not module.lowering_parameters.for_export):
+            # XLA can neither share out a loop over the batch or a custom call, nor serialise the latter; and the forms
+            # of one device work with sizes that are numbers, where an exported program may have symbols.
+            parameters["plain"] = True
+        run = partial(_compute, platform=platform, one_device=one_device, **parameters)
         return mlir.lower_fun(run, multiple_results=False)(ctx, a, b)
 
     return rule
 
 
-for _platform in ("default", "cpu"):
-    mlir.register_lowering(conv_p, _lowering(_platform), platform=None if _platform == "default" else _platform)
+mlir.register_lowering(conv_p, _lowering("gpu"))
+for _platform in ("cpu", "tpu"):
+    mlir.register_lowering(conv_p, _lowering(_platform), platform=_platform)
 
 
 def _compute(
@@ -250,9 +252,9 @@ def _compute(
     a, b = a.astype(wide), b.astype(wide)
     if platform == "cpu" and not plain:
         return _on_cpu(derivative, a, b, windows, groups, precision).astype(dtype)
-    form = choose.PLAIN[derivative].form
-    if derivative == KERNEL_GRAD and groups > 1 and not one_device:
-        form = choose.GROUPED_KERNEL_GRAD_ON_DEVICES.form
+    p = _problem(derivative, a, b, windows, groups, precision)._replace(onednn=False)
+    rule = choose.rule_for(derivative, platform, p, plain=plain, one_device=one_device)
+    form = partial(rule.form, conv=lax_conv) if rule.correlates else rule.form
     if derivative == FORWARD and not narrow and dtype.itemsize > wide.itemsize:
         return form(a, b, windows, groups, precision, preferred_element_type=dtype)
     return form(a, b, windows, groups, precision).astype(dtype)
@@ -269,7 +271,7 @@ def _on_cpu(
         return _on_cpu(derivative, a, b, _as_images(windows), groups, precision).squeeze(_row_axis(result))
 
     p = _problem(derivative, a, b, windows, groups, precision)
-    rule = choose.rule_on_cpu(derivative, p)
+    rule = choose.rule_for(derivative, "cpu", p, plain=False, one_device=True)
     parameters: dict[str, Any] = {"block": rule.block(p)} if rule.block else {}
     if rule.correlates:
         parameters["conv"] = partial(_on_cpu, FORWARD)
@@ -307,5 +309,5 @@ def _problem(
     else:
         channels, features = arrays["w"].shape[-2], arrays["w"].shape[-1] // groups
     return choose.Problem(
-        len(images), windows, channels, features, groups, a.dtype.itemsize, precision, onednn.supports(a, b)
+        images.shape[0], windows, channels, features, groups, a.dtype.itemsize, precision, onednn.supports(a, b)
     )

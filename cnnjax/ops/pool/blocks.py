@@ -1,6 +1,7 @@
 """Lowering a primitive in blocks of examples and channels, so that its temporary arrays stay small on the CPU."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,13 @@ from jax.interpreters import mlir
 from cnnjax.ops.pool.choose import block_sizes
 
 
-def define_lowering(primitive: Primitive, compute: Callable[..., jax.Array], temporaries: Callable[..., int]) -> None:
+def define_lowering(
+    primitive: Primitive,
+    compute: Callable[..., jax.Array],
+    temporaries: Callable[..., int],
+    *,
+    by_platform: bool = False,
+) -> None:
     """Lets the primitive compile as `compute`, on a single CPU device in blocks where it would take much memory.
 
     Args:
@@ -20,8 +27,13 @@ def define_lowering(primitive: Primitive, compute: Callable[..., jax.Array], tem
       compute: takes the primitive's operands and parameters.
       temporaries: takes the operands' abstract values and the parameters; returns about how many bytes `compute`
         needs beside its operands and its result.
+      by_platform: whether `compute` also takes `platform`: `"cpu"`, `"tpu"`, or `"gpu"`.
     """
-    whole = mlir.lower_fun(compute, multiple_results=False)
+
+    def compute_on(platform: str) -> Callable[..., jax.Array]:
+        return partial(compute, platform=platform) if by_platform else compute
+
+    whole = mlir.lower_fun(compute_on("cpu"), multiple_results=False)
 
     def on_cpu(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         batch, channels = ctx.avals_in[0].shape[0], ctx.avals_in[0].shape[-1]
@@ -34,11 +46,12 @@ def define_lowering(primitive: Primitive, compute: Callable[..., jax.Array], tem
             return whole(ctx, *operands, **parameters)
 
         def blocked(*arrays: jax.Array) -> jax.Array:
-            return _in_blocks(lambda *slices: compute(*slices, **parameters), arrays, block)
+            return _in_blocks(lambda *slices: compute_on("cpu")(*slices, **parameters), arrays, block)
 
         return mlir.lower_fun(blocked, multiple_results=False)(ctx, *operands)
 
-    mlir.register_lowering(primitive, whole)
+    mlir.register_lowering(primitive, mlir.lower_fun(compute_on("gpu"), multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(compute_on("tpu"), multiple_results=False), platform="tpu")
     mlir.register_lowering(primitive, on_cpu, platform="cpu")
 
 

@@ -12,8 +12,10 @@
                                 tiles           the extents of windows tile x
                                 taps            else
     their transpose             transpose       dilated, or more than `UNROLLED_TAPS` taps
-                                tiles           windows tile x, fewer than `FULL_VECTOR` channels
+                                tiles           on the CPU, windows tile x, fewer than `FULL_VECTOR` channels
+                                at once         on a TPU, windows tile x, after a norm
                                 shifts          else
+    both, on a TPU              reduce_window   windows that overlap, not dilated
     adaptive pools              usual           windows alike and as far apart, at most `UNROLLED_TAPS` along all axes
                                 rows            else
     what a gradient keeps       offsets         offsets of at most `KEPT_BYTES`, or a symbolic batch
@@ -21,8 +23,9 @@
     how much at once            whole           temporaries of at most `BLOCK_BYTES`, any platform but one CPU device
                                 blocks          more, on one CPU device (`block_sizes`)
 
-The forms are the same on every platform; only blocks are for the CPU alone, whose compiler writes down padded copies
-that other compilers fuse away.
+Where no platform is named the forms are the same on all. Blocks are for the CPU alone, whose compiler writes down
+padded copies that other compilers fuse away; the TPU's compiler writes down each slice of windows that overlap, but has
+XLA's reduce_window and select_and_scatter in its hardware's layout.
 """
 
 import math
@@ -68,6 +71,20 @@ def max_form(windows: Windows) -> Literal["taps", "axes"]:
     return "taps" if few else "axes"
 
 
+def is_reduce_window(windows: Windows, platform: str) -> bool:
+    """True where the largest elements are found by reduce_window, and scattered to by select_and_scatter."""
+    return (
+        platform == "tpu"
+        and max(windows.dilation) == 1
+        and any(k > s for k, s in zip(windows.window, windows.stride, strict=True))
+    )
+
+
+def is_pooled_with_norm(windows: Windows) -> bool:
+    """True where a batch norm in front of a maximum normalises the winners alone."""
+    return _tile_exactly(windows) and math.prod(windows.window) <= FEW_TAPS
+
+
 def gather_form(windows: Windows) -> Literal["gather", "tiles", "taps"]:
     """Chooses how the elements at the winners are gathered."""
     if math.prod(windows.window) > UNROLLED_TAPS:
@@ -75,11 +92,23 @@ def gather_form(windows: Windows) -> Literal["gather", "tiles", "taps"]:
     return "tiles" if windows.stride == windows.extents else "taps"
 
 
-def scatter_form(windows: Windows, channels: int) -> Literal["transpose", "tiles", "shifts"]:
-    """Chooses how values are scattered to the winners."""
+def scatter_form(
+    windows: Windows, channels: int, platform: str, written: bool
+) -> Literal["transpose", "tiles", "at once", "shifts"]:
+    """Chooses how values are scattered to the winners.
+
+    Args:
+      windows: of the pool.
+      channels: of the values.
+      platform: that computes it.
+      written: whether the result should be written once where its readers would each compute it again: right for
+        several readers of all of it, wrong where one is a sum.
+    """
     if max(windows.dilation) > 1 or math.prod(windows.window) > UNROLLED_TAPS:
         return "transpose"
-    return "tiles" if windows.stride == windows.window and channels < FULL_VECTOR else "shifts"
+    if windows.stride == windows.window and platform == "tpu" and written:
+        return "at once"
+    return "tiles" if windows.stride == windows.window and channels < FULL_VECTOR and platform == "cpu" else "shifts"
 
 
 def adaptive_form(window: tuple[int, ...]) -> Literal["usual", "rows"]:

@@ -16,12 +16,18 @@ from jax import lax
 from jax.extend.core import Primitive
 
 from cnnjax.ops.geometry import Windows
-from cnnjax.ops.patches import taps
+from cnnjax.ops.patches import pad_spatial, taps
 from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import Linear, define_linear, define_selection
 from cnnjax.ops.pool.windows import padded, slices_along
-from cnnjax.ops.pool.winners import flat_index, gather_max, offset_dtype, scatter_max, tap_offset
+from cnnjax.ops.pool.winners import (
+    flat_index,
+    gather_max,
+    offset_dtype,
+    scatter_max,
+    tap_offset,
+)
 from cnnjax.ops.primitives import aval_like
 
 
@@ -50,7 +56,9 @@ def _max_shape(x: Any, *, windows: Windows, give: Literal["value", "offset"]) ->
     return aval_like(x, shape, x.dtype if give == "value" else offset_dtype(windows))
 
 
-def _max(x: jax.Array, *, windows: Windows, give: Literal["value", "offset"]) -> jax.Array:
+def _max(x: jax.Array, *, windows: Windows, give: Literal["value", "offset"], platform: str) -> jax.Array:
+    if give == "value" and choose.is_reduce_window(windows, platform):
+        return _reduce_window(x, windows)
     best, argmax_offset = first_maximum(x, windows)
     return best if give == "value" else argmax_offset
 
@@ -59,55 +67,82 @@ def _max_temporaries(x: Any, *, windows: Windows, give: str) -> int:
     return choose.max_temporaries(windows, x.size * x.dtype.itemsize)
 
 
+def tangent_at_winners(dx: jax.Array, x: jax.Array, argmax_offset: jax.Array, windows: Windows) -> jax.Array:
+    """Gathers tangents of x at the winners of its windows: linear in dx, and its transpose, written once, scatters."""
+    kept = lax.stop_gradient((x, argmax_offset))
+    return gather_max_p.bind(dx, *kept, of="y", windows=windows, written=True)
+
+
 def _at_winners(x: jax.Array, *, windows: Windows, give: str) -> Linear:
+    kept = [x]
     if choose.keeps_offsets(windows, x.shape[0], x.shape[-1], offset_dtype(windows)):
-        argmax_offset = _argmax_offset(x, windows)
-        return lambda dx: gather_max_p.bind(dx, argmax_offset, of="y", keeps="offsets", windows=windows)
-    return lambda dx: gather_max_p.bind(dx, x, of="y", keeps="input", windows=windows)
+        kept.append(_argmax_offset(x, windows))
+    return lambda dx: gather_max_p.bind(dx, *kept, of="y", windows=windows, written=False)
 
 
 define_selection(max_p, ("windows", "give"), _at_winners)
-define_lowering(max_p, _max, _max_temporaries)
+define_lowering(max_p, _max, _max_temporaries, by_platform=True)
 
 
 # ---- its derivative, a primitive: XLA would transpose it tap by tap, each a pad and an addition of a whole array ----
+
+# Its operands are tangents of x, or cotangents of y; x; and the argmax offsets where they are kept. A compiled program
+# keeps, of x and the offsets, the one that its platform's form reads. `written`: see `choose.scatter_form`.
 
 gather_max_p = Primitive("cnnjax_gather_max")
 
 
 @gather_max_p.def_abstract_eval
-def _gather_max_shape(a: Any, kept: Any, *, of: str, keeps: str, windows: Windows) -> Any:
+def _gather_max_shape(a: Any, x: Any, *offsets: Any, of: str, windows: Windows, written: bool) -> Any:
     return aval_like(a, (a.shape[0], *(windows.output if of == "y" else windows.sizes), a.shape[-1]))
 
 
-def _gather_max(a: jax.Array, kept: jax.Array, *, of: str, keeps: str, windows: Windows) -> jax.Array:
-    argmax_offset = kept if keeps == "offsets" else first_maximum(kept, windows)[1]
-    return (gather_max if of == "y" else scatter_max)(a, argmax_offset, windows)
+def _gather_max(
+    a: jax.Array, x: jax.Array, *offsets: jax.Array, of: str, windows: Windows, written: bool, platform: str
+) -> jax.Array:
+    if of == "x" and choose.is_reduce_window(windows, platform):
+        return jax.vjp(functools.partial(_reduce_window, windows=windows), x)[1](a)[0]
+    argmax_offset = offsets[0] if offsets else first_maximum(x, windows)[1]
+    if of == "y":
+        return gather_max(a, argmax_offset, windows)
+    return scatter_max(a, argmax_offset, windows, platform, written)
 
 
-def _gather_max_temporaries(a: Any, kept: Any, *, of: str, keeps: str, windows: Windows) -> int:
+def _gather_max_temporaries(a: Any, x: Any, *offsets: Any, of: str, windows: Windows, written: bool) -> int:
     examples = a.shape[0] * a.shape[-1] * a.dtype.itemsize
     return choose.winner_temporaries(windows, examples * math.prod(windows.sizes), examples * math.prod(windows.output))
 
 
-define_linear(gather_max_p, ("of", "keeps", "windows"))
-define_lowering(gather_max_p, _gather_max, _gather_max_temporaries)
+define_linear(gather_max_p, ("of", "windows", "written"))
+define_lowering(gather_max_p, _gather_max, _gather_max_temporaries, by_platform=True)
 
 
 # ---- how the winners are found ----
 
 
+def _reduce_window(x: jax.Array, windows: Windows) -> jax.Array:
+    """Finds the largest element of each window as XLA does."""
+    crop = tuple((min(low, 0), min(high, 0)) for low, high in windows.exact_padding)
+    padding = [(0, 0), *((max(low, 0), max(high, 0)) for low, high in windows.exact_padding), (0, 0)]
+    lowest = np.asarray(_lowest(x.dtype), x.dtype)
+    whole = pad_spatial(x, crop)
+    return lax.reduce_window(whole, lowest, lax.max, (1, *windows.window, 1), (1, *windows.stride, 1), padding)
+
+
+def _lowest(dtype: Any) -> float | int:
+    return -jnp.inf if jnp.issubdtype(dtype, jnp.floating) else int(jnp.iinfo(dtype).min)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def first_maximum(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
     """Finds the largest element of each window and its argmax offset, the first of equals."""
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    best = padded(x, windows, value=lowest)
+    best = padded(x, windows, value=_lowest(x.dtype))
     if choose.max_form(windows) == "taps":
         # without padding on the low side the first tap is real, and no padding after it wins
         (_, best), *others = taps(best, windows)
         argmax_offset = jnp.zeros(best.shape, offset_dtype(windows))
         for tap, value in others:
-            keep = _keeps_best(best, value)
+            keep = keeps_best(best, value)
             best = jnp.where(keep, best, value)
             argmax_offset = jnp.where(keep, argmax_offset, np.asarray(tap_offset(tap, windows), argmax_offset.dtype))
         return best, argmax_offset
@@ -130,7 +165,7 @@ def _first_maximum_along(
     best, *values = slices_along(x, windows, axis)
     best_offset, *offsets = slices_along(argmax_offset, windows, axis)
     for tap, (value, offset) in enumerate(zip(values, offsets, strict=True), 1):
-        keep = _keeps_best(best, value)
+        keep = keeps_best(best, value)
         only_padding_so_far = starts + (tap - 1) * dilation < windows.padding[axis][0]
         if only_padding_so_far.any():
             keep &= ~only_padding_so_far
@@ -139,7 +174,7 @@ def _first_maximum_along(
     return best, best_offset
 
 
-def _keeps_best(best: jax.Array, value: jax.Array) -> jax.Array:
+def keeps_best(best: jax.Array, value: jax.Array) -> jax.Array:
     """Returns true where `best` stays: NaN is never <=, so it is taken, and once taken it stays."""
     return (value <= best) | (best != best)
 

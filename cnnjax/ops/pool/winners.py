@@ -78,17 +78,18 @@ def _gather_by_index(x: jax.Array, argmax_offset: jax.Array, windows: Windows) -
     return jnp.take_along_axis(flat, index, axis=1).reshape(argmax_offset.shape)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def scatter_max(dy: jax.Array, argmax_offset: jax.Array, windows: Windows) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def scatter_max(
+    dy: jax.Array, argmax_offset: jax.Array, windows: Windows, platform: str = "cpu", written: bool = False
+) -> jax.Array:
     """Adds dy `(N, *S', C)` to the winners of its windows: the transpose of `gather_max`, `(N, *S, C)`."""
     shape = (dy.shape[0], *windows.sizes, dy.shape[-1])
-    form = choose.scatter_form(windows, dy.shape[-1])
+    form = choose.scatter_form(windows, dy.shape[-1], platform, written)
     if form == "transpose":
         gather = functools.partial(gather_max, argmax_offset=argmax_offset, windows=windows)
         return jax.linear_transpose(gather, aval_like(jax.typeof(dy), shape))(dy)[0]
-    if form == "tiles":
-        return unpadded(_scatter_over_tiles(dy, argmax_offset, windows), windows)
-    return unpadded(_scatter_by_shifts(dy, argmax_offset, windows), windows)
+    forms = {"tiles": _scatter_over_tiles, "at once": _scatter_at_once, "shifts": _scatter_by_shifts}
+    return unpadded(forms[form](dy, argmax_offset, windows), windows)
 
 
 def _scatter_over_tiles(dy: jax.Array, argmax_offset: jax.Array, windows: Windows) -> jax.Array:
@@ -99,6 +100,18 @@ def _scatter_over_tiles(dy: jax.Array, argmax_offset: jax.Array, windows: Window
     for axis, k in reversed([*enumerate(windows.window)]):
         parts = [jnp.stack(parts[i : i + k], axis + 2) for i in range(0, len(parts), k)]
     return parts[0].reshape(dy.shape[0], *tiled_sizes(windows), dy.shape[-1])
+
+
+def _scatter_at_once(dy: jax.Array, argmax_offset: jax.Array, windows: Windows) -> jax.Array:
+    """Scatters where windows tile x, for a compiler that would write dy and the offsets at the size of x instead.
+
+    The barriers keep each as small as it is, and the result in dy's dtype.
+    """
+    inner = tuple(range(2, 2 + 2 * len(windows.sizes), 2))
+    here = _offsets_at_shift((0,) * len(windows.sizes), windows).astype(argmax_offset.dtype)
+    parts = jnp.where(jnp.expand_dims(argmax_offset, inner) == here, jnp.expand_dims(dy, inner), np.zeros((), dy.dtype))
+    whole = lax.optimization_barrier(parts).reshape(dy.shape[0], *tiled_sizes(windows), dy.shape[-1])
+    return lax.optimization_barrier(whole)
 
 
 def _scatter_by_shifts(dy: jax.Array, argmax_offset: jax.Array, windows: Windows) -> jax.Array:

@@ -10,6 +10,7 @@ import pytest
 
 from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, lp_pool, max_pool, min_pool, pool
 from cnnjax.ops.geometry import require_real_taps, slide
+from cnnjax.ops.pool import maxima, winners
 from tests import oracles
 from tests.cases import INF, NAN, REDUCERS, line, softmax_pool, value_and_gradients, values_and_gradients
 from tests.tables import draws, in_one_case
@@ -448,3 +449,27 @@ def test_errors_of_the_global_pools(pool):
 def test_errors_of_pool(x, reduce, keywords, error, words):
     with pytest.raises(error, match=words):
         pool(x, 2, reduce, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("window", "keywords"),
+    [
+        ((3, 2), {"stride": (2, 2), "padding": ((1, 1), (0, 0))}),
+        ((3, 3), {"stride": 2, "padding": 0, "ceil_mode": True}),
+        ((3, 3), {"stride": (1, 2), "padding": ((-1, 1), (1, -2))}),
+        ((2, 2), {}),
+        ((2, 3), {"dilation": 2, "stride": 1}),
+    ],
+    ids=str,
+)
+def test_the_forms_of_accelerators_are_those_of_the_cpu(window, keywords):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+    windows = slide((7, 8), window, **{"stride": window, **keywords})
+    ct = jax.random.normal(jax.random.key(1), (2, *windows.output, 3))
+    y, offset = maxima.first_maximum(x, windows)
+    dx = winners.scatter_max(ct, offset, windows)
+    for platform in ("gpu", "tpu"):
+        np.testing.assert_array_equal(maxima._max(x, windows=windows, give="value", platform=platform), y)
+        for written in (False, True):
+            got = maxima._gather_max(ct, x, offset, of="x", windows=windows, written=written, platform=platform)
+            np.testing.assert_allclose(got, dx, rtol=1e-6, atol=1e-6, err_msg=platform)
