@@ -83,13 +83,16 @@ def test_the_other_scripts_know_the_net(run: Path, folder: Path) -> None:
 
 
 def test_seeds_make_runs_of_their_own_and_a_table(folder: Path, run: Path) -> None:
-    flags = (*TINY, "--epochs=2", "--seed=3", "--workdir=seeds")
+    flags = (*TINY, "--epochs=2", "--seed=3", "--workdir=seeds", "--deterministic", "--updates_per_call=2")
     processes.good("train.py", *flags, "--seeds=2", folder=folder)
     before = {path: path.read_bytes() for path in (folder / "seeds").glob("*/metrics.jsonl")}
     assert sorted(path.parent.name for path in before) == ["seed3", "seed4"]
     printed = processes.good("train.py", *flags, "--seeds=3", folder=folder)
     assert {path: path.read_bytes() for path in before} == before, "what is finished is not done again"
     assert [config_of(folder / "seeds" / f"seed{n}")["seed"] for n in (3, 4, 5)] == [3, 4, 5]
+    config = config_of(folder / "seeds/seed5")
+    assert config["deterministic"] and config["updates_per_call"] == 2
+    assert "--xla_gpu_exclude_nondeterministic_ops=true" in config["environment"]["XLA_FLAGS"].split()
     losses = [scored(folder / "seeds" / f"seed{n}")[-1]["test_loss"] for n in (3, 4, 5)]
     assert len(set(losses)) == 3
     (line,) = [line.split() for line in printed.splitlines() if line.startswith("test_loss ")]

@@ -272,7 +272,7 @@ def test_a_new_folder_lists_and_a_test_set_that_is_none(tmp_path: Path) -> None:
 
 # ---- no option is ignored ----
 
-#: Options whose effect a test shows: test_fit.py and test_loop.py.
+#: Options whose effect a test shows: test_fit.py, test_loop.py and test_calls.py.
 ELSEWHERE = {
     "warmup", "decay", "nesterov", "freeze", "accumulate", "loss_scale", "ema", "validation", "patience", "eval_every",
     "checkpoint_every", "log_every", "keep", "updates_per_call", "profile",
