@@ -11,7 +11,8 @@ Compiling takes seconds for a GPU, and about a minute for a TPU.
 The program is the very one that train.py would run: the same update, donated and sharded. Memory, operations, kernels
 and collectives are read off it. The seconds are bounds by published peaks, which no run undercuts and few come near;
 on a TPU the estimate of XLA's own model stands beside them. What a run keeps beside the step (a data set on the
-device, batches on their way) comes on top of the memory.
+device, batches on their way) comes on top of the memory. Layers are bounded one by one, as if all that each reads and
+writes went through the memory, though a TPU keeps small batches on the chip.
 
 Prints one report a target and a table of all, and leaves plan.json and plan.png in --out.
 """
@@ -36,6 +37,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
         os.environ.setdefault(_name, _value)
 
 import dataclasses
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -92,6 +94,10 @@ class Net(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Compiles the step for each target, prints what it needs, writes the JSON file and the picture."""
     settings.no_arguments(arguments)
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # nothing is to be saved, and XLA lets no handler run while it compiles
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot read programs of devices that are not here
     targets = [plan.parse(name) for name in FLAGS.target or [""]]
     net = make_net()
     devices = [target.devices() for target in targets]  # a missing compiler is told before a minute of work
@@ -119,7 +125,7 @@ def make_net() -> Net:
     """Returns the net of the flags, as shapes alone.
 
     Raises:
-      UserError: there is no such net, or it does not take such images.
+      UserError: there is no such net, it does not take such images, or it gives no logits.
     """
     if FLAGS.model == "textcnn":
         raise UserError("--model=textcnn reads words, not images: plan it in Python, by cnnjax.plan.lower_update.")
@@ -131,16 +137,24 @@ def make_net() -> Net:
     config, shape = {"model": model, "dtype": FLAGS.dtype}, (size, size, channels)
     tables = []
 
-    def trace() -> None:  # no weights are drawn
-        tables.append(inspect.layer_table(models.build(config), shape))
+    def trace(x: jax.Array) -> Any:  # no weights are drawn
+        model: Any = models.build(config)
+        tables.append(inspect.layer_table(model, shape))
+        return model(x)
 
     try:
-        jax.eval_shape(trace)
+        outputs = jax.eval_shape(trace, jax.ShapeDtypeStruct((2, *shape), "float32"))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"the net does not take images of {' x '.join(map(str, shape))}: {error.__cause__ or error}; give another "
             "`image_size` or `channels`."
         ) from error
+    if getattr(outputs, "ndim", None) != 2:
+        gave = getattr(outputs, "shape", type(outputs).__name__)
+        raise UserError(
+            f"--model={FLAGS.model} must give logits (N, num_classes), gave {gave} for 2 images: for another task call "
+            "cnnjax.plan.lower_update with a loss of your own."
+        )
     return Net(config, shape, tables[0])
 
 

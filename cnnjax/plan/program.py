@@ -68,7 +68,7 @@ class Program:
       custom_calls: how often each target is called, such as cuDNN's.
       copies: kernels that end in a copy or transpose.
       collectives: by kind.
-      convolutions: their number by the dtypes that they read, `{"bf16": 8, "bf16, f32": 1}`.
+      convolutions: their number by the dtypes that they read, `{"bf16": 8, "bf16 and f32": 1}`.
     """
 
     memory: Memory
@@ -174,5 +174,5 @@ def _convolutions(module: hlo.Module) -> dict[str, int]:
             spatial = re.search(r"\bwindow=\{size=", one.attributes)
             if (one.opcode == "convolution" and spatial) or CONVOLUTIONS_OF_CUDNN in one.attributes:
                 dtypes = {computation[name].outputs[0].dtype for name in one.operands[:2] if name in computation}
-                found[", ".join(sorted(dtypes))] += 1
+                found[" and ".join(sorted(dtypes))] += 1
     return dict(found)

@@ -82,9 +82,7 @@ def _work_line(estimate: Estimate, program: Program) -> str:
 def _program_line(program: Program) -> str:
     """Says what the program is made of."""
     words = [f"{program.kernels} kernels, {program.copies} of them copies"]
-    if program.convolutions:
-        kinds = ", ".join(f"{count} of {dtypes}" for dtypes, count in program.convolutions.items())
-        words.append(f"{_counted(sum(program.convolutions.values()), 'convolution')} ({kinds})")
+    words += [f"{_counted(count, 'convolution')} of {dtypes}" for dtypes, count in program.convolutions.items()]
     cudnn = sum(count for name, count in program.custom_calls.items() if name.startswith("__cudnn"))
     return ", ".join([*words, *([f"{_counted(cudnn, 'call')} of cuDNN"] if cudnn else [])])
 

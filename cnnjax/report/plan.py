@@ -88,7 +88,7 @@ def _draw_memory(panel: Axes, steps: Sequence[PlannedStep]) -> None:
     for row, (step, percent) in enumerate(zip(steps, left, strict=True)):
         taken = f" {percent:.2g} % of {step.capacity / 1e9:.3g} GB"
         panel.text(percent, row, taken, va="center", fontsize=9)
-    end = max(left) * 1.5
+    end = max(left) * 2
     panel.set_xlim(0, max(end, 105) if end > 60 else end)  # a small net is to be seen too
     panel.axvline(100, color="k", linewidth=1)
     panel.set_yticks(range(len(steps)), [step.label for step in steps])
@@ -107,7 +107,8 @@ def _draw_seconds(panel: Axes, steps: Sequence[PlannedStep]) -> None:
     panel.set_yticks(range(len(steps)), [step.label for step in steps])
     panel.invert_yaxis()
     panel.set_title("a step in ms: bounds by published peaks, not measured", fontsize=10)
-    panel.legend(fontsize=8)
+    if names:
+        panel.legend(fontsize=8)
 
 
 def _draw_roofline(panel: Axes, steps: Sequence[PlannedStep]) -> None:

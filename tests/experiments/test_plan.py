@@ -23,6 +23,13 @@ class Dense(nnx.Module):
 
     def __call__(self, x):
         return self.dense(x.reshape(len(x), -1))
+
+class Maps(nnx.Module):
+    def __init__(self, num_classes, *, channels, rngs):
+        self.dense = nnx.Linear(channels, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(x)
 """
 
 
@@ -74,9 +81,9 @@ def test_without_a_compiler_it_says_what_to_install(tmp_path: Path) -> None:
         (["--target=gpu:h100", "--model=mnist_cnn", "--image_size=32"],
          "the net does not take images of 32 x 32 x 1: x must be (N, 28, 28, channels), was (1, 32, 32, 1)"),
         (["--target=gpu:h100", "--model=textcnn"], "--model=textcnn reads words, not images"),
-        (["--target=gpu:h100", "--model=nothing"], "there is no model 'nothing': it must be one of alexnet"),
-        (["--model=mnist_cnn"], "--target"),
+        (["--target=gpu:h100", "--model=net.py:Maps"], "must give logits (N, num_classes), gave (2, 32, 32, 10)"),
     ],
 )  # fmt: skip
 def test_bad_input_ends_with_a_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
     assert sentence in processes.refusal("plan.py", *arguments, folder=tmp_path)

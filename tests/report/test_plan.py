@@ -19,10 +19,10 @@ def step(label: str, **changes: object) -> PlannedStep:
 
 
 def test_three_targets(tmp_path: Path) -> None:
-    """One estimated by XLA, one that does not fit, one of a net without a product."""
+    """One estimated by XLA, one of which nothing is known but that it does not fit, one of a net without a product."""
     several = [
         step("tpu:v5e", seconds={**SECONDS, "XLA's estimate": 3e-2}),
-        step("gpu:h100", memory={"more than there is": 4e10}, seconds={}),
+        step("gpu:h100", memory={"more than there is": 4e10}, seconds={}, layers=()),
         step("gpu:a100", layers=LAYERS[1:2]),
     ]
     plan(several, tmp_path / "plan.png", "a net")
