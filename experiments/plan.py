@@ -20,21 +20,10 @@ Prints one report a target and a table of all, and leaves plan.json and plan.png
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    import os
-
-    from cnnjax.app import interruptions
+    from cnnjax.app import compile_only, interruptions
 
     interruptions.install()
-    # The CPU plans: libtpu need not look for a TPU, nor keep it from other processes, and XLA need not log its choices.
-    for _name, _value in {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }.items():
-        os.environ.setdefault(_name, _value)
+    compile_only.install()
 
 import dataclasses
 import signal

@@ -82,8 +82,9 @@ class CifarCNN(nnx.Module):
 class Block(nnx.Module):
     """Convolution, batch norm or none, ReLU, 2x2 max-pool."""
 
-    def __init__(self, conv: nnx.Module, norm: nnx.Module | None):
-        self.conv, self.norm = conv, norm  # the norm pools too
+    def __init__(self, conv: nnx.Module, norm: BatchNormMaxPool | None):
+        self.conv = conv
+        self.norm = norm  # pools too
         self.pool = MaxPool(2) if norm is None else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -91,5 +92,6 @@ class Block(nnx.Module):
 
         It pools before ReLU, which commutes, to save work.
         """
-        norm_and_pool = self.pool or self.norm
-        return jax.nn.relu(norm_and_pool(self.conv(x)))
+        pooled = self.norm or self.pool
+        assert pooled is not None
+        return jax.nn.relu(pooled(self.conv(x)))

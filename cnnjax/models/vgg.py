@@ -72,7 +72,8 @@ class VGG(nnx.Module):
             raise ValueError(f"width must be at least 1, was {width}")
         self.depth, self.size = depth, size
         common: dict[str, Any] = {"kernel_init": nnx.initializers.xavier_uniform(), "dtype": dtype, "rngs": rngs}
-        convs, norms = [], []
+        convs: list[Conv] = []
+        norms: list[BatchNorm] = []
         in_channels = channels
         for count, widening in zip(STAGES[depth], WIDENING, strict=True):
             for last in [False] * (count - 1) + [True]:

@@ -152,9 +152,10 @@ def unit_stride(p: Problem) -> bool:
     return max(p.windows.stride) == 1
 
 
-def overlapping(p: Problem) -> bool:
-    """True where each window reaches into the next."""
-    return all(extent > stride for extent, stride in zip(p.windows.extents, p.windows.stride, strict=True))
+def overlapping_or_pointwise(p: Problem) -> bool:
+    """True where each window reaches into the next, and for windows of one."""
+    reach = zip(p.windows.extents, p.windows.stride, strict=True)
+    return pointwise(p) or all(extent > stride for extent, stride in reach)
 
 
 def slow_to_compile_on_tpu(p: Problem) -> bool:
@@ -307,26 +308,30 @@ PLAIN = {
 # On accelerators XLA knows convolutions better than we do. But it copies x to pad or cut it where that does not stand
 # in the convolution itself.
 CONVS_ON_GPU = (
-    Rule(forward.whole_lax_conv, overlapping),
+    Rule(forward.whole_lax_conv, overlapping_or_pointwise),
     Rule(forward.lax_conv, always),
 )
 INPUT_GRADS_ON_GPU = (
-    Rule(input_grad.pointwise, strided_pointwise, correlates=True),
-    Rule(input_grad.whole_lax_input_grad, overlapping),
+    Rule(input_grad.whole_lax_input_grad, overlapping_or_pointwise),
     Rule(input_grad.lax_input_grad, always),
 )
 KERNEL_GRADS_ON_GPU = (
-    Rule(kernel_grad.whole_lax_kernel_grad, overlapping),
+    Rule(kernel_grad.whole_lax_kernel_grad, overlapping_or_pointwise),
     Rule(kernel_grad.lax_kernel_grad, always),
 )
 GPU = {FORWARD: CONVS_ON_GPU, INPUT_GRAD: INPUT_GRADS_ON_GPU, KERNEL_GRAD: KERNEL_GRADS_ON_GPU}
-# The TPU's compiler takes minutes, or does not end, for the kernel gradient of very few channels and many images.
+# The TPU's compiler sets zeros between pixels where these are read, not before a product; and it takes minutes, or does
+# not end, for the kernel gradient of few channels and many images.
+INPUT_GRADS_ON_TPU = (
+    Rule(input_grad.pointwise, strided_pointwise, correlates=True),
+    *INPUT_GRADS_ON_GPU,
+)
 KERNEL_GRADS_ON_TPU = (
     Rule(kernel_grad.im2col_kernel_grad, slow_to_compile_on_tpu),
     *KERNEL_GRADS_ON_GPU,
 )
-TPU = {**GPU, KERNEL_GRAD: KERNEL_GRADS_ON_TPU}
-TABLES = {"cpu": CPU, "tpu": TPU, "gpu": GPU}
+TPU = {FORWARD: CONVS_ON_GPU, INPUT_GRAD: INPUT_GRADS_ON_TPU, KERNEL_GRAD: KERNEL_GRADS_ON_TPU}
+TABLES: dict[str, dict[str, tuple[Rule, ...]]] = {"cpu": CPU, "tpu": TPU, "gpu": GPU}
 
 # On several devices XLA's partitioner adds up the kernel gradient of grouped convolutions wrongly where some axis of
 # the mesh holds no part of x (seen with jax 0.10 and 0.12).
