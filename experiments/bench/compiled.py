@@ -82,10 +82,11 @@ def compile_steps(peers: list[str]) -> Iterator[Result]:
             for dtype in FLAGS.dtypes:
                 print(f"{net.name}, {dtype}, {target.name}: compiling ours and flax's", flush=True)
                 ours = known.program(f"{net.name}, {dtype}, ours", _own(net, dtype, devices))
+                theirs = None
                 if target.platform == "tpu" and not net.flax_on_tpu:
-                    print(f"{net.name}: flax's does not end compiling, there is nothing to compare with", flush=True)
-                    continue
-                theirs = known.program(f"{net.name}, {dtype}, flax's", _flaxs(net, dtype, devices))
+                    print(f"  {net.name}: flax's does not end compiling, there is nothing to compare with", flush=True)
+                else:
+                    theirs = known.program(f"{net.name}, {dtype}, flax's", _flaxs(net, dtype, devices))
                 yield from _compare(f"{net.name}, {dtype}, {target.name}", target.platform, ours, theirs)
 
 
@@ -106,23 +107,28 @@ def _lower(make: Callable[[], nnx.Module], net: Net, devices: Any, loss: Any) ->
     return plan.lower_update(make, optimizer, devices, example_shape=shape, batch_size=batch_size, loss=loss)
 
 
-def _compare(case: str, platform: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[Result]:
-    """Yields one result for each measure; says so where a program does not compile."""
+def _compare(case: str, platform: str, ours: dict[str, Any], theirs: dict[str, Any] | None) -> Iterator[Result]:
+    """Yields one result for each measure; says so where a program does not fit."""
     for side, found in (("ours", ours), ("flax's", theirs)):
-        if "refused" in found:
+        if found is not None and "refused" in found:
             print(f"{case}: {side} does not compile: {found['refused']}", flush=True)
-    if "refused" in ours or "refused" in theirs:
+    if "refused" in ours:
         return
     for measure, _, unit, factor in MEASURES[platform]:
-        own, flaxs = ours["measures"][measure], theirs["measures"][measure]
-        if own is None or flaxs is None:
+        own = ours["measures"][measure]
+        other = None if theirs is None or "refused" in theirs else theirs["measures"][measure]
+        if own is None:
             continue
-        ratio = own / flaxs
+        ratios = {} if other is None else {"flax": own / other}
         yield {
-            "case": case, "measure": measure, "unit": [unit, factor], "seconds": {"own": [own], "flax": [flaxs]},
-            "ratios": {"flax": ratio}, "spread": {"flax": [ratio, ratio]},
+            "case": case,
+            "measure": measure,
+            "unit": [unit, factor],
+            "seconds": {"own": [own], **({} if other is None else {"flax": [other]})},
+            "ratios": ratios,
+            "spread": {peer: [ratio, ratio] for peer, ratio in ratios.items()},
             "programs": {"own": ours, "flax": theirs},
-        }  # fmt: skip
+        }
 
 
 class Known:

@@ -257,6 +257,9 @@ class Rule(NamedTuple):
     correlates: bool = False
 
 
+Table = dict[str, tuple[Rule, ...]]  # the rows of each derivative
+
+
 def _each_group(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return partial(kernel_grad.by_group, form)
 
@@ -296,11 +299,11 @@ KERNEL_GRADS_ON_CPU = (
     Rule(_each_group(kernel_grad.batch_as_channels), large_batch, copies=True),
     Rule(_each_group(kernel_grad.patches), always, copies=True),
 )
-CPU = {FORWARD: CONVS_ON_CPU, INPUT_GRAD: INPUT_GRADS_ON_CPU, KERNEL_GRAD: KERNEL_GRADS_ON_CPU}
+CPU: Table = {FORWARD: CONVS_ON_CPU, INPUT_GRAD: INPUT_GRADS_ON_CPU, KERNEL_GRAD: KERNEL_GRADS_ON_CPU}
 
 # XLA's own forms: on several CPU devices, over which XLA then shards them; in programs exported for the CPU; where
 # memory would not do for another; and what `algorithm="lax"` names.
-PLAIN = {
+PLAIN: Table = {
     FORWARD: (Rule(forward.lax_conv, always),),
     INPUT_GRAD: (Rule(input_grad.lax_input_grad, always),),
     KERNEL_GRAD: (Rule(kernel_grad.lax_kernel_grad, always),),
@@ -319,7 +322,7 @@ KERNEL_GRADS_ON_GPU = (
     Rule(kernel_grad.whole_lax_kernel_grad, overlapping_or_pointwise),
     Rule(kernel_grad.lax_kernel_grad, always),
 )
-GPU = {FORWARD: CONVS_ON_GPU, INPUT_GRAD: INPUT_GRADS_ON_GPU, KERNEL_GRAD: KERNEL_GRADS_ON_GPU}
+GPU: Table = {FORWARD: CONVS_ON_GPU, INPUT_GRAD: INPUT_GRADS_ON_GPU, KERNEL_GRAD: KERNEL_GRADS_ON_GPU}
 # The TPU's compiler sets zeros between pixels where these are read, not before a product; and it takes minutes, or does
 # not end, for the kernel gradient of few channels and many images.
 INPUT_GRADS_ON_TPU = (
@@ -330,8 +333,8 @@ KERNEL_GRADS_ON_TPU = (
     Rule(kernel_grad.im2col_kernel_grad, slow_to_compile_on_tpu),
     *KERNEL_GRADS_ON_GPU,
 )
-TPU = {FORWARD: CONVS_ON_GPU, INPUT_GRAD: INPUT_GRADS_ON_TPU, KERNEL_GRAD: KERNEL_GRADS_ON_TPU}
-TABLES: dict[str, dict[str, tuple[Rule, ...]]] = {"cpu": CPU, "tpu": TPU, "gpu": GPU}
+TPU: Table = {FORWARD: CONVS_ON_GPU, INPUT_GRAD: INPUT_GRADS_ON_TPU, KERNEL_GRAD: KERNEL_GRADS_ON_TPU}
+TABLES = {"cpu": CPU, "tpu": TPU, "gpu": GPU}
 
 # On several devices XLA's partitioner adds up the kernel gradient of grouped convolutions wrongly where some axis of
 # the mesh holds no part of x (seen with jax 0.10 and 0.12).
