@@ -87,14 +87,16 @@ def _norm_and_pool_jvp(windows: Windows, epsilon: float, primals: Triple, tangen
     mean, var = mean_and_variance(x_wide)
     root = lax.rsqrt(var + epsilon)
     winner, offset = _winners(x, mean, scale * root, bias, windows)
-    dwinner = tangent_at_winners(dx, x, offset, windows).astype(scale.dtype)
+    # scaled before, so that the transpose scatters cotangents as they come, in half precision too
+    scaled = (with_axes_of(x, scale * root) * dx_wide).astype(x.dtype)
+    dwinner = tangent_at_winners(scaled, x, offset, windows).astype(scale.dtype)
     dmean = channel_mean(dx_wide)
     dvar = 2 * (channel_mean(x_wide * dx_wide) - mean * dmean)
     dslope = root * dscale - 0.5 * scale * root**3 * dvar
     doffset = dbias - scale * root * dmean - mean * dslope
     y = _normalize(winner, mean, scale * root, bias)
     winner = winner.astype(scale.dtype)
-    dy = with_axes_of(y, scale * root) * dwinner + winner * with_axes_of(y, dslope) + with_axes_of(y, doffset)
+    dy = dwinner + winner * with_axes_of(y, dslope) + with_axes_of(y, doffset)
     return (y, mean, var), (dy, dmean, dvar)
 
 
@@ -103,7 +105,6 @@ def _normalize(x: jax.Array, mean: jax.Array, slope: jax.Array, bias: jax.Array)
     return (x - with_axes_of(x, mean)) * with_axes_of(x, slope) + with_axes_of(x, bias)
 
 
-@partial(jax.jit, static_argnums=4)
 def _winners(
     x: jax.Array, mean: jax.Array, slope: jax.Array, bias: jax.Array, windows: Windows
 ) -> tuple[jax.Array, jax.Array]:
