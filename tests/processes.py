@@ -28,8 +28,11 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
 
-#: What tests/conftest.py says of the tests' own process.
-FEWER_OPTIMIZATIONS = "import jax; jax.config.update('jax_disable_most_optimizations', True)\n"
+#: What tests/conftest.py says of the tests' own process, for the forked ones; those started afresh are as users' are.
+LIKE_THE_TESTS = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1"),
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+}
 
 #: Reads requests, one a line; forks, and says the child's process id, then its exit code.  The child goes on below the
 #: loop and ends as any program does.
@@ -122,7 +125,7 @@ def program(text: str, *arguments: object, devices: int = 1) -> str:
     """Runs a program with so many CPU devices and returns what it printed; fails if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "program.py")
-        path.write_text(FEWER_OPTIMIZATIONS + text)
+        path.write_text(text)
         done = Forked(path, arguments, devices=devices).end()
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -147,7 +150,7 @@ def refusal(script: str, *arguments: object, file_limit: int | None = None, fold
 @functools.cache
 def _server() -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path}
+    environment = {**os.environ, **ENVIRONMENT, **LIKE_THE_TESTS, "PYTHONPATH": path}
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
