@@ -33,9 +33,10 @@ if LESS_OPTIMIZED and jaxlib.version.__version_info__ < (0, 11):
 
 
 def pytest_collection_finish() -> None:
-    """Hides what is imported, and stays to the end, from the garbage collector."""
+    """Hides what is imported from the garbage collector, and calls it less often: traces are large and short-lived."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
@@ -44,6 +45,8 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", LESS_OPTIMIZED)
+
+
 # Where in Python each operation comes from: a tenth of the time of all lowering, and nobody reads it here.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 

@@ -73,19 +73,20 @@ def test_toeplitz_matrix_against_the_oracle(seed):
     x, w = random_arrays(seed, x_shape, w_shape)
     with jax.enable_x64(True):
         ct, (matrix, dw) = value_and_gradients(lambda w: toeplitz_matrix(w, x_shape[1:-1], **keywords), w)
-        # its transpose is conv_transpose
-        y = np.ones((1, *output, w_shape[-1]))
-        back = conv_transpose(jnp.asarray(y), jnp.asarray(w), **keywords, output_shape=x_shape[1:-1])
-    matrix, dw, back = map(np.asarray, (matrix, dw, back))
+        y, v = np.ones((1, *output, w_shape[-1])), np.random.default_rng(seed + 1).normal(size=w_shape)
+        back, of_v = jax.jit(
+            lambda y, w, v: (
+                conv_transpose(y, w, **keywords, output_shape=x_shape[1:-1]),  # the matrix's transpose
+                toeplitz_matrix(v, x_shape[1:-1], **keywords),
+            )
+        )(y, w, v)
+    matrix, dw, back, of_v = map(np.asarray, (matrix, dw, back, of_v))
     full |= {"mode": "zeros", "holes": [1] * len(output)}
     expected, *_ = oracles.conv(x, w, None, None, **full)
     assert matrix.shape == (expected[0].size, x[0].size)
     np.testing.assert_allclose(x.reshape(len(x), -1) @ matrix.T, expected.reshape(len(x), -1), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(y.ravel() @ matrix, back.ravel(), rtol=1e-12, atol=1e-12)
     # the matrix is linear in w, so its gradient's product with v is the cotangent's with the matrix of v
-    v = np.random.default_rng(seed + 1).normal(size=w_shape)
-    with jax.enable_x64(True):
-        of_v = np.asarray(toeplitz_matrix(jnp.asarray(v), x_shape[1:-1], **keywords))
     np.testing.assert_allclose((dw * v).sum(), (ct * of_v).sum(), rtol=1e-10, atol=1e-10)
 
 
