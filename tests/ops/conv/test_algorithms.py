@@ -93,34 +93,38 @@ def test_toeplitz_matrix_against_the_oracle(seed):
 def test_toeplitz_matrix_by_hand():
     w = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
     expected = [[2, 3, 0, 0], [1, 2, 3, 0], [0, 1, 2, 3], [0, 0, 1, 2]]
-    np.testing.assert_array_equal(toeplitz_matrix(w, (4,), padding="SAME"), expected)
-    np.testing.assert_array_equal(toeplitz_matrix(w, (4,), stride=2, padding=1), expected[::2])
+    same, strided = jax.jit(
+        lambda w: (toeplitz_matrix(w, (4,), padding="SAME"), toeplitz_matrix(w, (4,), stride=2, padding=1))
+    )(w)
+    np.testing.assert_array_equal(same, expected)
+    np.testing.assert_array_equal(strided, expected[::2])
 
 
 def test_singular_values_are_those_of_the_operator():
     """A circular convolution of one channel has the moduli of the kernel's spectrum; a padded one, its norm."""
     w = np.random.default_rng(0).normal(size=(3, 3))
     with jax.enable_x64(True):
-        kernel = jnp.asarray(w)[..., None, None]
         # circular padding by hand: the matrix of the padded conv, after the matrix that pads
-        wide = toeplitz_matrix(kernel, (8, 9))
+        wide = jax.jit(lambda w: toeplitz_matrix(w, (8, 9)))(w[..., None, None])
         circle = np.pad(np.arange(6 * 7).reshape(6, 7), 1, mode="wrap").ravel()
         circular = np.asarray(wide) @ np.eye(42)[circle]
         spectrum = np.abs(np.fft.fft2(w, (6, 7)))
         np.testing.assert_allclose(np.linalg.svd(circular)[1], np.sort(spectrum.ravel())[::-1], rtol=1e-10)
         # power iteration with conv and its adjoint
-        kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 2, 3)))
         geometry = {"stride": (2, 1), "padding": "SAME"}
-        matrix = toeplitz_matrix(kernel, (6, 5), **geometry)
 
         @jax.jit
-        def again(x, _):
-            x = conv_transpose(conv(x, kernel, **geometry), kernel, **geometry, output_shape=(6, 5))
-            norm = jnp.sqrt((x**2).sum())
-            return x / norm, norm
+        def matrix_and_norm(kernel):
+            def again(x, _):
+                x = conv_transpose(conv(x, kernel, **geometry), kernel, **geometry, output_shape=(6, 5))
+                norm = jnp.sqrt((x**2).sum())
+                return x / norm, norm
 
-        norms = jax.lax.scan(again, jnp.ones((1, 6, 5, 2)), length=300)[1]
-        np.testing.assert_allclose(jnp.sqrt(norms[-1]), np.linalg.svd(matrix)[1][0], rtol=1e-5)
+            norms = jax.lax.scan(again, jnp.ones((1, 6, 5, 2)), length=300)[1]
+            return toeplitz_matrix(kernel, (6, 5), **geometry), jnp.sqrt(norms[-1])
+
+        matrix, norm = matrix_and_norm(np.random.default_rng(1).normal(size=(3, 2, 2, 3)))
+        np.testing.assert_allclose(norm, np.linalg.svd(matrix)[1][0], rtol=1e-5)
 
 
 X, W = jnp.ones((2, 8, 9, 4)), jnp.ones((3, 3, 4, 5))
