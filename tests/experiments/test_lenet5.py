@@ -121,7 +121,8 @@ def test_predict_refuses_bad_flags(run: Path, tmp_path: Path) -> None:
 
 def test_a_signal_says_how_to_go_on(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    process = processes.start("lenet5.py", "--noaugment", f"--workdir={workdir}")
+    often = ("--noaugment", "--checkpoint_every=22")  # records are written with a checkpoint
+    process = processes.start("lenet5.py", *often, f"--workdir={workdir}")
     while process.running() and "test_loss" not in _text(workdir / "metrics.jsonl"):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
