@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import describe, layers, ops
+from tests import nets
 
 SIDE, CHANNELS = 12, 3
 Function = Callable[[jax.Array], jax.Array]
@@ -180,11 +181,10 @@ def test_the_field_is_right_or_unknown(name: str) -> None:
     ],
 )
 def test_layers_say_where_their_windows_lie(stack: Callable[[], list[nnx.Module]]) -> None:
-    model = nnx.Sequential(*stack())
+    model = nets.filled(lambda: nnx.Sequential(*stack()))
     for path, array in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        array[...] = kernel(*array.shape) / 10 if path[-1] == "kernel" else array[...]
-    x = jnp.ones((1, SIDE, SIDE, 4))
-    field = describe(model, x.shape[1:])[-1].receptive_field
+        array[...] = kernel(*array.shape) / 10 if path[-1] == "kernel" else np.zeros(array.shape, np.float32)
+    field = describe(model, (SIDE, SIDE, 4))[-1].receptive_field
     assert field is not None
 
     def flat(x: jax.Array) -> jax.Array:
