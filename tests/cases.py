@@ -14,9 +14,14 @@ INF, NAN = float("inf"), float("nan")
 UNIVERSAL = ["lax", "direct", "im2col", "fft", "toeplitz"]
 
 
+def array(values, dtype="float32"):
+    """An array of JAX's that NumPy made: jnp.array compiles a program for every shape and dtype."""
+    return jax.device_put(np.array(values).astype(jnp.dtype(dtype)))
+
+
 def line(*values, dtype="float32"):
     """One sequence of one channel."""
-    return jnp.array(values, dtype).reshape(1, -1, 1)
+    return array(np.array(values).reshape(1, -1, 1), dtype)
 
 
 def random_arrays(seed, *shapes):
@@ -40,7 +45,7 @@ def values_and_gradients(functions, *args, has_aux=False):
 
     def of(f, *args):
         y, pull, *aux = jax.vjp(f, *args, has_aux=has_aux)
-        return y, *pull(jnp.asarray(cotangent(y.shape, y.dtype))), *aux
+        return y, *pull(cotangent(y.shape, y.dtype)), *aux
 
     results = jax.jit(lambda *args: [of(f, *args) for f in functions])(*args)
     return cotangent(results[0][0].shape, results[0][0].dtype), results

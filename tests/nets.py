@@ -36,16 +36,19 @@ def rows(input_shape: tuple[int, ...], **options: Any) -> list[Any]:
 
 
 def filled(make: Callable[[], nnx.Module]) -> nnx.Module:
-    """What `make` gives, its parameters from NumPy: kernels of the variance of their fan-in, the rest about 1."""
+    """What `make` gives, its parameters from NumPy: kernels of the variance of their fan-in, the rest about 1.
+
+    jax.device_put compiles nothing; jnp.asarray compiles a program per shape.
+    """
     draw = np.random.default_rng(0)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.key(0)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return jnp.zeros(leaf.shape, leaf.dtype)
+            return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
         if len(leaf.shape) > 1:
-            return jnp.asarray(draw.normal(size=leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5, leaf.dtype)
-        return jnp.asarray(draw.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+            return jax.device_put((draw.normal(size=leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5).astype(leaf.dtype))
+        return jax.device_put(draw.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype))
 
     return jax.tree.map(fill, nnx.eval_shape(make))

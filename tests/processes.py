@@ -28,13 +28,27 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
 
-#: What tests/conftest.py says of the tests' own process.
-FEWER_OPTIMIZATIONS = "import jax; jax.config.update('jax_disable_most_optimizations', True)\n"
+#: What tests/conftest.py says of the tests' own process, for the forked ones; those started afresh are as users' are.
+LIKE_THE_TESTS = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1"),
+    "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+}
 
 #: Reads requests, one a line; forks, and says the child's process id, then its exit code.  The child goes on below the
-#: loop and ends as any program does.
+#: loop and ends as any program does, but that it is not taken apart, module by module, which would take longer than
+#: many scripts: the exit function that was registered first runs last.
 SERVER = """
-import gc, json, os, resource, runpy, signal, sys
+import atexit, gc, json, os, resource, runpy, signal, sys
+
+status = None
+
+def leave():
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+atexit.register(leave)
 import absl.app, flax.nnx, jax, matplotlib.figure, optax, orbax.checkpoint, PIL.Image, tensorboardX
 from cnnjax import data, inspect, layers, models, ops, report, train
 
@@ -58,7 +72,15 @@ os.environ.update(request["environment"])
 os.chdir(request["folder"])
 sys.argv = request["argv"]
 sys.path[0] = os.path.dirname(sys.argv[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    status = 0
+except SystemExit as end:
+    status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    raise
+except Exception:
+    status = 1
+    raise
 """
 
 
@@ -122,7 +144,7 @@ def program(text: str, *arguments: object, devices: int = 1) -> str:
     """Runs a program with so many CPU devices and returns what it printed; fails if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "program.py")
-        path.write_text(FEWER_OPTIMIZATIONS + text)
+        path.write_text(text)
         done = Forked(path, arguments, devices=devices).end()
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -147,7 +169,7 @@ def refusal(script: str, *arguments: object, file_limit: int | None = None, fold
 @functools.cache
 def _server() -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path}
+    environment = {**os.environ, **ENVIRONMENT, **LIKE_THE_TESTS, "PYTHONPATH": path}
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )

@@ -62,8 +62,16 @@ cnnjax.nothing
 #: Libraries whose types this file asks nothing of; to read them takes longer than all the rest.
 UNREAD = ("PIL", "absl", "flax", "matplotlib", "ml_dtypes", "numpy", "optax", "orbax", "safetensors", "scipy",
           "tensorboardX", "tensorflow", "tensorflow_datasets", "torch", "tqdm")  # fmt: skip
-SETTINGS = "[mypy]\nignore_missing_imports = True\nfollow_imports = silent\n" + "".join(
-    f"[mypy-{library},{library}.*]\nfollow_imports = skip\n" for library in UNREAD
+#: Of JAX itself only the file that says what jax.Array is.
+SETTINGS = (
+    "[mypy]\nignore_missing_imports = True\nfollow_imports = silent\n"
+    + "".join(f"[mypy-{library},{library}.*]\nfollow_imports = skip\n" for library in UNREAD)
+    + """
+[mypy-jax.*]
+follow_imports = skip
+[mypy-jax,jax._src,jax._src.basearray]
+follow_imports = silent
+"""
 )
 
 

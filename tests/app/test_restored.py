@@ -24,8 +24,22 @@ def test_a_test_example_by_number() -> None:
             restored.test_example(digits, index)
 
 
-def test_data_are_found_where_training_found_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_are_looked_for_where_training_found_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training looked into $TFDS_DATA_DIR; predict.py is started without it."""
+    monkeypatch.setattr(experiment, "FLAGS", SimpleNamespace(data_dir=None))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    found = experiment.data_dir()
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert found == os.path.abspath(tmp_path) and experiment.data_dir() is None
+    config = {"dataset": "mnist", "data_dir": found, "test_share": None,
+              "input": data.InputSpec(size=32, channels=1).to_json()}  # fmt: skip
+    with pytest.raises(UserError, match=f"{tmp_path}/mnist"):
+        restored.dataset_of(config, None)
+
+
+@pytest.mark.slow
+def test_data_are_found_where_training_found_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, with MNIST itself, all of which is decoded."""
     folder = os.environ.get("TFDS_DATA_DIR")
     if not folder or not Path(folder, "mnist").is_dir():
         pytest.skip("TFDS_DATA_DIR holds no mnist")

@@ -108,17 +108,17 @@ def test_neighbours_do_not_matter(change):
     other = images_of((6, 8, 8, 1), seed=1)
     other[2] = images[2]
     key = jax.random.key(5)
-    np.testing.assert_array_equal(change(key, images)[2], change(key, other)[2])
+    np.testing.assert_array_equal(np.asarray(change(key, images))[2], np.asarray(change(key, other))[2])
 
 
 @pytest.mark.parametrize("change", [affine, crop_flip, cropped_and_jittered])
 def test_a_function_of_the_key_also_in_scan(change):
-    images = jnp.array(images_of((3, 8, 8, 3)))
+    images = images_of((3, 8, 8, 3))
     keys = jax.random.split(jax.random.key(6), 2)
-    plain = [change(key, images) for key in keys]
+    plain = [np.asarray(change(key, images)) for key in keys]
     assert (plain[0] != plain[1]).any()
     _, scanned = jax.jit(lambda: jax.lax.scan(lambda c, key: (c, change(key, images)), 0, keys))()
-    np.testing.assert_allclose(scanned, jnp.stack(plain), atol=1e-2)
+    np.testing.assert_allclose(scanned, np.stack(plain), atol=1e-2)
 
 
 def crops_by_hand(image, pad, mode):

@@ -11,6 +11,7 @@ import pytest
 
 from cnnjax.data import cutmix, cutout, mixing, mixup
 from tests import processes
+from tests.cases import array
 
 KEY = jax.random.key(3)
 CLASSES = 5
@@ -40,12 +41,12 @@ def test_cutout_against_loops(size: int) -> None:
             expected[b, i, j] = [10, 20]
     cut = functools.partial(cutout, size=size)
     np.testing.assert_array_equal(jax.jit(functools.partial(cut, fill=(10, 20)))(KEY, x), expected)
-    assert (np.asarray(cut(KEY, x))[expected != x] == 0).all(), "without a fill it is black"
+    assert (np.asarray(jax.jit(cut)(KEY, x))[expected != x] == 0).all(), "without a fill it is black"
 
 
 def test_cutout_keeps_bytes_and_leaves_the_rest() -> None:
     x = np.full((50, 8, 8, 3), 255, np.uint8)
-    cut = np.asarray(cutout(KEY, jnp.array(x), size=3))
+    cut = np.asarray(jax.jit(functools.partial(cutout, size=3))(KEY, x))
     assert cut.dtype == np.uint8
     black = (cut == 0).all(-1).sum((1, 2))
     assert set(black.tolist()) == {4, 6, 9}, "whole squares, and what the border leaves of them"
@@ -59,7 +60,8 @@ def test_mixup_against_loops(alpha: float) -> None:
     share = np.asarray(mixing.random_shares(share_key, 6, alpha))
     partner = np.asarray(jax.random.permutation(partner_key, 6))
     assert sorted(partner.tolist()) == list(range(6))
-    got_x, got_y = jax.jit(functools.partial(mixup, alpha=alpha, num_classes=CLASSES))(KEY, x, y)
+    mix = jax.jit(functools.partial(mixup, alpha=alpha, num_classes=CLASSES))
+    got_x, got_y = map(np.asarray, mix(KEY, x, y))
     assert got_x.dtype == got_y.dtype == "float32"
     labels = one_hot(y)
     for b in range(6):
@@ -75,7 +77,8 @@ def test_cutmix_against_loops(alpha: float) -> None:
     side = np.sqrt(1 - np.asarray(mixing.random_shares(share_key, 6, alpha)))
     partner = np.asarray(jax.random.permutation(partner_key, 6))
     centres = np.asarray(mixing.random_pixels(centre_key, 6, 7, 9))
-    got_x, got_y = jax.jit(functools.partial(cutmix, alpha=alpha, num_classes=CLASSES))(KEY, x, y)
+    mix = jax.jit(functools.partial(cutmix, alpha=alpha, num_classes=CLASSES))
+    got_x, got_y = map(np.asarray, mix(KEY, x, y))
     labels = one_hot(y)
     for b in range(6):
         expected, stay = x[b].copy(), 63
@@ -91,8 +94,8 @@ def test_cutmix_against_loops(alpha: float) -> None:
 @pytest.mark.parametrize("mix", [mixup, cutmix])
 def test_soft_labels_go_in_too(mix) -> None:
     x, y = batch()
-    by_class = mix(KEY, jnp.array(x), jnp.array(y), alpha=1.0, num_classes=CLASSES)
-    soft = mix(KEY, jnp.array(x), jnp.array(one_hot(y), "bfloat16"), alpha=1.0, num_classes=CLASSES)
+    labels = array(one_hot(y), "bfloat16")
+    by_class, soft = (mix(KEY, array(x), one, alpha=1.0, num_classes=CLASSES) for one in (jnp.array(y), labels))
     for one, other in zip(by_class, soft, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_allclose(np.asarray(soft[1]).sum(1), 1, rtol=1e-6)
@@ -114,7 +117,8 @@ def test_pixels_are_uniform() -> None:
 def test_what_is_drawn_for_an_image_does_not_depend_on_the_others() -> None:
     x, _ = batch()
     other = np.where(np.arange(6)[:, None, None, None] == 2, x, 0)
-    np.testing.assert_array_equal(cutout(KEY, jnp.array(x), size=4)[2], cutout(KEY, jnp.array(other), size=4)[2])
+    cut = jax.jit(functools.partial(cutout, size=4))
+    np.testing.assert_array_equal(*(np.asarray(cut(KEY, images))[2] for images in (x, other)))
 
 
 X, Y = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2, jnp.int32)

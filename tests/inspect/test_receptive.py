@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from cnnjax import describe, layers, ops
+from tests import nets
 
 SIDE, CHANNELS = 12, 3
 Function = Callable[[jax.Array], jax.Array]
@@ -39,14 +40,14 @@ def extent(function: Function, channels: int = CHANNELS) -> tuple[int, ...]:
         return function(x.at[:, row, column].set(value))
 
     rows, columns, values = (
-        part.ravel() for part in jnp.meshgrid(jnp.arange(SIDE), jnp.arange(SIDE), jnp.array([4.0, -4.0]), indexing="ij")
+        part.ravel() for part in np.meshgrid(np.arange(SIDE), np.arange(SIDE), np.float32([4, -4]), indexing="ij")
     )
-    outputs = jax.jit(jax.vmap(output))(rows, columns, values)
-    changes = jnp.abs(outputs - jnp.median(outputs, 0, keepdims=True)).max(-1)  # most pixels change nothing
-    seen = (changes > 1e-4 * jnp.abs(outputs).max()).reshape(SIDE, SIDE, 2, -1).any(2)
+    outputs = np.asarray(jax.jit(jax.vmap(output))(rows, columns, values))
+    changes = np.abs(outputs - np.median(outputs, 0, keepdims=True)).max(-1)  # most pixels change nothing
+    seen = (changes > 1e-4 * np.abs(outputs).max()).reshape(SIDE, SIDE, 2, -1).any(2)
     sides = []
     for axis in (1, 0):
-        lines = np.asarray(seen.any(axis)).T
+        lines = seen.any(axis).T
         first, last = lines.argmax(1), SIDE - lines[:, ::-1].argmax(1)
         sides.append(int((last - first)[lines.any(1)].max()))
     return tuple(sides)
@@ -180,13 +181,17 @@ def test_the_field_is_right_or_unknown(name: str) -> None:
     ],
 )
 def test_layers_say_where_their_windows_lie(stack: Callable[[], list[nnx.Module]]) -> None:
-    model = nnx.Sequential(*stack())
+    model = nets.filled(lambda: nnx.Sequential(*stack()))
     for path, array in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        array[...] = kernel(*array.shape) / 10 if path[-1] == "kernel" else array[...]
-    x = jnp.ones((1, SIDE, SIDE, 4))
-    field = describe(model, x.shape[1:])[-1].receptive_field
+        array[...] = kernel(*array.shape) / 10 if path[-1] == "kernel" else np.zeros(array.shape, np.float32)
+    field = describe(model, (SIDE, SIDE, 4))[-1].receptive_field
     assert field is not None
-    assert tuple(min(size, SIDE) for size in field) == extent(lambda x: model(x).reshape(1, -1, model(x).shape[-1]), 4)
+
+    def flat(x: jax.Array) -> jax.Array:
+        y = model(x)
+        return y.reshape(1, -1, y.shape[-1])
+
+    assert tuple(min(size, SIDE) for size in field) == extent(flat, 4)
 
 
 def conv(channels: int, window: int, **keywords: int) -> layers.Conv:

@@ -62,7 +62,7 @@ def test_a_new_head_for_weights_of_pytorch(suffix: str, tmp_path: Path) -> None:
 def test_running_statistics_come_along() -> None:
     source, model = (blank(name="resnet18", num_classes=classes) for classes in (10, 100))
     _, params, rest = split(source)
-    params, rest = jax.tree.map(lambda leaf: leaf + 1, (params, rest))
+    params, rest = jax.tree.map(lambda leaf: np.asarray(leaf) + 1, (params, rest))
     _, taken, drawn = interop.load_matching(model, params)
     assert "stem/norm/mean" in drawn and "stem/norm/scale" in taken
     matched, taken, drawn = interop.load_matching(model, params, rest)

@@ -135,7 +135,7 @@ def blank(**options: Any) -> nnx.Module:
 
     def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.key(0) if key else jnp.zeros(leaf.shape, leaf.dtype)
+        return jax.random.key(0) if key else jax.device_put(np.zeros(leaf.shape, leaf.dtype))
 
     return jax.tree.map(zeros, nnx.eval_shape(lambda: models.build({"model": options})))
 

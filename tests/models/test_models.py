@@ -11,6 +11,7 @@ from cnnjax.errors import UserError
 from cnnjax.train import optimizers
 from cnnjax.train import state as train_state
 from tests import nets
+from tests.cases import array
 
 CLASSIC = {"name": "lenet5", "variant": "classic"}
 
@@ -73,9 +74,10 @@ def test_the_seed_decides_the_weights() -> None:
 def test_half_precision_computes_in_it_and_keeps_float32_parameters(dtype: str) -> None:
     model = nets.filled(lambda: models.build({**config(), "dtype": dtype}))
     x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 1))
-    assert model(x).dtype == dtype
-    assert {array.dtype for array in parameters(model).values()} == {np.dtype("float32")}
-    np.testing.assert_allclose(model(x), nets.filled(lambda: models.build(config()))(x), rtol=0.05, atol=0.1)
+    logits = nnx.jit(lambda model, x: model(x))(model, x)
+    assert logits.dtype == dtype
+    assert {each.dtype for each in parameters(model).values()} == {np.dtype("float32")}
+    np.testing.assert_allclose(logits, nnx.jit(nets.filled(lambda: models.build(config())))(x), rtol=0.05, atol=0.1)
 
 
 def test_colour_images_and_other_class_counts() -> None:
@@ -190,8 +192,8 @@ def test_resnet18_is_its_layers_in_pytorch() -> None:
     draw = np.random.default_rng(0)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
-            module.mean[...] = jnp.asarray(draw.normal(size=module.mean.shape) * 0.1, "float32")
-            module.var[...] = jnp.asarray(draw.uniform(0.5, 2, module.var.shape), "float32")
+            module.mean[...] = array(draw.normal(size=module.mean.shape) * 0.1)
+            module.var[...] = array(draw.uniform(0.5, 2, module.var.shape))
     model.eval()
     x = draw.normal(size=(2, 32, 32, 3)).astype("float32")
 
@@ -210,7 +212,7 @@ def test_resnet18_is_its_layers_in_pytorch() -> None:
         short = y if block.shortcut is None else conv_norm(block.shortcut, y, stride)
         y = torch.relu(short + conv_norm(block.second, torch.relu(conv_norm(block.first, y, stride)), 1))
     expected = y.mean((2, 3)) @ tensor(model.dense.kernel) + tensor(model.dense.bias)
-    np.testing.assert_allclose(model(jnp.asarray(x)), expected.numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(nnx.jit(lambda model, x: model(x))(model, x), expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_bad_options_of_the_tutorials_nets_are_named() -> None:

@@ -10,6 +10,7 @@ from flax import nnx
 from cnnjax import models
 from cnnjax.errors import UserError
 from tests import nets
+from tests.cases import array
 
 SMALL = {"name": "vgg", "width": 16, "dense": 8, "size": 64}  # 2x2 places before the dense layers
 
@@ -57,8 +58,8 @@ def test_vgg_is_its_layers_in_pytorch(depth: int, batch_norm: bool) -> None:
     assert not any(layer.bias[...].any() for layer in (*model.convs, model.dense1, model.dense3))
     draw = np.random.default_rng(0)
     for norm in model.norms:
-        norm.mean[...] = jnp.asarray(draw.normal(size=norm.mean.shape) * 0.1, "float32")
-        norm.var[...] = jnp.asarray(draw.uniform(0.5, 2, norm.var.shape), "float32")
+        norm.mean[...] = array(draw.normal(size=norm.mean.shape) * 0.1)
+        norm.var[...] = array(draw.uniform(0.5, 2, norm.var.shape))
     model.eval()
     letters = {11: "1M2M44M88M88M", 16: "11M22M444M888M888M"}[depth]  # torchvision's table, in maps of the first
     layers, below, number = [], 3, 0
@@ -96,7 +97,7 @@ def test_vgg_is_its_layers_in_pytorch(depth: int, batch_norm: bool) -> None:
         x = draw.normal(size=(2, 64, 64, 3)).astype(np.float32)
         expected = nn.Sequential(*layers).eval()(torch.tensor(x).permute(0, 3, 1, 2)).numpy()
     assert number == len(model.convs) and expected.std() > 0
-    np.testing.assert_allclose(model(jnp.asarray(x)), expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(nnx.jit(lambda model, x: model(x))(model, x), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_bad_options_are_named() -> None:

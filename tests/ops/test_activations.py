@@ -79,22 +79,39 @@ def test_along_an_axis_against_pytorch(name, axis):
 
 def test_what_pytorch_lacks():
     x = np.random.default_rng(0).normal(size=(3, 6))
+    first, second = x[:, :3], x[:, 3:]
+    by_unit = np.array([0.0, -2.0, 0.5, 1.0, 3.0, 7.0])
+    alphas = [np.float64(3), np.float64(-2), by_unit, by_unit[:1], by_unit[1], x[:, :1]]
+
+    @jax.jit
+    def together(x, second, alphas):
+        return {
+            "gated": [ops.reglu(x), ops.geglu(x), ops.gelu(second), ops.swiglu(x)],
+            "larger": [ops.crelu(x, 0), ops.maxout(x, 3), ops.maxout(x, 3, 0)],
+            "smooth": [ops.scaled_tanh(x), ops.exponential(x), ops.softplus(x)],
+            "trained": [(ops.scaled_sigmoid(x, alpha), ops.swish(x, alpha)) for alpha in alphas],
+            "of a Python number": ops.scaled_sigmoid(x, 3.0),
+        }
+
     with jax.enable_x64(True):
-        first, second = jnp.array(x[:, :3]), jnp.array(x[:, 3:])
-        np.testing.assert_allclose(ops.reglu(jnp.array(x)), first * np.maximum(second, 0), rtol=1e-14)
-        np.testing.assert_allclose(ops.geglu(jnp.array(x)), first * ops.gelu(second), rtol=1e-14)
-        np.testing.assert_allclose(ops.swiglu(jnp.array(x)), first * second / (1 + np.exp(-second)), rtol=1e-14)
-        np.testing.assert_array_equal(ops.crelu(x, 0), np.concatenate([np.maximum(x, 0), np.maximum(-x, 0)]))
-        np.testing.assert_array_equal(ops.maxout(x, 3), x.reshape(3, 2, 3).max(-1))
-        np.testing.assert_array_equal(ops.maxout(x, 3, 0), x.max(0, keepdims=True))
-        np.testing.assert_allclose(ops.scaled_tanh(x), 1.7159 * np.tanh(x * 2 / 3), rtol=1e-14)
-        by_unit = np.array([0.0, -2.0, 0.5, 1.0, 3.0, 7.0])
-        sigmoid = 1 / (1 + np.exp(-x))
-        for alpha in (3.0, np.float64(-2), by_unit, by_unit[:1], by_unit[1], x[:, :1]):
-            np.testing.assert_allclose(ops.scaled_sigmoid(x, alpha), alpha * sigmoid, rtol=1e-14)
-            np.testing.assert_allclose(ops.swish(x, alpha), x / (1 + np.exp(-alpha * x)), rtol=1e-13)
-        np.testing.assert_allclose(ops.exponential(x), np.exp(x), rtol=1e-14)
-        np.testing.assert_allclose(ops.softplus(x), np.log1p(np.exp(x)), rtol=1e-13)
+        found = jax.device_get(together(x, second, alphas))
+    reglu, geglu, gelu, swiglu = found["gated"]
+    np.testing.assert_allclose(reglu, first * np.maximum(second, 0), rtol=1e-14)
+    np.testing.assert_allclose(geglu, first * gelu, rtol=1e-14)
+    np.testing.assert_allclose(swiglu, first * second / (1 + np.exp(-second)), rtol=1e-14)
+    crelu, maxout, over_the_batch = found["larger"]
+    np.testing.assert_array_equal(crelu, np.concatenate([np.maximum(x, 0), np.maximum(-x, 0)]))
+    np.testing.assert_array_equal(maxout, x.reshape(3, 2, 3).max(-1))
+    np.testing.assert_array_equal(over_the_batch, x.max(0, keepdims=True))
+    tanh, exponential, softplus = found["smooth"]
+    np.testing.assert_allclose(tanh, 1.7159 * np.tanh(x * 2 / 3), rtol=1e-14)
+    np.testing.assert_allclose(exponential, np.exp(x), rtol=1e-14)
+    np.testing.assert_allclose(softplus, np.log1p(np.exp(x)), rtol=1e-13)
+    sigmoid = 1 / (1 + np.exp(-x))
+    for alpha, (scaled, swish) in zip(alphas, found["trained"], strict=True):
+        np.testing.assert_allclose(scaled, alpha * sigmoid, rtol=1e-14)
+        np.testing.assert_allclose(swish, x / (1 + np.exp(-alpha * x)), rtol=1e-13)
+    np.testing.assert_allclose(found["of a Python number"], 3 * sigmoid, rtol=1e-14)
     dx = jax.grad(lambda x: ops.maxout(x, 3).sum())(jnp.array([1.0, 2.0, 2.0]))
     assert dx.tolist() == [0, 1, 0]
 

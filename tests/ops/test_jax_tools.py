@@ -9,7 +9,7 @@ import pytest
 from jax.experimental import checkify, jet
 
 from cnnjax.ops import activations
-from tests.ops.examples import NAMES, Example, example_of
+from tests.ops.examples import CONV_ALONE, NAMES, Example, example_of
 
 #: Small ones, as everything here runs primitive by primitive.
 FEW = 2
@@ -24,8 +24,12 @@ def value_and_pullback(each: Example, *arrays: jax.Array) -> list[jax.Array]:
     return [y, *pull(jnp.cos(y))]
 
 
+def everyday(names: list[str], slow: tuple[str, ...] | list[str] = CONV_ALONE) -> list[object]:
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
+
+
 #: Activation functions run many primitives one by one: they are slow.
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in activations.__all__ else []) for name in NAMES]
+EVERY = everyday(NAMES, [*CONV_ALONE, *activations.__all__])
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -47,7 +51,7 @@ MOVES = (
 CALCULATES = [name for name in NAMES if name not in activations.__all__ and name not in MOVES]
 
 
-@pytest.mark.parametrize("name", CALCULATES)
+@pytest.mark.parametrize("name", everyday(CALCULATES))
 def test_a_nan_is_found_where_it_is_made(name: str) -> None:
     each = example_of(name)
     first, *others = small(each)
@@ -67,7 +71,7 @@ WITHOUT_TAYLOR = (
 TAYLOR = [name for name in NAMES if name not in activations.__all__ and name not in WITHOUT_TAYLOR]
 
 
-@pytest.mark.parametrize("name", TAYLOR)
+@pytest.mark.parametrize("name", everyday(TAYLOR))
 def test_taylor_series(name: str) -> None:
     """jet against derivatives of derivatives, to the second order, along a curve in all arrays."""
     each = example_of(name)

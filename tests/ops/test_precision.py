@@ -12,6 +12,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cnnjax import ops
+from tests.cases import array
 from tests.oracles import correlate, windows
 
 #: Largest error over largest output, for values and gradients, as the docstring of cnnjax.ops has it.
@@ -165,7 +166,7 @@ ROWS = {
 
 def inputs(shapes, dtype, low):
     rng = np.random.default_rng(0)
-    args = [jnp.asarray(rng.uniform(low, 1.5, shape), dtype) for shape in shapes]
+    args = [array(rng.uniform(low, 1.5, shape), dtype) for shape in shapes]
     return args, rng
 
 
@@ -210,7 +211,7 @@ def test_error_bounds_of_gradients(name):
         for low in LOWS:
             args, rng = inputs(shapes, "bfloat16", low)
             shape = jax.eval_shape(op, *args).shape
-            weights = jnp.asarray(rng.uniform(0.5, 1.5, shape), "bfloat16")  # ones would add up exactly
+            weights = array(rng.uniform(0.5, 1.5, shape), "bfloat16")  # ones would add up exactly
             for got, expected in zip(*gradients(weights, args), strict=True):
                 assert got.dtype == "bfloat16"
                 error = largest_error(got, expected)
@@ -235,9 +236,9 @@ def test_max_unpool_and_the_other_selections_are_exact():
     together = jax.jit(lambda x: [(op(x), op(x.astype("float64"))) for op in selections])
     with jax.enable_x64(True):
         for dtype in BOUNDS:
-            for y, wide in together(jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 7, 2)), dtype)):
+            for y, wide in together(array(np.random.default_rng(0).normal(size=(1, 9, 7, 2)), dtype)):
                 assert y.dtype == dtype
-                np.testing.assert_array_equal(y.astype("float64"), wide)
+                np.testing.assert_array_equal(np.asarray(y).astype("float64"), wide)
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 6, 6, 4), "uint8")

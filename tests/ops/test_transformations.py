@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from cnnjax import ops
 from tests import processes
+from tests.ops.examples import CONV_ALONE
 
 
 def with_kernel(op=ops.conv, **keywords):
@@ -116,8 +117,9 @@ OF_THE_BATCH = ("toeplitz_matrix", "fractional_max_pool", "stochastic_pool", "ba
 
 @functools.cache
 def once(op):
-    """Value, tangent and gradient at a point."""
-    return jax.jit(lambda x, dx: (op(x), jax.jvp(op, (x,), (dx,))[1], gradient(op)(x)))
+    """Value, tangent and gradient at a point, as NumPy's: what the checks do with them is not compiled."""
+    program = jax.jit(lambda x, dx: (op(x), jax.jvp(op, (x,), (dx,))[1], gradient(op)(x)))
+    return lambda x, dx: jax.device_get(program(x, dx))
 
 
 @functools.cache
@@ -134,7 +136,7 @@ def again(op):
         }
     )
     x = point()
-    return program(x, direction(x, 1.0), several(x))
+    return jax.device_get(program(x, direction(x, 1.0), several(x)))
 
 
 def gradient(op):
@@ -279,7 +281,7 @@ def on_eight_devices(request):
 CHECKS = {name[6:]: check for name, check in list(globals().items()) if name.startswith("check_")}
 
 #: Every day each op with its default arguments; the variants, whose names go on after a space, are slow.
-ROWS = [pytest.param(op, marks=[pytest.mark.slow] if " " in op else []) for op in OPS]
+ROWS = [pytest.param(op, marks=[pytest.mark.slow] if " " in op or op in CONV_ALONE else []) for op in OPS]
 
 
 #: That jit changes nothing tests/ops/test_jax_tools.py says every day, of all but activation functions.

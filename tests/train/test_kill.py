@@ -15,8 +15,8 @@ import pytest
 from cnnjax.train import checkpoint
 from tests import processes
 
-FLAGS = ("--epochs=2", "--log_every=1", "--eval_every=2")
-UPDATES = 2 * 22
+FLAGS = ("--epochs=2", "--batch_size=96", "--log_every=1", "--eval_every=2")
+UPDATES = 2 * 14
 
 
 def final(workdir: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +23,31 @@ from tests.train.tiny import OPTIONS, arrays, interrupt_at, same_bits
 UPDATES = 4 * 6
 
 
-def test_learns_and_leaves_its_records(tmp_path: Path) -> None:
-    result = tiny.fit(tmp_path, OPTIONS)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[train.Result, Path]:
+    """The run of OPTIONS and its folder, in which no test writes."""
+    folder = tmp_path_factory.mktemp("whole")
+    return tiny.fit(folder, OPTIONS), folder
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one epoch, in which no test writes."""
+    folder = tmp_path_factory.mktemp("one") / "epoch"
+    tiny.fit(folder, replace(OPTIONS, epochs=1))
+    return folder
+
+
+def test_learns_and_leaves_its_records(whole: tuple[train.Result, Path]) -> None:
+    result, folder = whole
     assert result.updates == UPDATES and int(result.state.step) == UPDATES
     assert result.outputs is not None and result.outputs.shape == (37, 4)
-    records = metrics.read(tmp_path / "metrics.jsonl")
+    records = metrics.read(folder / "metrics.jsonl")
     assert [r["step"] for r in records if "train_loss" in r] == list(range(1, UPDATES + 1))
     assert [r["epoch"] for r in records if "test_loss" in r] == [1, 2, 3, 4]
     assert records[-1]["test_accuracy"] > 0.8  # chance is 0.25
-    assert checkpoint.steps(tmp_path) == [20, 24]
-    assert any((tmp_path / "events").iterdir())
+    assert checkpoint.steps(folder) == [20, 24]
+    assert any((folder / "events").iterdir())
 
 
 def test_one_update_is_sgd_by_hand() -> None:
@@ -68,17 +84,15 @@ def test_every_example_is_evaluated_once() -> None:
     np.testing.assert_allclose(predict(first, images), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_batch_statistics_are_carried_and_float32(tmp_path: Path) -> None:
-    tiny.fit(tmp_path, replace(OPTIONS, epochs=1))
-    saved = arrays(tmp_path)
+def test_batch_statistics_are_carried_and_float32(one_epoch: Path) -> None:
+    saved = arrays(one_epoch)
     assert saved["rest/norm/mean"].dtype == np.float32 and np.abs(saved["rest/norm/mean"]).max() > 0.01
 
 
 @pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_next_run_ends_with_the_same_bits(
-    what: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: signal.Signals, whole: tuple[train.Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny.fit(tmp_path / "whole", OPTIONS)
     with monkeypatch.context() as patch:
         interrupt_at(8, what, patch)
         result = tiny.fit(tmp_path / "cut", OPTIONS)
@@ -86,23 +100,22 @@ def test_a_signal_saves_and_the_next_run_ends_with_the_same_bits(
     assert checkpoint.steps(tmp_path / "cut")[-1] == result.updates
     rest = tiny.fit(tmp_path / "cut", OPTIONS)
     assert rest.updates == UPDATES - result.updates
-    assert same_bits(tmp_path / "cut", tmp_path / "whole")
-    assert (tmp_path / "cut/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+    assert same_bits(tmp_path / "cut", whole[1])
+    assert (tmp_path / "cut/metrics.jsonl").read_text() == (whole[1] / "metrics.jsonl").read_text()
 
 
-def test_a_finished_run_started_again_changes_nothing(tmp_path: Path) -> None:
-    tiny.fit(tmp_path, OPTIONS)
-    before = (tmp_path / "metrics.jsonl").read_text()
-    again = tiny.fit(tmp_path, OPTIONS)
+def test_a_finished_run_started_again_changes_nothing(whole: tuple[train.Result, Path], tmp_path: Path) -> None:
+    shutil.copytree(whole[1], tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    again = tiny.fit(tmp_path / "run", OPTIONS)
     assert again.updates == 0 and again.outputs is not None
-    assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before
 
 
-def test_epochs_may_grow(tmp_path: Path) -> None:
-    tiny.fit(tmp_path / "four", OPTIONS)
-    tiny.fit(tmp_path / "grown", replace(OPTIONS, epochs=2))
+def test_epochs_may_grow(whole: tuple[train.Result, Path], one_epoch: Path, tmp_path: Path) -> None:
+    shutil.copytree(one_epoch, tmp_path / "grown")
     tiny.fit(tmp_path / "grown", OPTIONS)
-    assert same_bits(tmp_path / "four", tmp_path / "grown")
+    assert same_bits(whole[1], tmp_path / "grown")
 
 
 def test_the_best_checkpoint_is_kept_and_chosen_by_the_validation_set(tmp_path: Path) -> None:
@@ -153,8 +166,8 @@ def test_parameters_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path) == [0]
 
 
-def test_another_net_s_checkpoint_is_refused(tmp_path: Path) -> None:
-    tiny.fit(tmp_path, replace(OPTIONS, epochs=1))
+def test_another_net_s_checkpoint_is_refused(one_epoch: Path, tmp_path: Path) -> None:
+    shutil.copytree(one_epoch, tmp_path, dirs_exist_ok=True)
 
     class Other(tiny.Tiny):
         def __init__(self) -> None:
@@ -179,12 +192,15 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
         tiny.fit(tmp_path, replace(OPTIONS, batch_size=97))
 
 
-def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_saving(
+    whole: tuple[train.Result, Path], one_epoch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Orbax's write fails as a full disk makes it fail: one sentence, and the checkpoint before is there."""
     import orbax.checkpoint as ocp
 
-    tiny.fit(tmp_path, replace(OPTIONS, epochs=1))
-    before = arrays(tmp_path)
+    folder = tmp_path / "run"
+    shutil.copytree(one_epoch, folder)
+    before = arrays(folder)
 
     def full(*args: Any, **keywords: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -194,11 +210,10 @@ def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(
             UserError, match=r"saving checkpoint 10 in .* No space left on device; the last good .*/6\."
         ):
-            tiny.fit(tmp_path, OPTIONS)
-    assert arrays(tmp_path).keys() == before.keys() and int(arrays(tmp_path)["step"]) == 6
-    tiny.fit(tmp_path, OPTIONS)
-    tiny.fit(tmp_path / "whole", OPTIONS)
-    assert same_bits(tmp_path, tmp_path / "whole")
+            tiny.fit(folder, OPTIONS)
+    assert arrays(folder).keys() == before.keys() and int(arrays(folder)["step"]) == 6
+    tiny.fit(folder, OPTIONS)
+    assert same_bits(folder, whole[1])
 
 
 def test_profile_leaves_a_trace(tmp_path: Path) -> None:

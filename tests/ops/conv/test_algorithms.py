@@ -73,53 +73,58 @@ def test_toeplitz_matrix_against_the_oracle(seed):
     x, w = random_arrays(seed, x_shape, w_shape)
     with jax.enable_x64(True):
         ct, (matrix, dw) = value_and_gradients(lambda w: toeplitz_matrix(w, x_shape[1:-1], **keywords), w)
-        # its transpose is conv_transpose
-        y = np.ones((1, *output, w_shape[-1]))
-        back = conv_transpose(jnp.asarray(y), jnp.asarray(w), **keywords, output_shape=x_shape[1:-1])
-    matrix, dw, back = map(np.asarray, (matrix, dw, back))
+        y, v = np.ones((1, *output, w_shape[-1])), np.random.default_rng(seed + 1).normal(size=w_shape)
+        back, of_v = jax.jit(
+            lambda y, w, v: (
+                conv_transpose(y, w, **keywords, output_shape=x_shape[1:-1]),  # the matrix's transpose
+                toeplitz_matrix(v, x_shape[1:-1], **keywords),
+            )
+        )(y, w, v)
+    matrix, dw, back, of_v = map(np.asarray, (matrix, dw, back, of_v))
     full |= {"mode": "zeros", "holes": [1] * len(output)}
     expected, *_ = oracles.conv(x, w, None, None, **full)
     assert matrix.shape == (expected[0].size, x[0].size)
     np.testing.assert_allclose(x.reshape(len(x), -1) @ matrix.T, expected.reshape(len(x), -1), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(y.ravel() @ matrix, back.ravel(), rtol=1e-12, atol=1e-12)
     # the matrix is linear in w, so its gradient's product with v is the cotangent's with the matrix of v
-    v = np.random.default_rng(seed + 1).normal(size=w_shape)
-    with jax.enable_x64(True):
-        of_v = np.asarray(toeplitz_matrix(jnp.asarray(v), x_shape[1:-1], **keywords))
     np.testing.assert_allclose((dw * v).sum(), (ct * of_v).sum(), rtol=1e-10, atol=1e-10)
 
 
 def test_toeplitz_matrix_by_hand():
     w = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
     expected = [[2, 3, 0, 0], [1, 2, 3, 0], [0, 1, 2, 3], [0, 0, 1, 2]]
-    np.testing.assert_array_equal(toeplitz_matrix(w, (4,), padding="SAME"), expected)
-    np.testing.assert_array_equal(toeplitz_matrix(w, (4,), stride=2, padding=1), expected[::2])
+    same, strided = jax.jit(
+        lambda w: (toeplitz_matrix(w, (4,), padding="SAME"), toeplitz_matrix(w, (4,), stride=2, padding=1))
+    )(w)
+    np.testing.assert_array_equal(same, expected)
+    np.testing.assert_array_equal(strided, expected[::2])
 
 
 def test_singular_values_are_those_of_the_operator():
     """A circular convolution of one channel has the moduli of the kernel's spectrum; a padded one, its norm."""
     w = np.random.default_rng(0).normal(size=(3, 3))
     with jax.enable_x64(True):
-        kernel = jnp.asarray(w)[..., None, None]
         # circular padding by hand: the matrix of the padded conv, after the matrix that pads
-        wide = toeplitz_matrix(kernel, (8, 9))
+        wide = jax.jit(lambda w: toeplitz_matrix(w, (8, 9)))(w[..., None, None])
         circle = np.pad(np.arange(6 * 7).reshape(6, 7), 1, mode="wrap").ravel()
         circular = np.asarray(wide) @ np.eye(42)[circle]
         spectrum = np.abs(np.fft.fft2(w, (6, 7)))
         np.testing.assert_allclose(np.linalg.svd(circular)[1], np.sort(spectrum.ravel())[::-1], rtol=1e-10)
         # power iteration with conv and its adjoint
-        kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 2, 3)))
         geometry = {"stride": (2, 1), "padding": "SAME"}
-        matrix = toeplitz_matrix(kernel, (6, 5), **geometry)
 
         @jax.jit
-        def again(x, _):
-            x = conv_transpose(conv(x, kernel, **geometry), kernel, **geometry, output_shape=(6, 5))
-            norm = jnp.sqrt((x**2).sum())
-            return x / norm, norm
+        def matrix_and_norm(kernel):
+            def again(x, _):
+                x = conv_transpose(conv(x, kernel, **geometry), kernel, **geometry, output_shape=(6, 5))
+                norm = jnp.sqrt((x**2).sum())
+                return x / norm, norm
 
-        norms = jax.lax.scan(again, jnp.ones((1, 6, 5, 2)), length=300)[1]
-        np.testing.assert_allclose(jnp.sqrt(norms[-1]), np.linalg.svd(matrix)[1][0], rtol=1e-5)
+            norms = jax.lax.scan(again, jnp.ones((1, 6, 5, 2)), length=300)[1]
+            return toeplitz_matrix(kernel, (6, 5), **geometry), jnp.sqrt(norms[-1])
+
+        matrix, norm = matrix_and_norm(np.random.default_rng(1).normal(size=(3, 2, 2, 3)))
+        np.testing.assert_allclose(norm, np.linalg.svd(matrix)[1][0], rtol=1e-5)
 
 
 X, W = jnp.ones((2, 8, 9, 4)), jnp.ones((3, 3, 4, 5))

@@ -13,7 +13,7 @@ from cnnjax.ops.conv.choose import ALGORITHM_NAMES
 from cnnjax.ops.conv.forward import im2col_width_blocked, lax_conv
 from cnnjax.ops.geometry import resolve_padding, slide
 from tests import oracles
-from tests.cases import UNIVERSAL, random_arrays, value_and_gradients, values_and_gradients
+from tests.cases import UNIVERSAL, array, random_arrays, value_and_gradients, values_and_gradients
 from tests.oracles import correlate
 from tests.tables import draws, in_one_case
 
@@ -183,7 +183,7 @@ def test_against_pytorch(seed):
 @pytest.mark.parametrize("algorithm", [name for name in ALGORITHM_NAMES if name != "auto"])
 def test_error_bound(dtype, bound, algorithm):
     with jax.enable_x64(True):
-        x, w, b = (jnp.asarray(a, dtype) for a in random_arrays(0, (2, 9, 9, 64), (3, 3, 64, 8), (8,)))
+        x, w, b = (array(a, dtype) for a in random_arrays(0, (2, 9, 9, 64), (3, 3, 64, 8), (8,)))
         y = jax.jit(partial(conv, algorithm=algorithm))(x, w, b)
     assert y.dtype == dtype
     x, w, b = (np.asarray(a).astype(np.longdouble) for a in (x, w, b))
@@ -247,7 +247,7 @@ def test_nan_and_infinity_stay_where_they_are_seen():
     ],
 )
 def test_derivatives_do_not_end_the_process(x_shape, w_shape, stride, padding, algorithm):
-    x, w = (jnp.asarray(a, "float32") for a in random_arrays(0, x_shape, w_shape))
+    x, w = (array(a) for a in random_arrays(0, x_shape, w_shape))
 
     def loss(x, w):
         return (conv(x, w, stride=stride, padding=padding, algorithm=algorithm) ** 2).sum()

@@ -22,7 +22,7 @@ def test_against_autodiff_and_the_oracle(seed):
         return by_autodiff, written
 
     with jax.enable_x64(True):
-        by_autodiff, written = jax.jit(all_four)(*map(jnp.asarray, (x, w, dy)))
+        by_autodiff, written = jax.jit(all_four)(x, w, dy)
     _, *expected, _ = oracles.conv(x, w, None, dy, mode="zeros", holes=[1] * len(output), **full)
     for mine, automatic, e in zip(written, by_autodiff, expected, strict=True):
         np.testing.assert_allclose(mine, automatic, rtol=1e-11, atol=1e-11)

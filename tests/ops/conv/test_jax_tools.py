@@ -116,7 +116,11 @@ def test_default_matmul_precision_counts_as_a_precision() -> None:
         assert "36x" not in text()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+#: float32 takes the way of float64, float16 that of bfloat16.
+SLOW_DTYPES = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "float16")]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64", *SLOW_DTYPES])
 def test_strict_promotion_of_dtypes_and_ranks(dtype: str) -> None:
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"), jax.enable_x64(True):
         x, w, b = X.astype(dtype), W.astype(dtype), jnp.arange(4.0).astype(dtype)

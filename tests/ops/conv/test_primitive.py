@@ -12,6 +12,7 @@ import pytest
 from cnnjax import ops
 from cnnjax.ops.conv import forward, onednn
 from cnnjax.ops.geometry import slide
+from tests.cases import array
 
 #: images (N, H, W, C), kernel, keywords
 CASES = {
@@ -104,13 +105,13 @@ def test_as_xla_in_every_mode(backend: str, case: str, modes: str) -> None:
     rng = np.random.default_rng(0)
     x, w = (rng.normal(size=shape) for shape in (x_shape, w_shape))
     w /= np.prod(w_shape[:-1]) ** 0.5  # so that outputs are of order 1: sin would magnify the error of large ones
-    x, w = jnp.asarray(x, "float32"), jnp.asarray(w, "float32")
+    x, w = array(x), array(w)
     got, expected = (
         in_every_mode(partial(ops.conv, **keywords, algorithm=algorithm), x, w, modes == "few")
         for algorithm in ("auto", "lax")
     )
     for mode, values in expected.items():
-        for g, e in zip(jax.tree.leaves(got[mode]), jax.tree.leaves(values), strict=True):
+        for g, e in zip(*(map(np.asarray, jax.tree.leaves(each)) for each in (got[mode], values)), strict=True):
             assert g.dtype == e.dtype and g.shape == e.shape
             np.testing.assert_allclose(g, e, rtol=0, atol=1e-5 * float(abs(e).max()), err_msg=f"{case}: {mode}")
 

@@ -47,10 +47,14 @@ def test_average_counts_by_hand():
 
 
 def winner_and_gradient(pool, x, **keywords):
-    y, index = pool(x, (3,), **keywords, return_indices=True)
-    gradient = jax.grad(lambda x: jnp.where(jnp.isfinite(y), pool(x, (3,), **keywords), 0).sum())(x)
-    tangent = jax.jvp(lambda x: pool(x, (3,), **keywords), (x,), (jnp.arange(1.0, 1 + x.size).reshape(x.shape),))
-    return y.ravel().tolist(), index.ravel().tolist(), gradient.ravel().tolist(), tangent[1].ravel().tolist()
+    @jax.jit
+    def together(x, dx):
+        y, index = pool(x, (3,), **keywords, return_indices=True)
+        gradient = jax.grad(lambda x: jnp.where(jnp.isfinite(y), pool(x, (3,), **keywords), 0).sum())(x)
+        return y, index, gradient, jax.jvp(lambda x: pool(x, (3,), **keywords), (x,), (dx,))[1]
+
+    dx = np.arange(1, 1 + x.size, dtype="float32").reshape(x.shape)
+    return [np.asarray(each).ravel().tolist() for each in together(x, dx)]
 
 
 @pytest.mark.parametrize("pool", [max_pool, min_pool])
@@ -79,11 +83,12 @@ def test_nan_and_infinity(pool, sign):
 def test_integers_are_exact(dtype):
     least, most = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
     x = line(least, least, most, 5, most - 1, least, dtype=dtype)
-    y, index = max_pool(x, (2,), padding=1, return_indices=True)
+    (y, index), (least_y, least_index) = jax.jit(
+        lambda x: [pool(x, (2,), padding=1, return_indices=True) for pool in (max_pool, min_pool)]
+    )(x)
     assert y.dtype == x.dtype and y.ravel().tolist() == [least, most, most - 1, least]
     assert index.ravel().tolist() == [0, 2, 4, 5]
-    y, index = min_pool(x, (2,), padding=1, return_indices=True)
-    assert y.ravel().tolist() == [least, least, 5, least] and index.ravel().tolist() == [0, 1, 3, 5]
+    assert least_y.ravel().tolist() == [least, least, 5, least] and least_index.ravel().tolist() == [0, 1, 3, 5]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
