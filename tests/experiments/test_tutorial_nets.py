@@ -21,7 +21,7 @@ def test_the_cifar_net_with_batch_norm(tmp_path: Path) -> None:
     flags = ["--dataset=digits", "--epochs=1", "--blocks=2", "--width=4", "--batch_norm", "--algorithm=im2col"]
     done = processes.run("cifar10.py", *flags, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    assert "blocks.1.norm (BatchNorm)  16 x 16 x 8" in done.stdout
+    assert "blocks.1.norm (BatchNormMaxPool)  8 x 8 x 8" in done.stdout
     assert "test accuracy" in done.stdout and (tmp_path / "run/kernels.png").exists()
 
 

@@ -30,6 +30,7 @@ KINDS: dict[str, Callable[[], nnx.Module]] = {
     "ConnectedConv": lambda: layers.ConnectedConv(TABLE, (3, 3), rngs=rngs()),
     "Subsample": lambda: layers.Subsample(4, (2, 2), rngs=rngs()),
     "BatchNorm": lambda: layers.BatchNorm(4, rngs=rngs()),
+    "BatchNormMaxPool": lambda: layers.BatchNormMaxPool(4, [2, 2], rngs=rngs()),
     "MaxPool": lambda: layers.MaxPool([2, 2]),
     "MinPool": lambda: layers.MinPool(2),
     "AvgPool": lambda: layers.AvgPool(2),
