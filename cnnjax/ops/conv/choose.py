@@ -38,6 +38,8 @@ FEW_CHANNELS_OF_PATCHES = 4
 SMALL_PRODUCT = 2**14
 # Groups up to which the kernel gradient of each is computed by itself.
 MOST_GROUPS = MANY_TAPS
+# Groups up to which a program for several devices computes the kernel gradient of each by itself.
+FEW_GROUPS = 8
 # Images, features, and products per output pixel from which `batch_as_channels` fills oneDNN's blocks.
 LEAST_IMAGES, LEAST_FEATURES, LEAST_PRODUCTS = 16, 16, 128
 # Harmonic size C F / (C + F) of channels and features from which F(2x2, 3x3) saves more products than it adds passes.
@@ -150,6 +152,11 @@ def few_channels_back(p: Problem) -> bool:
 def unit_stride(p: Problem) -> bool:
     """True without strides."""
     return max(p.windows.stride) == 1
+
+
+def few_groups(p: Problem) -> bool:
+    """True where a program with a piece for each group stays short."""
+    return p.groups <= FEW_GROUPS
 
 
 def overlapping_or_pointwise(p: Problem) -> bool:
@@ -338,7 +345,10 @@ TABLES = {"cpu": CPU, "tpu": TPU, "gpu": GPU}
 
 # On several devices XLA's partitioner adds up the kernel gradient of grouped convolutions wrongly where some axis of
 # the mesh holds no part of x (seen with jax 0.10 and 0.12).
-GROUPED_KERNEL_GRAD_ON_DEVICES = Rule(kernel_grad.tap_by_tap, always)
+GROUPED_KERNEL_GRADS_ON_DEVICES = (
+    Rule(kernel_grad.lax_group_by_group, few_groups),
+    Rule(kernel_grad.tap_by_tap, always),
+)
 
 
 def rule_for(derivative: str, platform: str, p: Problem, *, plain: bool, one_device: bool) -> Rule:
@@ -352,7 +362,7 @@ def rule_for(derivative: str, platform: str, p: Problem, *, plain: bool, one_dev
       one_device: whether the program is for one device.
     """
     if derivative == KERNEL_GRAD and p.groups > 1 and not one_device:
-        return GROUPED_KERNEL_GRAD_ON_DEVICES
+        return next(rule for rule in GROUPED_KERNEL_GRADS_ON_DEVICES if rule.when(p))
     table = PLAIN if plain else TABLES[platform]
     rule = next(rule for rule in table[derivative] if rule.when(p))
     return PLAIN[derivative][0] if rule.copies and p.image_bytes > COPIED_IMAGE_BYTES else rule

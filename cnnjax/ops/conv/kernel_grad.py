@@ -57,6 +57,12 @@ def lax_kernel_grad(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, 
     return _transposed(lax_conv, x, dy, windows, groups, precision)
 
 
+def lax_group_by_group(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
+    """Computes `lax_kernel_grad` of each group by itself."""
+    pairs = zip(jnp.split(x, groups, -1), jnp.split(dy, groups, -1), strict=True)
+    return jnp.concatenate([lax_kernel_grad(*pair, windows, 1, precision) for pair in pairs], -1)
+
+
 def whole_lax_kernel_grad(
     x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision
 ) -> jax.Array:
