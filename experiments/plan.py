@@ -83,9 +83,7 @@ class Net(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Compiles the step for each target, prints what it needs, writes the JSON file and the picture."""
     settings.no_arguments(arguments)
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # nothing is to be saved, and XLA lets no handler run while it compiles
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be saved, and XLA runs no handler while it compiles
     jax.config.update("jax_enable_compilation_cache", False)  # it cannot read programs of devices that are not here
     targets = [plan.parse(name) for name in FLAGS.target or [""]]
     net = make_net()

@@ -72,12 +72,16 @@ class BatchNorm(nnx.BatchNorm):
           use_running_average: for this call; by default what the layer is set to.
           mask: as in `nnx.BatchNorm`: which elements the statistics count.
         """
-        running = self.use_running_average if use_running_average is None else use_running_average
-        if running or running is None or mask is not None:
+        if not self._is_by_batch(use_running_average, mask):
             with jax.numpy_dtype_promotion("standard"):  # flax's layer promotes halves, also where the user forbids it
                 return super().__call__(x, use_running_average, mask=mask)
         x = x.astype(self.dtype or x.dtype)
         return self._keep_statistics(*ops.batch_norm(x, *self._scale_and_bias(x), epsilon=self.epsilon))
+
+    def _is_by_batch(self, use_running_average: bool | None, mask: jax.Array | None) -> bool:
+        """True where x is normalised by its own statistics, all of it: flax's layer does the rest, and the refusals."""
+        running = self.use_running_average if use_running_average is None else use_running_average
+        return running is not None and not running and mask is None
 
     def _scale_and_bias(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale = jnp.ones(x.shape[-1], jnp.float32) if self.scale is None else self.scale[...]
@@ -133,8 +137,7 @@ class BatchNormMaxPool(Layer, BatchNorm):
           use_running_average: as for `BatchNorm`.
           mask: as for `BatchNorm`.
         """
-        running = self.use_running_average if use_running_average is None else use_running_average
-        if running or running is None or mask is not None:
+        if not self._is_by_batch(use_running_average, mask):
             return ops.max_pool(super().__call__(x, use_running_average, mask=mask), **self.pooling)
         x = x.astype(self.dtype or x.dtype)
         normalized = ops.batch_norm_max_pool(x, *self._scale_and_bias(x), epsilon=self.epsilon, **self.pooling)

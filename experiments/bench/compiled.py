@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 
 import flax_nets
 import jax
+import jaxlib
 import optax
 from absl import flags
 from flax import nnx
 from timing import Result
 
 from cnnjax import models, plan
+from cnnjax.app.flags import DTYPES
+from cnnjax.errors import UserError
 from cnnjax.train import losses, optimizers
 
 FLAGS = flags.FLAGS
@@ -71,7 +74,10 @@ def compile_steps(peers: list[str]) -> Iterator[Result]:
 
     Figures of programs that an earlier run with the same `--out` has compiled, to the letter, are taken from there.
     """
-    del peers  # flax is
+    del peers  # flax is the only one
+    for dtype in FLAGS.dtypes:
+        if dtype not in DTYPES:
+            raise UserError(f"--dtypes={','.join(FLAGS.dtypes)}: {dtype!r} must be one of {', '.join(DTYPES)}.")
     known = Known(Path(FLAGS.out) / "aot_programs.json")
     for name in FLAGS.target:
         target = plan.parse(name)
@@ -140,8 +146,6 @@ class Known:
 
     def program(self, label: str, lowered: jax.stages.Lowered) -> dict[str, Any]:
         """Returns the figures of a program, compiled where they are not known."""
-        import jaxlib
-
         key = hashlib.sha256(f"{jaxlib.__version__} {lowered.as_text()}".encode()).hexdigest()
         if key not in self.found:
             started = time.perf_counter()

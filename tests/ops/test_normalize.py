@@ -1,5 +1,7 @@
 """Local response normalisation against hand-computed numbers, the oracle and PyTorch."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,7 @@ def test_channel_sums_as_windows_and_as_a_product(low, high):
     expected = sum(padded[..., i : i + 7] for i in range(low + high + 1))
     turned = np.pad(x, ((0, 0), (0, 0), (high, low)))
     transposed = sum(turned[..., i : i + 7] for i in range(low + high + 1))
-    for form in (channel_sum._by_windows, channel_sum._by_product):
-        np.testing.assert_allclose(form(x, of="y", low=low, high=high), expected, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(form(x, of="x", low=low, high=high), transposed, rtol=1e-5, atol=1e-5)
+    for platform in ("cpu", "gpu", "tpu"):
+        of_platform = partial(channel_sum._channel_sum, low=low, high=high, platform=platform)
+        np.testing.assert_allclose(of_platform(x, of="y"), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(of_platform(x, of="x"), transposed, rtol=1e-5, atol=1e-5)

@@ -6,6 +6,8 @@
                                 reduce_window   more
     their transpose             repeat          windows tile x
                                 transpose       else: XLA's transpose of the sums
+    sums over channels          product         on a TPU, which shifts channels slowly and multiplies matrices fast
+                                windows         else
     largest elements            taps            at most `FEW_TAPS` taps, no padding on the low side
                                 axes            else
     elements at the winners     gather          more than `UNROLLED_TAPS` taps
@@ -63,6 +65,11 @@ def sum_transpose_form(windows: Windows) -> Literal["repeat", "transpose"]:
     """Chooses how the sums of windows are transposed."""
     tiling = windows.stride == windows.window and max(windows.dilation) == 1 and min(map(min, windows.padding)) >= 0
     return "repeat" if tiling else "transpose"
+
+
+def channel_sum_form(platform: str) -> Literal["product", "windows"]:
+    """Chooses how neighbouring channels are summed."""
+    return "product" if platform == "tpu" else "windows"
 
 
 def max_form(windows: Windows) -> Literal["taps", "axes"]:

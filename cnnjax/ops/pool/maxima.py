@@ -21,13 +21,7 @@ from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import Linear, define_linear, define_selection
 from cnnjax.ops.pool.windows import padded, slices_along
-from cnnjax.ops.pool.winners import (
-    flat_index,
-    gather_max,
-    offset_dtype,
-    scatter_max,
-    tap_offset,
-)
+from cnnjax.ops.pool.winners import flat_index, gather_max, offset_dtype, scatter_max, tap_offset
 from cnnjax.ops.primitives import aval_like
 
 
