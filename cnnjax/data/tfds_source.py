@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import http.client
 import importlib.util
-import itertools
 import json
 import os
 import re
@@ -27,14 +26,13 @@ import numpy as np
 from cnnjax.data import cache, memory
 from cnnjax.data.preprocess import Size, height_and_width, resize_image
 from cnnjax.data.reading import OpenDataset
-from cnnjax.data.tfds_records import RESTORE, Split, TfdsSource, check_files, first_line
+from cnnjax.data.tfds_records import RESTORE, Split, TfdsSource, first_line
 from cnnjax.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 _CACHE_FORMAT = 2  # raise it when the arrays in the cache change their meaning
-_CHUNK = 1000  # examples decoded per call
 _PREPARING_NEEDS = ("tensorflow", "importlib_resources")
 _INSTALL = "pip install -e '.[prepare]' in the folder of cnnjax"
 _PROBE_URL = "https://storage.googleapis.com"  # TFDS fetches mnist and much else from there
@@ -86,8 +84,6 @@ def open_tfds(name: str, data_dir: str | os.PathLike | None = None) -> OpenDatas
     with _quiet_absl():
         builder, keys = _prepared(name, data_dir)
         train, test = (_source(name, builder, split, *keys) for split in ("train", _test_split(builder, keys[1])))
-        for source in (train, test):
-            check_files(source.split)
     return OpenDataset(name, train, test, tuple(builder.info.features[keys[1]].names))
 
 
@@ -111,14 +107,14 @@ def _prepared(
 
 def _source(name: str, builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str) -> TfdsSource:
     """Returns the examples of a split, their images not decoded."""
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import example_parser
 
     info, features = builder.info.splits[split], builder.info.features
-    files, shape = tuple(map(os.fspath, info.filepaths)), features[image_key].shape
-    examples = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+    shape, classes = features[image_key].shape, features[label_key].num_classes
+    files = tuple(map(os.fspath, info.filepaths))
+    example = example_parser.tf_example_pb2.Example
     return TfdsSource(
-        Split(split, name, image_key, label_key, shape, features[label_key].num_classes, files, (*info.shard_lengths,)),
-        examples,
+        Split(split, name, image_key, label_key, shape, classes, files, tuple(info.shard_lengths), example)
     )
 
 
@@ -331,33 +327,15 @@ def _decode(
     shape = features[image_key].shape
     images = np.empty((n, *(shape[:2] if size is None else height_and_width(size)), shape[-1]), np.uint8)
     labels = np.empty(n, np.int32)
-    start = 0
-    try:
-        source = _source(name, builder, split, image_key, label_key)
-        progress = tqdm(total=n, desc=f"decoding {name} {split}", delay=2, leave=False, disable=None)
-        with progress:
-            for start in range(0, n, _CHUNK):
-                rows = range(start, min(start + _CHUNK, n))
-                for row, record in zip(rows, source.read_many(rows), strict=True):
-                    image = source.image(record)
-                    images[row] = image if size is None else resize_image(image, size)
-                    labels[row] = record.label
-                progress.update(len(rows))
-    except UserError:  # it names the record
-        raise
-    except Exception as error:
-        files = _record_files(info, start, start + _CHUNK)
-        raise UserError(f"The record file {files} of {name} is damaged ({first_line(error)}); {RESTORE}.") from error
+    source = _source(name, builder, split, image_key, label_key)
+    for row in tqdm(range(n), desc=f"decoding {name} {split}", delay=2, leave=False, disable=None):
+        record = source.record(row)
+        image = source.image(record)
+        images[row] = image if size is None else resize_image(image, size)
+        labels[row] = record.label
     if n and not (labels.min() >= 0 and labels.max() < classes):
         raise UserError(
             f"The {split} split of {name} has labels from {labels.min()} to {labels.max()}; they must be "
             f"0 to {classes - 1}. Its examples are not all labelled: choose another data set."
         )
     return images, labels
-
-
-def _record_files(split_info: tfds.core.SplitInfo, start: int, stop: int) -> str:
-    """Names the files that hold the examples `start`, ..., `stop - 1` of a split."""
-    ends = list(itertools.accumulate(split_info.shard_lengths))
-    spans = zip(split_info.filepaths, [0, *ends], ends, strict=False)
-    return " or ".join(os.fspath(path) for path, low, high in spans if low < stop and high > start)
