@@ -14,6 +14,7 @@ from cnnjax.data.dataset import Dataset, held_out, hold_out, may_mirror
 from cnnjax.data.held import held_images, sample_images, spec_of_source
 from cnnjax.data.images import looks_inverted, read_image
 from cnnjax.data.input_spec import InputSpec
+from cnnjax.data.jitter import colour_jitter
 from cnnjax.data.mixing import cutmix, cutout, mixup
 from cnnjax.data.photographs import random_resized_crops
 from cnnjax.data.preprocess import (
@@ -46,6 +47,7 @@ __all__ = [
     "centre_crop",
     "channel_stats",
     "colour_axes",
+    "colour_jitter",
     "crop_flip",
     "cutmix",
     "cutout",

@@ -122,7 +122,7 @@ def open_npz(path: str | os.PathLike, test_share: float | None = None) -> OpenDa
     """
     file = Path(path).expanduser()
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as stored:
             has_test = check_names(file, stored.files, test_share)
             parts = ("train", "test") if has_test else ("train",)
             images = {part: _member(file, part) for part in parts}

@@ -13,6 +13,7 @@ from cnnjax.data.reading import ImageSource, Record
 
 if TYPE_CHECKING:
     import grain
+    from PIL import Image
 
 SCALE = (0.08, 1.0)
 """Smallest and largest area of a crop, as shares of the image's."""
@@ -98,16 +99,17 @@ class RandomResizedCrop:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> tuple[np.ndarray, np.int32]:
         """Returns `(x, y)`: x `(*size, channels)` uint8, y int32."""
-        from PIL import Image
+        return self.crop(self._source.picture(record, self._spec.channels), rng), record.label
 
-        picture = self._source.picture(record, self._spec.channels)
+    def crop(self, picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """Returns a picture cropped at random, resized and mirrored: `(*size, channels)` uint8."""
+        from PIL.Image import Resampling, Transpose
+
         box = random_box(rng, picture.height, picture.width, self._scale, self._ratio)
         mirrored = rng.random() < 0.5 and self._spec.mirror
         # Cropped first: a resize with a box would also take in pixels beyond it.
-        crop = picture.crop(box).resize(self._spec.size[::-1], Image.Resampling.BILINEAR)
-        if mirrored:
-            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return to_array(crop), record.label
+        crop = picture.crop(box).resize(self._spec.size[::-1], Resampling.BILINEAR)
+        return to_array(crop.transpose(Transpose.FLIP_LEFT_RIGHT) if mirrored else crop)
 
 
 def random_resized_crops(
