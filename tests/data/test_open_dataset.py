@@ -153,7 +153,7 @@ def test_threads_and_copies_read_the_same(photographs: Path, tmp_path: Path) -> 
         alone = [source[index] for index in range(6)]
         copied = pickle.loads(pickle.dumps(source))
         with ThreadPoolExecutor(4) as pool:
-            for got, want in zip(pool.map(lambda i: copied[i % 6], range(60)), alone * 10, strict=True):
+            for got, want in zip(pool.map(copied.__getitem__, [*range(6)] * 10), alone * 10, strict=True):
                 np.testing.assert_array_equal(got[0], want[0])
                 assert got[1] == want[1]
 
@@ -165,7 +165,7 @@ def test_what_fits_in_memory_is_told_by_the_size_as_held(monkeypatch: pytest.Mon
     assert not digits.fits_in_memory(32, channels=3)
     photos = data.open_dataset(f"folder:{photographs}")
     assert photos.nbytes(20) == 14 * 20 * 20 * 3
-    with pytest.raises(UserError, match="differ in size. Give an image size"):
+    with pytest.raises(UserError, match=r"differ in size\. Give an image size"):
         photos.nbytes()
 
 
@@ -178,24 +178,21 @@ def test_a_data_set_that_does_not_fit_is_opened_all_the_same(monkeypatch: pytest
     assert x.shape == (8, 8, 1)
 
 
-def damaged(
-    path: Path, damage: Callable[[Path], None], match: str, kind: type[UserError] = data.CorruptExample
-) -> None:
-    """Checks that reading a damaged file of class bee is one sentence, that names the file, of this kind."""
+def damaged(path: Path, damage: Callable[[Path], None], match: str) -> None:
+    """Checks that reading a damaged file is one sentence that names it, and that others can be read."""
     source = data.open_dataset(f"folder:{path.parents[2]}").train
     index = source._files.paths.index(str(path))  # type: ignore[attr-defined]
     damage(path)
     spec = data.InputSpec(size=20, channels=3, resize_to=20)
     for examples in (source, data.held_images(source, spec), data.random_resized_crops(source, spec, 0)):
-        with pytest.raises(kind, match=re.escape(str(path)) + match) as caught:
+        with pytest.raises(data.CorruptExample, match=re.escape(str(path)) + match):
             examples[index]
-        assert type(caught.value) is kind
-        examples[0]  # the others can be read
+        examples[0]
 
 
 def test_a_truncated_jpeg(photographs: Path) -> None:
     def cut(path: Path) -> None:
-        path.write_bytes(path.read_bytes()[:400])
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     damaged(photographs / "train" / "bee" / "1.jpg", cut, r" cannot be read \(.*truncated")
 
