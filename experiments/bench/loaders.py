@@ -1,8 +1,13 @@
-"""Loaders of photographs: ours from JPEGs on, by stage, beside PyTorch's with torchvision's transforms."""
+"""Loaders of photographs: ours from JPEGs on, by stage, beside PyTorch's with torchvision's transforms.
+
+Ours reads by threads: Pillow decodes and resizes without Python's lock, and processes take seconds to start. PyTorch's
+workers also turn pixels to standardised floats, which our training step does on the device.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -21,12 +26,13 @@ from cnnjax.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("photos", None, "data: a folder of JPEGs to cut the images from; by default they are drawn")
+flags.DEFINE_integer("images", 384, "data: how many, in an epoch", lower_bound=64)
 flags.DEFINE_integer("workers", 2, "data: threads of ours, processes of PyTorch's", lower_bound=1)
 
 HEIGHT, WIDTH = 375, 500  # of most images of ImageNet
 QUALITY = 92
 NOISE = 8.0  # standard deviation of a drawn pixel: files of 100 KiB, as ImageNet's
-IMAGES = 384
+DRAWN = 32  # different ones
 BATCH = 64
 SIZE = 224
 AHEAD = 2 * BATCH  # examples, as PyTorch's workers keep two batches each
@@ -37,7 +43,7 @@ def time_data(peers: list[str]) -> Iterator[Result]:
     """Times an epoch of random resized crops and flips of JPEGs, and its stages in one thread."""
     with tempfile.TemporaryDirectory() as folder:
         kib = write_images(Path(folder))
-        source = data.open_dataset(f"folder:{folder}", test_share=0.01).train
+        source = data.open_dataset(f"folder:{folder}").train
         spec = data.InputSpec(size=SIZE, channels=3)
         name = f"{SIZE} crops of {WIDTH}x{HEIGHT} JPEGs of {kib:.0f} KiB"
         contenders: Contenders = {"own": own_epoch(source, spec), "own again": own_epoch(source, spec)}
@@ -176,16 +182,22 @@ def write_images(folder: Path) -> float:
     found = sorted(Path(FLAGS.photos).expanduser().rglob("*.jp*g")) if FLAGS.photos else []
     if FLAGS.photos and not found:
         raise UserError(f"--photos={FLAGS.photos} holds no JPEG files.")
-    for number in range(IMAGES):
+    pictures = []
+    for number in range(min(len(found) or DRAWN, FLAGS.images)):
         if found:
-            with Image.open(found[number % len(found)]) as photo:
+            with Image.open(found[number]) as photo:
                 picture = ImageOps.fit(photo.convert("RGB"), (WIDTH, HEIGHT))
         else:
             picture = Image.fromarray(draw(np.random.default_rng(number)))
-        path = folder / "ab"[number % 2] / f"{number}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        picture.save(path, quality=QUALITY)
-    return sum(path.stat().st_size for path in folder.rglob("*.jpg")) / IMAGES / 1024
+        file = io.BytesIO()
+        picture.save(file, "jpeg", quality=QUALITY)
+        pictures.append(file.getvalue())
+    for part, count in (("train", FLAGS.images // BATCH * BATCH), ("test", 2)):
+        for number in range(count):
+            path = folder / part / "ab"[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pictures[number % len(pictures)])
+    return sum(map(len, pictures)) / len(pictures) / 1024
 
 
 def draw(rng: np.random.Generator) -> np.ndarray:
