@@ -136,7 +136,7 @@ def test_streamed_examples_are_those_in_memory(one: Path) -> None:
 def test_parameters_and_moments_lie_in_shares(two: tuple[Path, list[list[dict[str, Any]]]]) -> None:
     for printed in two[1]:
         assert dict(zip(KINDS, (line["sharding"] for line in printed), strict=True)) == {
-            **dict.fromkeys(KINDS, []), "sharded": [None, "batch"]
+            **{kind: [] for kind in KINDS}, "sharded": [None, "batch"]
         }  # fmt: skip
         assert [line["local"] for line in printed] == [[16, 2048], [16, 2048], [16, 512], [16, 2048]]
 
