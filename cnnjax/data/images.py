@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from cnnjax.data.damage import named
 from cnnjax.data.input_spec import InputSpec
 from cnnjax.data.preprocess import resize_image
-from cnnjax.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +39,7 @@ def read_image(path: str | os.PathLike, spec: InputSpec) -> np.ndarray:
       `(H, W, spec.channels)` uint8.
 
     Raises:
-      UserError: the file cannot be read.
+      CorruptExample: the file cannot be read.
     """
     image = decode(path, spec.channels)
     if spec.resize_to is not None or image.shape[:2] == spec.size:
@@ -71,33 +69,56 @@ def looks_inverted(image: np.ndarray, brightness: float | None) -> bool:
 
 
 def decode(path: str | os.PathLike, channels: int) -> np.ndarray:
-    """Reads an image file as `(H, W, channels)` uint8.
-
-    Colours become gray by Pillow's weights, gray is repeated; sixteen bits are rounded to eight; what is transparent is
-    white; a photo stands upright, as its Exif orientation says.
+    """Reads an image file as `(H, W, channels)` uint8, see `to_picture`.
 
     Raises:
-      UserError: the file cannot be read.
+      CorruptExample: the file cannot be read.
+    """
+    with named(path):
+        return to_array(to_picture(path, channels))
+
+
+def to_picture(file: str | os.PathLike | BinaryIO, channels: int, *, upright: bool = True) -> Image.Image:
+    """Decodes an image file as a picture of mode L or RGB.
+
+    Colours become gray by Pillow's weights, gray is repeated; sixteen bits are rounded to eight; what is transparent is
+    white.
+
+    Args:
+      file: its path, or its content as an open file.
+      channels: 1 or 3.
+      upright: whether a photo stands as its Exif orientation says.
+
+    Raises:
+      Exception: whatever Pillow raises at a damaged file, see `damage.named`.
     """
     from PIL import Image, ImageOps
 
-    with _errors_name(path), Image.open(path) as file:
-        picture: Image.Image = file
-        if file.format in ("JPEG", "MPO"):
-            picture = ImageOps.exif_transpose(file)
-        array = np.asarray(_eight_bits(picture).convert("L" if channels == 1 else "RGB"))
-    return array.reshape(*array.shape[:2], channels)
+    with Image.open(file) as opened:
+        picture: Image.Image = opened
+        if upright and opened.format in ("JPEG", "MPO"):
+            ImageOps.exif_transpose(opened, in_place=True)  # else it copies photos that stand already
+        picture.load()
+    picture = _eight_bits(picture)
+    mode = "L" if channels == 1 else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def to_array(picture: Image.Image) -> np.ndarray:
+    """Returns a picture of mode L or RGB as `(H, W, C)` uint8."""
+    array = np.asarray(picture)
+    return array.reshape(*array.shape[:2], -1)
 
 
 def shape_of_file(path: str | os.PathLike) -> tuple[int, int, int]:
     """Returns (height, width, channels) of an image file, which is not decoded; channels is 1 or 3.
 
     Raises:
-      UserError: the file cannot be read.
+      CorruptExample: the file cannot be read.
     """
     from PIL import Image
 
-    with _errors_name(path), Image.open(path) as file:
+    with named(path), Image.open(path) as file:
         width, height = file.size
         if file.format in ("JPEG", "MPO") and file.getexif().get(_ORIENTATION) in _SIDEWAYS:
             height, width = width, height
@@ -119,18 +140,3 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(ground, picture.convert("RGBA"))
     return picture
-
-
-@contextlib.contextmanager
-def _errors_name(path: str | os.PathLike) -> Iterator[None]:
-    """Raises whatever reading an image raises as a UserError that names the file."""
-    from PIL import UnidentifiedImageError
-
-    try:
-        yield
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is no image that Pillow can read: give a PNG or JPEG file.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from None
-    except Exception as error:  # a damaged file may cause anything: SyntaxError, struct.error, a decompression bomb
-        raise UserError(f"{path} cannot be read ({error}).") from None

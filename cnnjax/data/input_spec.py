@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -133,11 +133,12 @@ class InputSpec:
         """Height, width and channels of what the net sees."""
         return (*self.size, self.channels)
 
-    def with_pixels(self, held: np.ndarray, pixels: Pixels = None) -> InputSpec:
+    def with_pixels(self, held: np.ndarray | Iterable[np.ndarray], pixels: Pixels = None) -> InputSpec:
         """Returns the same specification with mean, std and brightness chosen.
 
         Args:
-          held: the training images, `(N, *held_size, channels)` uint8, as `on_host` returns them.
+          held: the training images, `(N, *held_size, channels)` uint8, as `on_host` returns them; or several such one
+            after the other, where not all are in memory.
           pixels: None: mean 0 and deviation 1 per channel; `"centred"`: mean 0 only, 0..255 less their mean; or
             (low, high): what 0 and 255 become.
         """
@@ -175,6 +176,19 @@ class InputSpec:
         else:
             images = preprocess.resize(images, self.resize_to)
         return preprocess.to_channels(images, self.channels)
+
+    def hold(self, image: np.ndarray) -> np.ndarray:
+        """Returns one image as training holds it, `(H, W, C)` uint8 to `(*held_size, channels)`.
+
+        To the bit what a data set in memory goes through: `load_dataset` with `resize_to`, then `on_host`.
+
+        Raises:
+          UserError: it is larger than `size` and there is no `resize_to`.
+        """
+        if image.shape == (*self.held_size, self.channels):
+            return image
+        resized = image if self.resize_to is None else preprocess.resize_image(image, self.resize_to)
+        return self.on_host(resized[None])[0]
 
     def as_input(self, images: np.ndarray) -> np.ndarray:
         """Returns images as the net sees a single one, before `prepare`: `(N, *size, channels)` uint8."""

@@ -20,10 +20,13 @@ def available() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check(size: int, what: str) -> None:
-    """Refuses data that need more memory than is free, before they are allocated.
+def fits(size: int) -> bool:
+    """Returns whether data of so many bytes fit twice: on the host and on the device, which may be the host."""
+    return 2 * size <= available()
 
-    They are held twice: on the host and on the device, which may be the host.
+
+def check(size: int, what: str) -> None:
+    """Refuses data that need more memory than is free, before they are allocated, see `fits`.
 
     Args:
       size: in bytes.
@@ -36,11 +39,16 @@ def check(size: int, what: str) -> None:
     if needed > free:
         raise UserError(
             f"{what} need {needed / 2**30:,.1f} GiB of memory; {free / 2**30:,.1f} GiB are free. "
-            "Choose a smaller image size or data set: all images are held in memory."
+            "Choose a smaller image size or data set, or stream it: `--stream=always`, `data.open_dataset`."
         )
 
 
 def check_images(count: int, height: int, width: int, channels: int, name: str = "") -> None:
-    """Refuses uint8 images that need more memory than is free; `name` is that of the data set."""
+    """Refuses uint8 images that need more memory than is free; `name` is that of the data set.
+
+    A single image is one of a stream, for which there was room before: nothing is asked then.
+    """
+    if count == 1 and not name:
+        return
     what = f"The {count:,} images{f' of {name}' if name else ''} at {height}x{width} pixels"
     check(count * height * width * channels, what)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,30 +37,43 @@ def load_npz(path: str | os.PathLike, test_share: float | None = None) -> Datase
     """
     file = Path(path).expanduser()
     arrays = _read(file)
-    if not {"x_train", "y_train"} <= arrays.keys():
+    has_test = check_names(file, arrays.keys(), test_share)
+    images, labels = _examples(arrays, "train", file)
+    if has_test:
+        test_images, test_labels = _examples(arrays, "test", file)
+    else:
+        test = share_for_test(len(images), test_share)
+        test_images, test_labels, images, labels = images[test], labels[test], images[~test], labels[~test]
+    class_names = class_names_of(arrays, labels, test_labels)
+    check(file, labels, test_labels, class_names, images.shape, test_images.shape)
+    return Dataset(f"npz:{path}", images, labels, test_images, test_labels, class_names)
+
+
+def check_names(file: Path, names: Collection[str], test_share: float | None) -> bool:
+    """Returns whether a file has test examples; raises UserError where arrays or `test_share` are lacking."""
+    if not {"x_train", "y_train"} <= set(names):
         raise UserError(
-            f"{file} has the arrays {', '.join(sorted(arrays)) or 'none'}; it must have x_train, "
+            f"{file} has the arrays {', '.join(sorted(names)) or 'none'}; it must have x_train, "
             "y_train, x_test and y_test."
         )
-    images, labels = _examples(arrays, "train", file)
-    if {"x_test", "y_test"} & arrays.keys():
+    if {"x_test", "y_test"} & set(names):
         if test_share is not None:
             raise UserError(f"`test_share` was {test_share}, but {file} has test examples: leave one of them out.")
-        if not {"x_test", "y_test"} <= arrays.keys():
+        if not {"x_test", "y_test"} <= set(names):
             raise UserError(f"{file} has one of x_test and y_test; it must have both or none.")
-        test_images, test_labels = _examples(arrays, "test", file)
-    elif test_share is None:
+        return True
+    if test_share is None:
         raise UserError(
             f"{file} has no x_test and y_test; add them, or say with `test_share` which share of the examples is for "
             "testing."
         )
-    else:
-        test = np.array([is_for_test(str(row), test_share) for row in range(len(images))], bool)
-        test_images, test_labels, images, labels = images[test], labels[test], images[~test], labels[~test]
-    class_names = _class_names(arrays, labels, test_labels)
-    dataset = Dataset(f"npz:{path}", images, labels, test_images, test_labels, class_names)
-    _check(dataset, file)
-    return dataset
+    return False
+
+
+def share_for_test(n: int, test_share: float | None) -> np.ndarray:
+    """Returns which of n examples are for testing, `(n,)` bool: their numbers decide."""
+    assert test_share is not None, "check_names asks for it"
+    return np.array([is_for_test(str(row), test_share) for row in range(n)], bool)
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
@@ -80,30 +93,26 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 
 def _examples(arrays: Mapping[str, np.ndarray], part: str, file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns images and labels of a part, as many of the one as of the other."""
-    images = _images(arrays[f"x_{part}"], f"x_{part} of {file}")
+    x = arrays[f"x_{part}"]
+    return to_images(x, f"x_{part} of {file}"), labels_of(arrays, part, file, len(x))
+
+
+def labels_of(arrays: Mapping[str, np.ndarray], part: str, file: Path, images: int) -> np.ndarray:
+    """Returns the labels of a part, `(N,)` int32, as many as `images`."""
     labels = _labels(arrays[f"y_{part}"], f"y_{part} of {file}")
-    if len(images) != len(labels):
-        raise UserError(f"x_{part} of {file} has {len(images)} images, y_{part} {len(labels)} labels; both must agree.")
-    return images, labels
+    if images != len(labels):
+        raise UserError(f"x_{part} of {file} has {images} images, y_{part} {len(labels)} labels; both must agree.")
+    return labels
 
 
-def _images(x: np.ndarray, name: str) -> np.ndarray:
+def to_images(x: np.ndarray, name: str) -> np.ndarray:
     """Returns images as uint8 `(N, H, W, C)`."""
-    shape = x.shape
+    check_images(x.shape, x.dtype, name)
     if x.ndim == 3:
         x = x[..., None]
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not x.size:
-        advice = ""
-        if x.ndim == 4 and x.shape[1] in (1, 3):
-            advice = " Move the channels to the end: np.moveaxis(x, 1, -1)."
-        raise UserError(
-            f"{name} has shape {shape}; it must be (N, H, W), or (N, H, W, C) with C 1 or 3, and have an image.{advice}"
-        )
     if x.dtype == np.uint8:
         return x
     kind = x.dtype.kind
-    if kind not in "buif":
-        raise UserError(f"{name} has dtype {x.dtype}; it must be uint8, integers in 0..255, or floats in 0..1.")
     low, high, most = x.min(), x.max(), 255 if kind in "ui" else 1
     if not (low >= 0 and high <= most):  # also for NaN
         raise UserError(
@@ -115,6 +124,20 @@ def _images(x: np.ndarray, name: str) -> np.ndarray:
         pixels = x[start : start + _CHUNK]
         images[start : start + _CHUNK] = pixels if kind in "ui" else np.rint(pixels.astype(np.float64) * 255)
     return images
+
+
+def check_images(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+    """Raises UserError where an array cannot be images."""
+    channels = shape[3] if len(shape) == 4 else 1
+    if len(shape) not in (3, 4) or channels not in (1, 3) or 0 in shape:
+        advice = ""
+        if len(shape) == 4 and shape[1] in (1, 3):
+            advice = " Move the channels to the end: np.moveaxis(x, 1, -1)."
+        raise UserError(
+            f"{name} has shape {shape}; it must be (N, H, W), or (N, H, W, C) with C 1 or 3, and have an image.{advice}"
+        )
+    if dtype.kind not in "buif":
+        raise UserError(f"{name} has dtype {dtype}; it must be uint8, integers in 0..255, or floats in 0..1.")
 
 
 def _labels(y: np.ndarray, name: str) -> np.ndarray:
@@ -130,28 +153,34 @@ def _labels(y: np.ndarray, name: str) -> np.ndarray:
     return flat.astype(np.int32)
 
 
-def _class_names(arrays: Mapping[str, np.ndarray], *labels: np.ndarray) -> tuple[str, ...]:
+def class_names_of(arrays: Mapping[str, np.ndarray], *labels: np.ndarray) -> tuple[str, ...]:
     """Returns the names in the file, or else the classes' numbers."""
     if "class_names" in arrays:
         return tuple(map(str, arrays["class_names"].ravel()))
     return tuple(map(str, range(1 + max(int(part.max(initial=-1)) for part in labels))))
 
 
-def _check(dataset: Dataset, file: Path) -> None:
-    """Raises UserError where the arrays do not fit together."""
-    for part, labels in (("train", dataset.train_labels), ("test", dataset.test_labels)):
-        if not len(labels):
+def check(
+    file: Path,
+    labels: np.ndarray,
+    test_labels: np.ndarray,
+    class_names: tuple[str, ...],
+    shape: tuple[int, ...],
+    test_shape: tuple[int, ...],
+) -> None:
+    """Raises UserError where the arrays do not fit together: labels of both parts, names, and shapes of the images."""
+    for part, some in (("train", labels), ("test", test_labels)):
+        if not len(some):
             raise UserError(f"{file} gives no {part} examples; add some, or choose another `test_share`.")
-    shapes = dataset.train_images.shape[1:], dataset.test_images.shape[1:]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"x_train of {file} has images of shape {shapes[0]}, x_test {shapes[1]}; they must agree.")
-    classes = len(dataset.class_names)
-    highest = max(int(dataset.train_labels.max()), int(dataset.test_labels.max()))
+    if shape[1:] != test_shape[1:]:
+        raise UserError(f"x_train of {file} has images of shape {shape[1:]}, x_test {test_shape[1:]}; they must agree.")
+    classes = len(class_names)
+    highest = max(int(labels.max()), int(test_labels.max()))
     if highest >= classes:
         raise UserError(f"{file} has {classes} class_names and a label {highest}; labels must be below {classes}.")
     if classes < 2:
         raise UserError(f"{file} has one class; it must have at least two.")
-    empty = np.flatnonzero(np.bincount(dataset.train_labels, minlength=classes) == 0)
+    empty = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
     if len(empty):
         raise UserError(
             f"Class {empty[0]} of {file} has no training example; the labels must be 0 to {classes - 1}, each of them "

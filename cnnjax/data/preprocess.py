@@ -1,7 +1,7 @@
 """What is done to pixels on the way into a net, without randomness."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import jax
@@ -215,13 +215,13 @@ def ten_crops(images: jax.Array, size: Size, *, mirror: bool = True) -> jax.Arra
     return jnp.concatenate([crops, crops[..., ::-1, :]]) if mirror else crops
 
 
-def channel_stats(train_images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_stats(train_images: np.ndarray | Iterable[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Computes mean and standard deviation per channel, of pixels in 0..1.
 
-    The sums are exact.
+    The sums are exact, so how the images are parted changes nothing.
 
     Args:
-      train_images: `(N, H, W, C)` uint8 on the host.
+      train_images: `(N, H, W, C)` uint8 on the host; or several such one after the other, where not all are in memory.
 
     Returns:
       `(mean, std)`, each a tuple of C floats. A constant channel gets std 1, so that `standardize` makes it 0.
@@ -230,16 +230,18 @@ def channel_stats(train_images: np.ndarray) -> tuple[tuple[float, ...], tuple[fl
       TypeError: `train_images` is not uint8.
       ValueError: there are no images.
     """
-    check_pixels(train_images)
-    n = math.prod(train_images.shape[:-1])
-    channels = train_images.shape[-1]
-    total, squares = np.zeros(channels, np.uint64), np.zeros(channels, np.uint64)
-    for start in range(0, len(train_images), _CHUNK):
-        pixels = train_images[start : start + _CHUNK].reshape(-1, channels).astype(np.uint32)
-        total += pixels.sum(axis=0, dtype=np.uint64)
-        squares += (pixels * pixels).sum(axis=0, dtype=np.uint64)
+    n, total, squares = 0, np.zeros((), np.uint64), np.zeros((), np.uint64)
+    for images in [train_images] if isinstance(train_images, np.ndarray) else train_images:
+        check_pixels(images)
+        for start in range(0, len(images), _CHUNK):
+            pixels = images[start : start + _CHUNK].reshape(-1, images.shape[-1]).astype(np.uint32)
+            n += len(pixels)
+            total = total + pixels.sum(axis=0, dtype=np.uint64)
+            squares = squares + (pixels * pixels).sum(axis=0, dtype=np.uint64)
+    if not n:
+        raise ValueError("train_images is empty: there is nothing to average")
     means, stds = [], []
-    for s1, s2 in zip(total.tolist(), squares.tolist(), strict=True):
+    for s1, s2 in zip(total.ravel().tolist(), squares.ravel().tolist(), strict=True):
         means.append(s1 / (255 * n))
         # Python's integers are exact, so the difference of two large numbers loses nothing.
         stds.append(math.sqrt(n * s2 - s1 * s1) / (255 * n) or 1.0)

@@ -7,9 +7,11 @@ import numpy as np
 
 from cnnjax.data import memory
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.folder import load_folder
+from cnnjax.data.folder import load_folder, open_folder
 from cnnjax.data.npz import load_npz
+from cnnjax.data.npz_rows import open_npz
 from cnnjax.data.preprocess import Size, height_and_width, resize, to_channels
+from cnnjax.data.reading import ArraySource, OpenDataset
 from cnnjax.errors import UserError
 
 _DIGITS_TEST_IMAGES_PER_CLASS = 36
@@ -45,13 +47,7 @@ def load_dataset(
       UserError: no such data set; it is not prepared and cannot be; it has no images with a label; the images
         differ in size and no `size` is given; no train and test splits; damaged files; too large for memory.
     """
-    kind, _, where = name.partition(":")
-    if test_share is not None and kind not in ("folder", "npz"):
-        raise UserError(
-            f"`test_share` was {test_share}, but {name} has a test part of its own: leave `test_share` out."
-        )
-    if kind in ("folder", "npz") and not where:
-        raise UserError(f"The data set {name!r} lacks its path: it must be folder:DIR or npz:FILE.")
+    kind, where = _kind(name, test_share)
     if kind == "folder":
         dataset = load_folder(where, size, channels, test_share)
     elif kind == "npz":
@@ -68,6 +64,51 @@ def load_dataset(
     if train.shape[1:] != (*wanted, depth):
         memory.check_images(len(train) + len(test), height, width, depth, name)
     return dataset._replace(train_images=_convert(train, wanted, depth), test_images=_convert(test, wanted, depth))
+
+
+def open_dataset(
+    name: str, data_dir: str | os.PathLike | None = None, *, test_share: float | None = None
+) -> OpenDataset:
+    """Opens an image-classification data set, whose images are read and decoded one by one when they are needed.
+
+    The examples are those of `load_dataset`, in its order. They may differ in size.
+
+    Args:
+      name: as for `load_dataset`.
+      data_dir: likewise.
+      test_share: likewise.
+
+    Returns:
+      The training and test examples, to be brought to one size by `held_images` or `random_resized_crops`.
+
+    Raises:
+      UserError: no such data set; it is not prepared and cannot be; it has no images with a label; no train and test
+        splits; a record file is missing, damaged or too short.
+    """
+    kind, where = _kind(name, test_share)
+    if kind == "folder":
+        return open_folder(where, test_share)
+    if kind == "npz":
+        return open_npz(where, test_share)
+    if name == "digits":
+        loaded = digits()
+        train = ArraySource("the training digits", loaded.train_images, loaded.train_labels)
+        return OpenDataset(name, train, ArraySource("the test digits", *loaded[3:5]), loaded.class_names)
+    from cnnjax.data import tfds_source  # costs more than the rest of cnnjax.data
+
+    return tfds_source.open_tfds(name, data_dir)
+
+
+def _kind(name: str, test_share: float | None) -> tuple[str, str]:
+    """Returns what a data set is, and its path where it has one."""
+    kind, _, where = name.partition(":")
+    if test_share is not None and kind not in ("folder", "npz"):
+        raise UserError(
+            f"`test_share` was {test_share}, but {name} has a test part of its own: leave `test_share` out."
+        )
+    if kind in ("folder", "npz") and not where:
+        raise UserError(f"The data set {name!r} lacks its path: it must be folder:DIR or npz:FILE.")
+    return kind, where
 
 
 def _convert(images: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:

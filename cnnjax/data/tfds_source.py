@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import http.client
 import importlib.util
-import itertools
 import json
 import os
 import re
@@ -26,13 +25,14 @@ import numpy as np
 
 from cnnjax.data import cache, memory
 from cnnjax.data.preprocess import Size, height_and_width, resize_image
+from cnnjax.data.reading import OpenDataset
+from cnnjax.data.tfds_records import RESTORE, Split, TfdsSource, first_line
 from cnnjax.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-_CACHE_FORMAT = 1  # raise it when the arrays in the cache change their meaning
-_CHUNK = 1000  # examples decoded per call
+_CACHE_FORMAT = 2  # raise it when the arrays in the cache change their meaning
 _PREPARING_NEEDS = ("tensorflow", "importlib_resources")
 _INSTALL = "pip install -e '.[prepare]' in the folder of cnnjax"
 _PROBE_URL = "https://storage.googleapis.com"  # TFDS fetches mnist and much else from there
@@ -50,16 +50,10 @@ def load_tfds(
     larger than `size`, or differ in size, are resized; the others are returned as stored.
     """
     with _quiet_absl():
-        builder = _open(name, data_dir)
-        image_key, label_key = _supervised_keys(name, builder, size)
-        if not builder.is_prepared():
-            _check_memory(name, builder, ("train", "test"), image_key, size)  # if TFDS knows the counts already
-            _prepare(name, builder)
-            builder = _open(name, data_dir)
-        _check_prepared(name, builder)
-        splits = {"train": "train", "test": _test_split(builder, label_key)}
-        _check_memory(name, builder, tuple(splits.values()), image_key, size)
-        stored = builder.info.features[image_key].shape
+        builder, keys = _prepared(name, data_dir, size, check_memory=True)
+        splits = {"train": "train", "test": _test_split(builder, keys[1])}
+        _check_memory(name, builder, tuple(splits.values()), keys[0], size)
+        stored = builder.info.features[keys[0]].shape
         if size is not None and None not in stored:
             height, width = height_and_width(size)
             if stored[0] <= height and stored[1] <= width:  # enlarged after, so that the cache stays small
@@ -69,16 +63,58 @@ def load_tfds(
         if arrays is None:
             arrays = {}
             for part, split in splits.items():
-                images, labels = _decode(name, builder, split, image_key, label_key, size)
+                images, labels = _decode(name, builder, split, *keys, size)
                 arrays |= {f"{part}_images": images, f"{part}_labels": labels}
             cache.write(path, arrays)
-    class_names = tuple(builder.info.features[label_key].names)
+    class_names = tuple(builder.info.features[keys[1]].names)
     return (
         arrays["train_images"],
         arrays["train_labels"],
         arrays["test_images"],
         arrays["test_labels"],
         class_names,
+    )
+
+
+def open_tfds(name: str, data_dir: str | os.PathLike | None = None) -> OpenDataset:
+    """Opens a TFDS data set, whose images are read when they are needed.
+
+    See `cnnjax.data.open_dataset` for the arguments and errors. Every record file is opened once, to count its records.
+    """
+    with _quiet_absl():
+        builder, keys = _prepared(name, data_dir)
+        train, test = (_source(name, builder, split, *keys) for split in ("train", _test_split(builder, keys[1])))
+    return OpenDataset(name, train, test, tuple(builder.info.features[keys[1]].names))
+
+
+def _prepared(
+    name: str, data_dir: str | os.PathLike | None, size: Size | None = None, *, check_memory: bool = False
+) -> tuple[tfds.core.DatasetBuilder, tuple[str, str]]:
+    """Returns the builder of a data set that is prepared, if need be now, and the keys of image and label.
+
+    With `check_memory` the images must fit into memory, and have one size unless there is a `size`.
+    """
+    builder = _open(name, data_dir)
+    keys = _supervised_keys(name, builder, size, may_differ=not check_memory)
+    if not builder.is_prepared():
+        if check_memory:  # if TFDS knows the counts already
+            _check_memory(name, builder, ("train", "test"), keys[0], size)
+        _prepare(name, builder)
+        builder = _open(name, data_dir)
+    _check_prepared(name, builder)
+    return builder, keys
+
+
+def _source(name: str, builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str) -> TfdsSource:
+    """Returns the examples of a split, their images not decoded."""
+    from tensorflow_datasets.core import example_parser
+
+    info, features = builder.info.splits[split], builder.info.features
+    shape, classes = features[image_key].shape, features[label_key].num_classes
+    files = tuple(map(os.fspath, info.filepaths))
+    example = example_parser.tf_example_pb2.Example
+    return TfdsSource(
+        Split(split, name, image_key, label_key, shape, classes, files, tuple(info.shard_lengths), example)
     )
 
 
@@ -93,13 +129,6 @@ def _quiet_absl() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-
-
-def _first_line(error: BaseException) -> str:
-    """Returns the cause of an error in one line; TFDS wraps it in longer text."""
-    error = error.__cause__ or error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
@@ -123,10 +152,10 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBui
         problem = f"There is no data set {name!r}."
     except ValueError as error:
         if "builder name string" not in str(error):  # the name is well-formed: a version or a config is wrong
-            raise UserError(f"The data set {name!r} cannot be opened: {_first_line(error)}") from error
+            raise UserError(f"The data set {name!r} cannot be opened: {first_line(error)}") from error
         problem = f"{name!r} is not a well-formed data set name."
     except Exception as error:
-        raise UserError(f"The data set {name!r} cannot be opened: {_first_line(error)}") from error
+        raise UserError(f"The data set {name!r} cannot be opened: {first_line(error)}") from error
     known = ["digits", *tfds.list_builders(with_community_datasets=False)]
     close = difflib.get_close_matches(name.lower(), known, n=3)
     advice = f"Did you mean {' or '.join(close)}?" if close else "For example: digits, mnist, cifar10."
@@ -136,7 +165,9 @@ def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBui
     )
 
 
-def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: Size | None) -> tuple[str, str]:
+def _supervised_keys(
+    name: str, builder: tfds.core.DatasetBuilder, size: Size | None, *, may_differ: bool = False
+) -> tuple[str, str]:
     """Returns the keys of image and label, before anything is downloaded."""
     import tensorflow_datasets as tfds
 
@@ -148,7 +179,7 @@ def _supervised_keys(name: str, builder: tfds.core.DatasetBuilder, size: Size | 
             f"The data set {name} has no image with a class label; it has the features "
             f"{', '.join(features)}. Choose an image-classification data set."
         )
-    if size is None and None in image.shape:
+    if size is None and None in image.shape and not may_differ:
         raise UserError(
             f"The images of {name} have shape {image.shape}: they differ in size. Give an image size, to which they "
             "are resized, or choose another data set."
@@ -189,7 +220,7 @@ def _prepare(name: str, builder: tfds.core.DatasetBuilder) -> None:
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
     except Exception as error:
-        raise UserError(f"{missing}; preparing it failed: {_first_line(error)}") from error
+        raise UserError(f"{missing}; preparing it failed: {first_line(error)}") from error
 
 
 def _network_answers() -> bool:
@@ -270,10 +301,7 @@ def _cache_path(builder: tfds.core.DatasetBuilder, splits: tuple[str, ...], size
             try:
                 status = os.stat(path)
             except OSError as error:
-                raise UserError(
-                    f"The record file {path} cannot be read ({error.strerror}); restore it, or remove its "
-                    "folder and prepare the data set again."
-                ) from error
+                raise UserError(f"The record file {path} cannot be read ({error.strerror}); {RESTORE}.") from error
             files.append((os.path.basename(path), status.st_size, status.st_mtime_ns))
     full_name = builder.info.full_name  # for example emnist/letters/3.1.0
     if size is not None and not isinstance(size, int):
@@ -299,36 +327,15 @@ def _decode(
     shape = features[image_key].shape
     images = np.empty((n, *(shape[:2] if size is None else height_and_width(size)), shape[-1]), np.uint8)
     labels = np.empty(n, np.int32)
-    start = 0
-    try:
-        source = builder.as_data_source(split=split)
-        progress = tqdm(total=n, desc=f"decoding {name} {split}", delay=2, leave=False, disable=None)
-        with progress:
-            for start in range(0, n, _CHUNK):
-                rows = range(start, min(start + _CHUNK, n))
-                for row, example in zip(rows, source.__getitems__(rows), strict=True):
-                    image = example[image_key]
-                    if image.ndim != 3 or any(s not in (None, t) for s, t in zip(shape, image.shape, strict=True)):
-                        raise ValueError(f"example {row} has shape {image.shape}")
-                    images[row] = image if size is None else resize_image(image, size)
-                    labels[row] = example[label_key]
-                progress.update(len(rows))
-    except Exception as error:
-        files = _record_files(info, start, start + _CHUNK)
-        raise UserError(
-            f"The record file {files} of {name} is damaged ({_first_line(error)}); restore it, or remove its "
-            "folder and prepare the data set again."
-        ) from error
+    source = _source(name, builder, split, image_key, label_key)
+    for row in tqdm(range(n), desc=f"decoding {name} {split}", delay=2, leave=False, disable=None):
+        record = source.record(row)
+        image = source.image(record)
+        images[row] = image if size is None else resize_image(image, size)
+        labels[row] = record.label
     if n and not (labels.min() >= 0 and labels.max() < classes):
         raise UserError(
             f"The {split} split of {name} has labels from {labels.min()} to {labels.max()}; they must be "
             f"0 to {classes - 1}. Its examples are not all labelled: choose another data set."
         )
     return images, labels
-
-
-def _record_files(split_info: tfds.core.SplitInfo, start: int, stop: int) -> str:
-    """Names the files that hold the examples `start`, ..., `stop - 1` of a split."""
-    ends = list(itertools.accumulate(split_info.shard_lengths))
-    spans = zip(split_info.filepaths, [0, *ends], ends, strict=False)
-    return " or ".join(os.fspath(path) for path, low, high in spans if low < stop and high > start)

@@ -4,10 +4,12 @@
   python experiments/bench --suite=pool
   python experiments/bench --suite=step --peers=torch,flax
   python experiments/bench --suite=epoch
+  python experiments/bench --suite=data --photos=DIR
   python experiments/bench --suite=aot --target=tpu:v5e,gpu:h100
 
 ops: convolutions as the nets have them, forward and forward+backward; pool: poolings alike; step: whole training
-steps; epoch: the training scripts from launch to finish, with an empty and with a filled compilation cache. In each
+steps; epoch: the training scripts from launch to finish, with an empty and with a filled compilation cache; data:
+random crops of JPEGs of ImageNet's size, beside PyTorch's loader with torchvision's transforms. In each
 round every contender runs once, in a drawn order; a ratio is the median over the rounds of our time over theirs
 in the same round. "own again" is ours a second time: how far it is from 1 is the noise. PyTorch runs in both memory
 layouts, and "torch" is the better one, case by case. A contender that does not compute our numbers ends the run.
@@ -36,6 +38,7 @@ from absl import flags
 from compiled import compile_steps
 from convolutions import time_ops
 from epochs import time_epochs
+from loaders import time_data
 from poolings import time_pools
 from results import line, machine, means, plot
 from steps import time_steps
@@ -45,7 +48,14 @@ from cnnjax.errors import UserError
 
 FLAGS = flags.FLAGS
 PEERS = ("torch", "flax", "lax")
-SUITES = {"ops": time_ops, "pool": time_pools, "step": time_steps, "epoch": time_epochs, "aot": compile_steps}
+SUITES = {
+    "ops": time_ops,
+    "pool": time_pools,
+    "step": time_steps,
+    "epoch": time_epochs,
+    "data": time_data,
+    "aot": compile_steps,
+}
 flags.DEFINE_enum("suite", "ops", list(SUITES), "what is compared")
 flags.DEFINE_list("peers", None, f"whom with, of {', '.join(PEERS)}; by default all that are installed")
 flags.DEFINE_integer("rounds", 7, "how often each contender is timed", lower_bound=1)

@@ -231,6 +231,92 @@ def test_a_corrupt_record_file_is_named(colours, damage):
         data.load("tiny_colours", data_dir)
 
 
+def test_records_are_read_one_by_one(prepared):
+    loaded, opened = data.load("tiny_colours", prepared), data.open_dataset("tiny_colours", prepared)
+    assert opened.class_names == loaded.class_names and opened.train.shape == (4, 5, 3)
+    assert [len(opened.train), len(opened.test)] == [2100, 3]
+    for index in (0, 1, 1049, 2099):
+        image, label = opened.train[np.int32(index)]
+        np.testing.assert_array_equal(image, loaded.train_images[index])
+        assert label == loaded.train_labels[index] and label.dtype == np.int32
+
+
+def test_images_of_varying_size_are_read_without_a_size(tmp_path):
+    prepare("tiny_varying", tmp_path)
+    opened, loaded = data.open_dataset("tiny_varying", tmp_path), data.load("tiny_varying", tmp_path, size=6)
+    assert opened.train.shape == (None, None, 3) and len({opened.train[i][0].shape for i in range(5)}) == 5
+    held = data.held_images(opened.train, data.InputSpec(size=6, channels=3, resize_to=6))
+    np.testing.assert_array_equal([held[i][0] for i in range(5)], loaded.train_images)
+
+
+def test_unlabelled_records_end_the_run(tmp_path):
+    prepare("tiny_unlabelled", tmp_path)
+    source = data.open_dataset("tiny_unlabelled", tmp_path).train
+    with pytest.raises(UserError, match=r"Record 0 of .* has the label -1; it must be 0 to 1\..* labelled") as caught:
+        source[0]
+    assert type(caught.value) is UserError
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "short"])
+def test_a_record_file_that_cannot_be_used_is_named_when_it_is_opened(colours, damage):
+    data_dir, folder = colours
+    record = next(folder.glob("*train.array_record*"))
+    content = record.read_bytes()
+    record.unlink()
+    if damage == "truncated":
+        record.write_bytes(content[: len(content) // 2])
+    elif damage == "short":
+        write_records(record, [b"nothing"] * 100)
+    cause = {
+        "truncated": "of tiny_colours has 0 records, and 2100 by its index",
+        "removed": r"cannot be read \(No such file or directory\)",
+        "short": "of tiny_colours has 100 records, and 2100 by its index",
+    }
+    with pytest.raises(UserError, match=f"The record file .*{record.name} {cause[damage]}.*restore it, or") as caught:
+        data.open_dataset("tiny_colours", data_dir)
+    assert type(caught.value) is UserError
+
+
+def write_records(path, records):
+    from array_record.python import array_record_module
+
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def test_a_damaged_record_is_named_and_the_others_are_read(colours):
+    """Bytes flipped in the file, and records that are none, hold no image, or no image that is whole."""
+    data_dir, folder = colours
+    source = data.open_dataset("tiny_colours", data_dir).train
+    record = next(folder.glob("*train.array_record*"))
+    whole = [source._readers[0].read(i, i + 1)[0] for i in range(2100)]
+    content = bytearray(record.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 8] = bytes(8)
+    record.write_bytes(content)
+    source = data.open_dataset("tiny_colours", data_dir).train
+    bad = [index for index in range(2100) if reads(source, index) is not None]
+    assert 1 <= len(bad) <= 3
+    assert f"Record {bad[0]} of {record} of tiny_colours is damaged (" in reads(source, bad[0])
+
+    cut = whole[5].replace(b"IDAT", b"IDOT")
+    write_records(record, [whole[0], b"nothing", b"", *whole[3:5], cut, *whole[6:]])
+    source = data.open_dataset("tiny_colours", data_dir).train
+    told = {index: reads(source, index) for index in range(10)}
+    assert [index for index, message in told.items() if message is not None] == [1, 2, 5]
+    assert told[1].startswith(f"Record 1 of {record} of tiny_colours is damaged (")
+    assert told[5].startswith(f"Record 5 of {record} of tiny_colours is no image")
+
+
+def reads(source, index):
+    """Returns None where an example can be read, else the message of its CorruptExample."""
+    try:
+        source[index]
+    except data.CorruptExample as error:
+        return str(error)
+
+
 def test_a_corrupt_description_is_a_sentence(colours):
     data_dir, folder = colours
     (folder / "dataset_info.json").write_text("{nonsense")
