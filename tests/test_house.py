@@ -46,6 +46,7 @@ DOORS = {
         "inspect",
         "models",
         "train/state.py",
+        "train/fit.py",
         "train/loop.py",
         "train/task.py",
         "train/fingerprint.py",

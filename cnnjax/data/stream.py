@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
 
-def in_order(read: Callable[[int], Item], start: int, stop: int, *, threads: int, ahead: int) -> Iterator[Item]:
+def in_order(
+    read: Callable[[int], Item], start: int, stop: int, *, threads: int, ahead: int
+) -> Generator[Item, None, None]:
     """Yields `read(start)`, ..., `read(stop - 1)`, each computed by one of some threads.
 
     There is no state but the next number: an iterator that starts at another one yields the same from there on. Closing

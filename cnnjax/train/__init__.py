@@ -3,7 +3,8 @@
 from cnnjax.train.averages import ema
 from cnnjax.train.checkpoint import restore
 from cnnjax.train.examples import Examples
-from cnnjax.train.loop import Result, fit
+from cnnjax.train.fit import fit
+from cnnjax.train.loop import Result
 from cnnjax.train.loss_scale import loss_scale_of, scale_loss
 from cnnjax.train.losses import Loss, Metric, accuracy, cross_entropy, top_k
 from cnnjax.train.metrics import add_pictures

@@ -18,10 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.errors import UserError
-from cnnjax.train.state import TrainState, nested, to_arrays
+from cnnjax.train import devices
+from cnnjax.train.state import TrainState, by_name, nested, to_arrays
 
 Arrays = dict[str, np.ndarray]
 SUMS = "SHA256SUMS"
@@ -42,7 +45,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 class Checkpoints:
-    """Saves the checkpoints of one workdir, from the one process that writes them.
+    """Saves the checkpoints of one workdir; with several processes each writes its own parts, as Orbax shares them.
 
     Keeps the last `keep` and the one with the lowest validation loss. Saving is asynchronous and atomic.
     Call `set_aside` for damaged ones before: Orbax may fail to open a folder that holds them.
@@ -94,7 +97,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        arrays = to_arrays(state)
+        arrays = to_arrays(devices.to_host(state))
         step = int(arrays["step"])
         if step == (self._saved if self._saving is None else self._saving):
             return
@@ -109,10 +112,12 @@ class Checkpoints:
                 )
         meta = {"step": step, "config": dict(config), "means": means or {}, "arrays": fingerprint(arrays)}
         meta["sha256"] = _digest(meta)
+        # Orbax wants global arrays of several processes; copies, as the next update overwrites the state
+        written = arrays if jax.process_count() == 1 else jax.tree.map(jnp.copy, by_name(state))
         with _clear_errors(self.folder, f"saving checkpoint {step} in", self.last_good):
             self._manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(written), meta=ocp.args.JsonSave(meta)),
                 metrics=None if validation_loss is None else {"validation_loss": validation_loss},
             )
         self._saving = step
@@ -124,7 +129,8 @@ class Checkpoints:
         with _clear_errors(self.folder, f"saving checkpoint {self._saving} in", self.last_good):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-            _write_sums(self.folder / str(self._saving))
+            if devices.is_main():
+                _write_sums(self.folder / str(self._saving))
         self._saved, self._saving = self._saving, None
 
     def last_good(self) -> str:
@@ -171,12 +177,11 @@ def read(workdir: Path, step: int) -> Restored:
             f"the checkpoint {path} is damaged: {wrong_files[0]} is missing or not as it was written"
         )
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            saved = reader.restore(
-                path, args=ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
-            )
-        arrays, meta = {name: np.asarray(a) for name, a in saved.state.items()}, saved.meta
+        meta = _restore(path, meta=ocp.args.JsonRestore()).meta
         digest = meta.pop("sha256")
+        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in meta["arrays"]}
+        found = _restore(path, state=ocp.args.PyTreeRestore(restore_args=as_numpy)).state
+        arrays = {name: np.asarray(array) for name, array in found.items()}
     except Exception as error:  # Orbax and TensorStore raise a dozen types for a damaged file
         reason = str(error).strip().split("\n")[0][:200]
         raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {type(error).__name__}: {reason}") from error
@@ -185,6 +190,19 @@ def read(workdir: Path, step: int) -> Restored:
     if wrong := sorted(set(meta["arrays"].items()) ^ set(fingerprint(arrays).items())):
         raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {wrong[0][0]} does not match its SHA-256")
     return Restored(arrays, meta["config"], meta.get("means", {}), [])
+
+
+def _restore(path: Path, **parts: Any) -> Any:
+    """Reads parts of a checkpoint, whole, by this process alone: other numbers of processes may have written it."""
+    import orbax.checkpoint as ocp
+
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"read{process}"
+    )
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        return reader.restore(path, args=ocp.args.Composite(**parts))
 
 
 def read_newest(workdir: Path) -> Restored | None:

@@ -1,4 +1,8 @@
-"""The devices that a run computes on: one mesh axis, along which each batch is sharded."""
+"""The devices of all processes: one mesh axis, along which each batch is sharded, and who writes.
+
+With several processes (`jax.distributed`) each one runs the same program. An array on all devices is then made of what
+each process gives for its own, and no process can read the parts of another.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,152 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cnnjax.train.state import Tree
+from cnnjax.errors import UserError
+from cnnjax.train.state import TrainState, Tree
+
+LEAST_SHARDED = 2**14
+"""Elements of the smallest array that is sharded: smaller ones would cost more messages than they save memory."""
 
 
 def data_mesh() -> Mesh:
-    """Returns the mesh of all local devices along one axis, `"batch"`."""
-    devices = jax.local_devices()
+    """Returns the mesh of all devices of all processes along one axis, `"batch"`."""
+    devices = jax.devices()
     return jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def is_main() -> bool:
+    """True in the one process that writes files and reports."""
+    return jax.process_index() == 0
+
+
+def own_rows(mesh: Mesh, size: int) -> np.ndarray:
+    """Returns which rows of a batch of `size` lie on this process's devices, in order."""
+    if jax.process_count() == 1:
+        return np.arange(size)
+    mine = NamedSharding(mesh, PartitionSpec("batch")).addressable_devices_indices_map((size,))
+    rows = np.arange(size)
+    return np.unique(np.concatenate([rows[index] for index in mine.values() if index is not None]))
+
+
 def share_out(mesh: Mesh, tree: Tree, axis: int = 0) -> Tree:
-    """Puts the arrays of a tree on the devices of the mesh, split evenly along an axis: the examples of a batch."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*(None,) * axis, "batch")))
+    """Makes global arrays of batches, split evenly over the devices along an axis.
+
+    Args:
+      mesh: as `data_mesh` returns it.
+      tree: arrays on the host with this process's rows alone, see `own_rows`.
+      axis: of the rows.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, "batch"))
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def combine(own: np.ndarray) -> jax.Array:
+        rows = own.shape[axis] // len(mesh.local_devices) * mesh.size
+        shape = (*own.shape[:axis], rows, *own.shape[axis + 1 :])
+        return jax.make_array_from_process_local_data(sharding, own, shape)
+
+    return jax.tree.map(combine, tree)
 
 
 def replicate(mesh: Mesh, tree: Tree) -> Tree:
-    """Puts a copy of every array of a tree on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Puts a copy of every array of a tree on every device; each process gives the same arrays."""
+    return place(tree, jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), tree))
+
+
+def place(tree: Tree, shardings: Tree) -> Tree:
+    """Puts arrays, which each process holds in full, on the devices as the shardings say."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def state_shardings(mesh: Mesh, state: TrainState, *, shard: bool) -> TrainState:
+    """Returns a sharding for each array of a state: replicated, or with `shard` split where that pays.
+
+    An array of the parameters, their average and the optimiser's state is split where it has at least `LEAST_SHARDED`
+    elements, along its largest dimension that the number of devices divides, the last of equals: an optimiser's moments
+    then lie where their parameters do.
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def split(leaf: Any) -> NamedSharding:
+        even = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
+        if leaf.size < LEAST_SHARDED or not max(even):
+            return whole
+        axis = max(range(len(even)), key=lambda axis: (even[axis], axis))
+        return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "batch"))
+
+    everywhere = jax.tree.map(lambda leaf: whole, state)
+    if not shard:
+        return everywhere
+    params, opt_state, average = jax.tree.map(split, (state.params, state.opt_state, state.average))
+    return everywhere._replace(params=params, opt_state=opt_state, average=average)
+
+
+def gather(mesh: Mesh, tree: Tree) -> Tree:
+    """Makes the arrays of a tree whole on every device, inside of a jitted function; their gradients likewise."""
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def to_host(tree: Tree) -> Tree:
+    """Returns NumPy arrays, whole in each process; all processes must call it."""
+    return jax.tree.map(lambda leaf: np.asarray(_readable(leaf)), tree)  # one by one, to save the devices' memory
+
+
+def _readable(leaf: jax.Array) -> jax.Array:
+    """Returns an array that this process can read: a copy on each device where parts lie with other processes."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return leaf
+    assert isinstance(leaf.sharding, NamedSharding)
+    return jax.jit(lambda whole: whole, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+
+
+def readable(tree: Tree) -> Tree:
+    """Returns arrays that this process can read, without waiting for them; all processes must call it."""
+    return jax.tree.map(_readable, tree)
+
+
+def wait_for_all(what: str) -> None:
+    """Waits until every process has come to the same line.
+
+    Args:
+      what: is true there, in few words.
+
+    Raises:
+      UserError: it is not what the others say.
+    """
+    if jax.process_count() == 1:
+        return
+    try:
+        multihost_utils.sync_global_devices(what)
+    except AssertionError:
+        raise UserError(
+            f"process {jax.process_index()} of {jax.process_count()} found {what}, and another one did not: `workdir` "
+            "must be the same folder for all of them, on a file system that they share."
+        ) from None
+
+
+def smallest_of_all(number: float) -> float:
+    """Returns the least of the numbers that the processes give."""
+    if jax.process_count() == 1:
+        return number
+    return float(np.min(multihost_utils.process_allgather(np.float32(number))))
+
+
+def from_all(array: np.ndarray) -> np.ndarray:
+    """Returns the arrays of all processes, of one shape, stacked: `(processes, ...)`."""
+    if jax.process_count() == 1:
+        return array[None]
+    return np.asarray(multihost_utils.process_allgather(array))
 
 
 def on_host(function: Callable[[int], Any], argument: int) -> float:

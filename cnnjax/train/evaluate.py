@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnjax.train import devices
-from cnnjax.train.examples import Examples, Split, gather
-from cnnjax.train.losses import Loss, Metric, batch_values
+from cnnjax.train.examples import Split
+from cnnjax.train.losses import Loss, Metric, Scalars, batch_values
+from cnnjax.train.reading import Read, Skipped, read_batches
 from cnnjax.train.state import GraphDefs, TrainState, Tree
-from cnnjax.train.step import Prepare, Views, make_apply, pad_batch
+from cnnjax.train.step import Prepare, Views, make_apply
 
 BATCH_SIZE = 256
 """Examples per device and call."""
 
 
 class Evaluator:
-    """Computes outputs and scores of a split, batch by batch.
+    """Computes outputs and scores of a split, batch by batch; each process reads its devices' share of them.
 
     Args:
       net: as `split` returns it.
@@ -29,6 +32,8 @@ class Evaluator:
       loss: as trained on.
       metrics: by name; `None` means the accuracy where labels are classes.
       probabilities: see `make_predict`.
+      workers: threads that read a source.
+      skipped: takes the corrupt examples, which count in no score; None raises.
     """
 
     def __init__(
@@ -41,10 +46,18 @@ class Evaluator:
         metrics: Mapping[str, Metric] | None,
         *,
         probabilities: bool,
+        workers: int = 1,
+        skipped: Skipped | None = None,
     ):
         self._apply = make_apply(net, mesh, prepare, views=views, probabilities=probabilities)
-        self._mesh, self._size = mesh, BATCH_SIZE * mesh.size
-        self._values = jax.jit(lambda outputs, y: batch_values(loss, metrics, outputs, y)[1])
+        self._mesh, self._size, self._workers, self._skipped = mesh, BATCH_SIZE * mesh.size, workers, skipped
+
+        @partial(jax.jit, static_argnums=2, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        def values(outputs: Tree, y: Tree, count: int, rows: jax.Array | None) -> Scalars:
+            outputs, y = jax.tree.map(lambda leaf: leaf[:count] if rows is None else leaf[rows], (outputs, y))
+            return batch_values(loss, metrics, outputs, y)[1]
+
+        self._values = values
 
     def scores(self, state: TrainState, split: Split) -> dict[str, float]:
         """Returns the mean over the examples of each value, by name: `loss` and the metrics.
@@ -52,27 +65,69 @@ class Evaluator:
         Loss and metrics are means over a batch; those of the batches are weighted by their examples.
         """
         sums: dict[str, float] = {}
-        counts = [min(self._size, len(split) - start) for start in range(0, len(split), self._size)]
-        of_batches = (
-            self._values(outputs, devices.replicate(self._mesh, batch.y))
-            for outputs, batch in self._batches(state, split)
-        )
-        for values, count in zip(_fetch(of_batches), counts, strict=True):
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * count
-        return {name: total / len(split) for name, total in sums.items()}
+        counts: list[int] = []
 
-    def outputs(self, state: TrainState, split: Split) -> Tree:
-        """Returns the outputs for all examples, on the host, in order."""
-        parts = _fetch(outputs for outputs, _ in self._batches(state, split))
+        def of_batches() -> Iterator[Scalars]:
+            for batch in self._batches(state, split):
+                if batch.counted:
+                    counts.append(batch.counted)
+                    yield self._values(batch.outputs, batch.y, batch.counted, batch.rows)
+
+        for number, values in enumerate(_fetch(of_batches())):
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * counts[number]
+        return {name: total / sum(counts) for name, total in sums.items()}
+
+    def outputs(self, state: TrainState, split: Split) -> tuple[Tree, Tree]:
+        """Returns the outputs and the labels of all examples, on the host, in order, whole in each process."""
+        rows: list[np.ndarray] = []
+
+        def of_batches() -> Iterator[Tree]:
+            for batch in self._batches(state, split):
+                rows.append(np.arange(batch.counted) if batch.rows is None else np.asarray(batch.rows))
+                yield devices.readable((batch.outputs, batch.y))
+
+        parts = [
+            jax.tree.map(lambda leaf, at=rows[number]: leaf[at], fetched)
+            for number, fetched in enumerate(_fetch(of_batches()))
+        ]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-    def _batches(self, state: TrainState, split: Split) -> Iterator[tuple[Tree, Examples]]:
-        for start in range(0, len(split), self._size):
-            batch = gather(split, np.arange(start, min(start + self._size, len(split))))
-            x = devices.share_out(self._mesh, pad_batch(batch.x, self._size))
-            outputs, count = self._apply(state.evaluated(), state.rest, x), len(batch)
-            yield jax.tree.map(lambda leaf, count=count: jax.lax.slice_in_dim(leaf, 0, count), outputs), batch
+    def _batches(self, state: TrainState, split: Split) -> Iterator[Batch]:
+        n, size = len(split), self._size
+        own = devices.own_rows(self._mesh, size)
+
+        def rows(batch: int) -> np.ndarray:
+            numbers = batch * size + own
+            return np.where(numbers < n, numbers, -1)
+
+        reading = read_batches(
+            split, rows, 0, -(-n // size), workers=self._workers, skipped=self._skipped, replace=False
+        )
+        for number, read in enumerate(reading):
+            x, y = devices.share_out(self._mesh, tuple(read.examples))
+            outputs = self._apply(state.evaluated(), state.rest, x)
+            yield Batch(outputs, y, *self._counted(read, own, min(size, n - number * size)))
+
+    def _counted(self, read: Read, own: np.ndarray, count: int) -> tuple[int, jax.Array | None]:
+        """Returns how many rows of a batch count: the first ones, or where some were skipped those that are listed."""
+        if self._skipped is None:
+            return count, None
+        there = np.zeros(self._size, bool)
+        there[devices.from_all(own)] = devices.from_all(read.there)
+        if there[:count].all():
+            return count, None
+        rows = np.flatnonzero(there).astype(np.int32)
+        return len(rows), devices.replicate(self._mesh, rows)
+
+
+class Batch(NamedTuple):
+    """Holds the outputs and labels of a batch on the devices; its first `counted` rows count, or those in `rows`."""
+
+    outputs: Tree
+    y: Tree
+    counted: int
+    rows: jax.Array | None
 
 
 def _fetch(trees: Iterable[Tree]) -> Iterator[Tree]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -9,12 +10,15 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from cnnjax.errors import UserError
+from cnnjax.data.stream import draws_anew
+from cnnjax.errors import CorruptExample, UserError
 
 Arrays = Any  # an array, or a pytree of them
 SPLITS = ("train", "validation", "test")
 MOST_EXAMPLES = 2**31 - 1
 """Their indices are int32."""
+MOST_IN_A_ROW = 100
+"""Corrupt examples in a row that may be replaced: more are no accident."""
 
 
 @jax.tree_util.register_dataclass
@@ -60,6 +64,7 @@ class Rows(NamedTuple):
 
 
 Split = Examples | Rows | Source
+Example = tuple[Arrays, ...]  # (x, y)
 
 
 def take(split: Split, rows: np.ndarray) -> Split:
@@ -93,25 +98,55 @@ def to_splits(data: Mapping[str, Any]) -> dict[str, Split]:
     return {name: _to_split(name, split) for name, split in data.items() if split is not None}
 
 
-def gather(split: Split, indices: Sequence[int] | np.ndarray) -> Examples:
-    """Copies some examples to the host, in the order of `indices`, as arrays `(len(indices), ...)`."""
+def gather(split: Split, numbers: Sequence[int] | np.ndarray) -> Examples:
+    """Copies some examples to the host, in the order of `numbers`, as arrays `(len(numbers), ...)`.
+
+    Numbers from `len(split)` on are those of later epochs: the same examples, which a `grain.MapDataset` with
+    `random_map` draws anew.
+    """
     if isinstance(split, Examples):
-        return jax.tree.map(lambda leaf: canonical(np.asarray(leaf[indices])), split)
+        chosen = np.asarray(numbers) % len(split)
+        return jax.tree.map(lambda leaf: canonical(np.asarray(leaf[chosen])), split)
+    if isinstance(split, Rows) and isinstance(split.of, Examples):
+        return gather(split.of, split.rows[np.asarray(numbers) % len(split)])
+    return stack([read_one(split, int(number)) for number in numbers])
+
+
+def read_one(split: Split, number: int) -> Example:
+    """Reads one example of a source; see `gather` for its number."""
     if isinstance(split, Rows):
-        return gather(split.of, split.rows[indices])
-    chosen = [tuple(split[int(index)]) for index in indices]
+        epoch, row = divmod(number, len(split))
+        return read_one(split.of, epoch * len(split.of) + int(split.rows[row]))
+    return tuple(split[number if draws_anew(split) else number % len(split)])  # type: ignore[index]
+
+
+def stack(examples: Sequence[Example]) -> Examples:
+    """Makes one batch of some examples.
+
+    Raises:
+      UserError: their arrays differ in name or shape.
+    """
     try:
-        return Examples(*jax.tree.map(lambda *leaves: canonical(np.stack(leaves)), *chosen))
+        return Examples(*jax.tree.map(lambda *leaves: canonical(np.stack(leaves)), *examples))
     except ValueError as error:
         raise UserError(
-            f"the examples {indices[0]} to {indices[-1]} of `data` cannot be made one batch ({error}): each must have "
-            "arrays of the same names and shapes."
+            f"{len(examples)} examples of `data` cannot be made one batch ({error}): each must have arrays of the same "
+            "names and shapes."
         ) from error
 
 
+def is_read_one_by_one(split: Split) -> bool:
+    """True for a source; False for arrays, in memory or in a file."""
+    return not isinstance(split.of if isinstance(split, Rows) else split, Examples)
+
+
 def specs(split: Split) -> Examples:
-    """Returns shape and dtype of each array of a batch of one."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), gather(split, [0]))
+    """Returns shape and dtype of each array of a batch of one: the first example that can be read."""
+    for number in range(min(len(split), MOST_IN_A_ROW)):
+        with contextlib.suppress(CorruptExample):
+            first = gather(split, [number])
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), first)
+    raise UserError(f"none of the first {number + 1} examples of `data` can be read.")
 
 
 def canonical(array: np.ndarray) -> np.ndarray:

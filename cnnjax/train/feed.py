@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from cnnjax.data import batches, memory
 from cnnjax.train import devices
-from cnnjax.train.examples import Examples, Split, canonical, gather, is_mapped
+from cnnjax.train.examples import Examples, Split, canonical, is_mapped
+from cnnjax.train.reading import Read, Skipped, read_batches
 from cnnjax.train.state import Tree
 from cnnjax.train.step import Batches
 
@@ -23,7 +24,8 @@ def fits_on_device(split: Split) -> bool:
     """True for arrays in memory that leave room beside them on each device; False for memmaps and sources."""
     if not isinstance(split, Examples) or is_mapped(split):
         return False
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(split)) <= DEVICE_SHARE * _free_memory()
+    free = devices.smallest_of_all(_free_memory())
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(split)) <= DEVICE_SHARE * free
 
 
 class DeviceFeed:
@@ -41,10 +43,11 @@ class DeviceFeed:
         examples = jax.tree.map(canonical, split)
         self._x, self._y = devices.replicate(mesh, examples.x), devices.replicate(mesh, examples.y)
         self._mesh, self._make, self._seed, self._batch_size, self._n = mesh, make, seed, batch_size, len(split)
+        self._own = devices.own_rows(mesh, batch_size)
 
     def __call__(self, step: int, count: int) -> tuple[Tree, Tree]:
         """Returns the batches of `count` updates from `step` on, `(count, batch_size, ...)`."""
-        chosen = batches.indices(self._seed, step, count, self._n, self._batch_size)
+        chosen = batches.indices(self._seed, step, count, self._n, self._batch_size)[:, self._own]
         first = devices.replicate(self._mesh, np.int32(step))
         return self._make(self._x, self._y, devices.share_out(self._mesh, chosen, axis=1), first)
 
@@ -53,7 +56,7 @@ class DeviceFeed:
 
 
 class HostFeed:
-    """Reads the examples of each call on the host, and sends them, those of the next call while the devices compute.
+    """Reads this process's examples of each call on the host, and sends them while the devices compute.
 
     Args:
       split: arrays, memmaps, or a source.
@@ -62,38 +65,64 @@ class HostFeed:
       seed: of the run.
       batch_size: examples per update.
       next_call: `next_call(step)`: the updates of the call that starts there, or 0 after the last one.
+      total: updates of the run.
+      workers: threads that read a source.
+      skipped: takes the corrupt examples, in whose place the next ones come; None raises.
     """
 
     def __init__(
-        self, split: Split, mesh: Mesh, make: Batches, seed: int, batch_size: int, next_call: Callable[[int], int]
-    ):
-        self._split, self._mesh, self._make, self._seed, self._batch_size = split, mesh, make, seed, batch_size
-        self._next_call = next_call
-        self._reader = ThreadPoolExecutor(1, "feed")
+        self, split: Split, mesh: Mesh, make: Batches, seed: int, batch_size: int, *, next_call: Callable[[int], int],
+        total: int, workers: int, skipped: Skipped | None,
+    ):  # fmt: skip
+        self._split, self._mesh, self._make, self._next_call, self._total = split, mesh, make, next_call, total
+        self._seed, self._batch_size, self._workers, self._skipped = seed, batch_size, workers, skipped
+        self._per_epoch = batches.steps_per_epoch(len(split), batch_size)
+        self._own = devices.own_rows(mesh, batch_size)
+        self._sender = ThreadPoolExecutor(1, "feed")
         self._ahead: tuple[int, int, Future[Examples]] | None = None
+        self._reading, self._at = self._read_from(0), 0
 
     def __call__(self, step: int, count: int) -> tuple[Tree, Tree]:
         """Returns the batches of `count` updates from `step` on, `(count, batch_size, ...)`."""
         ahead, self._ahead = self._ahead, None
         expected = ahead is not None and ahead[:2] == (step, count)
-        examples = ahead[2].result() if ahead is not None and expected else self._read(step, count)
+        examples = ahead[2].result() if ahead is not None and expected else self._send(step, count)
         following = step + count
         if more := self._next_call(following):
-            self._ahead = following, more, self._reader.submit(self._read, following, more)
-        within = np.arange(count * self._batch_size, dtype=np.int32).reshape(count, self._batch_size)
-        first = devices.replicate(self._mesh, np.int32(step))
-        return self._make(examples.x, examples.y, devices.share_out(self._mesh, within, axis=1), first)
+            self._ahead = following, more, self._sender.submit(self._send, following, more)
+        return self._make(examples.x, examples.y, None, devices.replicate(self._mesh, np.int32(step)))
 
     def close(self) -> None:
         """Stops reading ahead."""
-        self._reader.shutdown(wait=True, cancel_futures=True)
+        self._sender.shutdown(wait=True, cancel_futures=True)
+        self._reading.close()
 
-    def _read(self, step: int, count: int) -> Examples:
-        chosen = batches.indices(self._seed, step, count, len(self._split), self._batch_size)
-        return devices.replicate(self._mesh, gather(self._split, chosen.reshape(-1)))
+    def _rows(self, step: int) -> np.ndarray:
+        """Returns the numbers of this process's examples of an update; those of epoch e start at `e * len(split)`."""
+        n = len(self._split)
+        chosen = batches.indices(self._seed, step, 1, n, self._batch_size)[0]
+        return chosen[self._own].astype(np.int64) + step // self._per_epoch * n
+
+    def _read_from(self, step: int) -> Generator[Read, None, None]:
+        return read_batches(
+            self._split, self._rows, step, self._total, workers=self._workers, skipped=self._skipped, replace=True
+        )
+
+    def _send(self, step: int, count: int) -> Examples:
+        if step != self._at:
+            self._reading.close()
+            self._reading = self._read_from(step)
+        self._at = step + count
+        found: list[Read] = [next(self._reading) for _ in range(count)]
+        together = jax.tree.map(_stack, *(one.examples for one in found))
+        return devices.share_out(self._mesh, together, axis=1)
 
 
 Feed = DeviceFeed | HostFeed
+
+
+def _stack(*leaves: np.ndarray) -> np.ndarray:
+    return leaves[0][None] if len(leaves) == 1 else np.stack(leaves)
 
 
 def _free_memory() -> float:

@@ -16,7 +16,7 @@ import logging
 import sysconfig
 import types
 import zlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cnnjax.train.examples import Examples, Rows, Split, gather, specs
+from cnnjax.errors import CorruptExample
+from cnnjax.train.examples import Examples, Rows, Split, gather, is_mapped, specs
 
 PACKAGES = tuple(str(Path(sysconfig.get_path(name))) for name in ("purelib", "platlib", "stdlib"))
 OWN = str(Path(__file__).parents[1])  # this package, which may not be among the installed ones
 SAMPLES = 64
 """Examples of a source whose checksum stands for all of it."""
+MOST_CHECKED_BYTES = 2**30
+"""Of arrays in files, which are read for it: larger ones count by `SAMPLES`."""
 DEEPEST = 64
 """Levels of nesting that are looked at."""
 NOT_CODE = ("__module__", "__qualname__", "__doc__", "__firstlineno__")
@@ -43,22 +46,58 @@ def of_function(function: Any) -> str:
 
 
 def of_data(split: Split) -> dict[str, Any]:
-    """Returns the number of examples, the shapes and dtypes of one, and a CRC-32 of the bytes.
+    """Returns the number of examples, the shapes and dtypes of one, and CRC-32 checksums.
 
-    Of a source that is read one by one it is the checksum of `SAMPLES` examples, evenly spread.
+    `sampled` is that of `SAMPLES` examples, evenly spread; `crc32` that of all bytes, None for a source or for files of
+    more than `MOST_CHECKED_BYTES`.
     """
     shapes = {name: f"{leaf.dtype}{list(leaf.shape[1:])}" for name, leaf in _leaves(specs(split))}
-    if isinstance(split, Examples):
-        parts = (leaf[i : i + 4096] for _, leaf in _leaves(split) for i in range(0, len(leaf), 4096))
-    else:
-        of_all = isinstance(split, Rows) and isinstance(split.of, Examples)
-        count = len(split) if of_all else min(SAMPLES, len(split))
-        chosen = np.linspace(0, len(split) - 1, count).astype(int)
-        parts = (leaf for i in range(0, count, 4096) for _, leaf in _leaves(gather(split, chosen[i : i + 4096])))
+    chosen = np.linspace(0, len(split) - 1, min(SAMPLES, len(split))).astype(int)
+    sampled = _checksum(part for number in chosen for part in _parts_of(split, int(number)))
+    return {"examples": len(split), **shapes, "sampled": sampled, "crc32": _checksum_of_all(split)}
+
+
+def comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns two `of_data` of each split without the checksums that one of them lacks: a run may go on streamed."""
+    known = {
+        name: [key for key in ("sampled", "crc32") if old[name].get(key) is None or new[name].get(key) is None]
+        for name in old.keys() & new.keys()
+    }
+
+    def kept(data: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: {k: v for k, v in one.items() if k not in known.get(name, ())} for name, one in data.items()}
+
+    return kept(old), kept(new)
+
+
+def _checksum_of_all(split: Split) -> int | None:
+    """Returns the checksum of all bytes of arrays; None where they are too many, or not arrays."""
+    source, rows = (split.of, split.rows) if isinstance(split, Rows) else (split, None)
+    if not isinstance(source, Examples):
+        return None
+    if is_mapped(source) and sum(leaf.nbytes for leaf in jax.tree.leaves(source)) > MOST_CHECKED_BYTES:
+        return None
+    if rows is None:
+        return _checksum(leaf[i : i + 4096] for _, leaf in _leaves(source) for i in range(0, len(leaf), 4096))
+    numbers = np.arange(len(split))
+    return _checksum(
+        leaf for i in range(0, len(split), 4096) for _, leaf in _leaves(gather(split, numbers[i : i + 4096]))
+    )
+
+
+def _parts_of(split: Split, number: int) -> list[np.ndarray]:
+    """Returns the arrays of an example; what is said of a corrupt one, which may be skipped."""
+    try:
+        return [leaf for _, leaf in _leaves(gather(split, [number]))]
+    except CorruptExample as error:
+        return [np.frombuffer(str(error).encode(), np.uint8)]
+
+
+def _checksum(parts: Iterable[np.ndarray]) -> int:
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, checksum)
-    return {"examples": len(split), **shapes, "crc32": checksum}
+    return checksum
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import math
 import signal
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from cnnjax.data import batches
 from cnnjax.errors import UserError
@@ -23,13 +21,13 @@ from cnnjax.train.calls import updates_in_call
 from cnnjax.train.evaluate import Evaluator
 from cnnjax.train.examples import gather
 from cnnjax.train.feed import DeviceFeed, Feed, HostFeed, fits_on_device
-from cnnjax.train.losses import Loss, Metric, Scalars, cross_entropy
+from cnnjax.train.losses import Scalars
 from cnnjax.train.metrics import Means, MetricsLog, Record
-from cnnjax.train.signals import catch_signals
+from cnnjax.train.reading import Skipped
 from cnnjax.train.state import TrainState, Tree, from_arrays, initial, load_state
-from cnnjax.train.task import BeforeEpoch, MakeUpdate, Task, make_task
+from cnnjax.train.task import BeforeEpoch, Task
 from cnnjax.train.update import make_update as own_update
-from cnnjax.train.watch import Watch
+from cnnjax.train.watch import Warnings
 
 TRACED_CALLS = 5
 """Calls of the train step that `profile` records."""
@@ -43,9 +41,11 @@ class Result(NamedTuple):
       state: the last state.
       records: those of `metrics.jsonl`.
       outputs: of the test set, `(N, ...)` or a pytree of such; `None` without one, or where a signal ended the run.
+        Without the examples that were skipped.
       finished: whether the run came to its end: the last epoch, or early stopping.
       updates: number of updates made by this process.
       seconds: time from the first of them to the last, evaluations included.
+      labels: of the test set, in the order of `outputs`; `None` where those are.
     """
 
     model: nnx.Module
@@ -55,85 +55,21 @@ class Result(NamedTuple):
     finished: bool
     updates: int
     seconds: float
-
-
-def fit(
-    model: nnx.Module,
-    data: Mapping[str, Any],
-    workdir: str | Path | None,
-    *,
-    loss: Loss = cross_entropy,
-    metrics: Mapping[str, Metric] | None = None,
-    optimizer: optax.GradientTransformation | str | None = None,
-    prepare: step.Prepare | None = None,
-    augment: step.Augment | None = None,
-    views: step.Views | None = None,
-    before_epoch: BeforeEpoch | None = None,
-    config: Mapping[str, Any] | None = None,
-    make_update: MakeUpdate | None = None,
-    watch: Watch | None = None,
-    **options: Any,
-) -> Result:
-    """Trains a net until the last epoch, resuming from the newest intact checkpoint in `workdir`.
-
-    What decides the numbers is written into `config.json` at the start and compared at a resume: the options, shapes,
-    dtypes and a checksum of the data, the names and the code of the functions. Going on with others is refused by name.
-
-    Args:
-      model: the net, called as `model(x)`; read, not changed.
-      data: `{"train": (x, y), "validation": (x, y), "test": (x, y)}`, the last two if there are any: arrays or memmaps
-        with one row an example, pytrees of such, or a `grain.MapDataset` of `(x, y)`. By the loss on the validation
-        set the best checkpoint is kept and `patience` stops; the test set is scored, never selected on.
-      workdir: the run's folder, new or to go on with; `None` leaves nothing on disk.
-      loss: `loss(outputs, y)`: a scalar, the mean over a batch, or that and a dict of scalars to log.
-      metrics: `metric(outputs, y)` by name, each a mean over a batch; the records have the means over all examples.
-        `{}` for none; by default the accuracy where labels are classes.
-      optimizer: any optax transformation, or a name of `train.optimizers.OPTIMIZERS`; then the options
-        `learning_rate`, `schedule`, `warmup`, `weight_decay`, `decay`, `nesterov` and `grad_clip` count.
-      prepare: `prepare(x)` turns a batch, uint8 made float32, into the model's input.
-      augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare` in training.
-      views: `views(x)`, comes before `prepare` in evaluation: turns `(B, ...)` into V views `(V, B, ...)`, over which
-        the outputs are averaged (logits as probabilities).
-      before_epoch: what to compute before each epoch.
-      config: further JSON values for `config.json`, such as what `models.build` needs to build the net again.
-      make_update: `make_update(net, optimizer)` returns an update of your own, see `train.make_update`; `loss` and
-        `metrics` then serve in evaluations alone.
-      watch: is told what happens; by default the logger `cnnjax`.
-      **options: the fields of `train.Options`: `epochs`, `batch_size`, `learning_rate`, `seed`, ...
-
-    Returns:
-      The trained net, the last state, all records, and the outputs of the test set.
-
-    Raises:
-      UserError: an argument is not what it must be, other settings than the run's, a batch that does not fit, a loss
-        that is not finite, a save that failed, a checkpoint of another net, no intact checkpoint left.
-
-    Example:
-      >>> import numpy as np, optax
-      >>> from flax import nnx
-      >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
-      >>> result = fit(
-      ...     nnx.Linear(1, 1, rngs=nnx.Rngs(0)), {"train": (x, 3 * x)}, None, optimizer=optax.sgd(0.5), epochs=20,
-      ...     batch_size=64, loss=lambda outputs, y: ((outputs - y) ** 2).mean(),
-      ... )
-      >>> round(float(result.model(x[:1])[0, 0]), 1)
-      -3.0
-    """
-    task = make_task(
-        model, data, workdir, optimizer, options, config=config, watch=watch, loss=loss, metrics=metrics,
-        prepare=prepare, augment=augment, views=views, before_epoch=before_epoch, make_update=make_update,
-    )  # fmt: skip
-    holding = contextlib.nullcontext() if task.folder is None else run_dir.claim(task.folder)
-    with catch_signals(task.watch.stopping) as caught, holding, contextlib.closing(Run(model, task)) as run:
-        return run.until_end(caught)
+    labels: Tree = None
 
 
 class Run:
-    """Runs one process's part of a training: its compiled steps, state, log and checkpoints."""
+    """Runs one process's part of a training: its compiled steps, state, log and checkpoints.
+
+    Each process makes the same calls in the same order, or they would wait for one another for ever: what decides what
+    comes next is computed from what all of them have. The main one alone writes, but for the parts of checkpoints.
+    """
 
     def __init__(self, model: nnx.Module, task: Task):
         options = task.options
-        self.model, self.task, self.options, self.folder, self.watch = model, task, options, task.folder, task.watch
+        self.model, self.task, self.options, self.folder = model, task, options, task.folder
+        self.watch = task.watch if devices.is_main() else Warnings(task.watch)
+        self.skipped = Skipped() if options.skip_corrupt else None
         self.mesh = devices.data_mesh()
         if options.batch_size // options.accumulate % self.mesh.size:
             raise UserError(
@@ -143,23 +79,22 @@ class Run:
             )
         self.per_epoch, self.total = task.per_epoch, task.total
         net, state = initial(model, task.optimizer, average=options.ema is not None)
-        if self.folder is not None:
-            for line in run_dir.settle_config(self.folder, task.config):
-                self.watch.warn(f"{line}: from here on the bits may differ from those of a run without it")
-
-        self.train_step = step.make_train_step(self._make_update(net))
+        self._settle_config()
         self.feed = self._make_feed()
         plain = step.make_batches(self.mesh, options.seed, task.prepare, None)
-        self.before_epoch = task.before_epoch and task.before_epoch._replace(compute=jax.jit(task.before_epoch.compute))
+        self.before_epoch = self._jit_before_epoch()
         self.plain_batches = plain
         self.evaluator = Evaluator(net, self.mesh, task.prepare, task.views, task.loss, task.metrics,
-                                   probabilities=task.probabilities)  # fmt: skip
+                                   probabilities=task.probabilities, workers=task.workers,
+                                   skipped=self.skipped)  # fmt: skip
 
         self.interval, self.epoch_means = Means(), Means()
-        state = self.with_extra(state, 0)
-        self.state = devices.replicate(self.mesh, self._resume(state))
-        self.step = self.first = int(self.state.step)
-        self.log = MetricsLog(self.folder, self.step)
+        state = self._resume(self.with_extra(state, 0))
+        shardings = devices.state_shardings(self.mesh, state, shard=options.shard == "params")
+        self.state = devices.place(state, shardings)
+        self.train_step = step.make_train_step(self._make_update(net), shardings=shardings)
+        self.step = self.first = int(state.step)
+        self.log = MetricsLog(self.folder, self.step, writes=devices.is_main())
         self.validation_losses = [r["validation_loss"] for r in self.log.records if "validation_loss" in r]
         self.checkpoints: checkpoint.Checkpoints | None = None
         if self.folder is not None:
@@ -174,16 +109,40 @@ class Run:
             return task.make_update(net, task.optimizer)
         return own_update(
             net, task.optimizer, task.loss, options.seed, metrics=task.metrics, accumulate=options.accumulate,
-            ema=options.ema,
+            ema=options.ema, gather=self._gather if options.shard == "params" else None,
         )  # fmt: skip
+
+    def _gather(self, params: Tree) -> Tree:
+        return devices.gather(self.mesh, params)
+
+    def _jit_before_epoch(self) -> BeforeEpoch | None:
+        """Returns what is computed before an epoch, jitted, from parameters that may be sharded."""
+        if self.task.before_epoch is None:
+            return None
+        count, compute = self.task.before_epoch
+        jitted = jax.jit(lambda params, x, y: devices.gather(self.mesh, compute(self._gather(params), x, y)))
+        return BeforeEpoch(count, jitted)
+
+    def _settle_config(self) -> None:
+        """Writes the configuration, or refuses to go on with another one; the main process first."""
+        if self.folder is None:
+            return
+        for turn in (True, False):
+            if turn == devices.is_main():
+                for line in run_dir.settle_config(self.folder, self.task.config, writes=turn):
+                    self.watch.warn(f"{line}: from here on the bits may differ from those of a run without it")
+            devices.wait_for_all("the same settings")
 
     def _make_feed(self) -> Feed:
         task, options = self.task, self.options
         make = step.make_batches(self.mesh, options.seed, task.prepare, task.augment)
         training = task.splits["train"]
-        if fits_on_device(training):
+        if options.stream == "never" or (options.stream == "auto" and fits_on_device(training)):
             return DeviceFeed(training, self.mesh, make, options.seed, options.batch_size)  # type: ignore[arg-type]
-        return HostFeed(training, self.mesh, make, options.seed, options.batch_size, self._updates_from)
+        return HostFeed(
+            training, self.mesh, make, options.seed, options.batch_size, next_call=self._updates_from,
+            total=self.total, workers=task.workers, skipped=self.skipped,
+        )  # fmt: skip
 
     def _updates_from(self, done: int) -> int:
         """Returns the number of updates in the call after `done`; 0 at the end of the run."""
@@ -194,13 +153,19 @@ class Run:
 
         Moves damaged ones away.
         """
-        found = None if self.folder is None else checkpoint.read_newest(self.folder)
-        if found is None or self.folder is None:
+        if self.folder is None:
+            return state
+        found = checkpoint.read_newest(self.folder)
+        newest = None if found is None else int(found.arrays["step"])
+        devices.wait_for_all(f"checkpoint {newest} as the newest")
+        if found is None:
             return state
         for sentence in found.damaged:
             self.watch.warn(f"{sentence}; it is set aside in {self.folder / 'damaged'}")
         resumed = from_arrays(found.arrays, state)
-        checkpoint.set_aside(self.folder, int(resumed.step))
+        if devices.is_main():
+            checkpoint.set_aside(self.folder, int(resumed.step))
+        devices.wait_for_all("damaged checkpoints set aside")
         self.interval, self.epoch_means = (Means(found.means.get(name, {})) for name in ("interval", "epoch"))
         return resumed
 
@@ -209,7 +174,7 @@ class Run:
         started = self.clock = time.perf_counter()
         self.watch.begin(self.first, self.total)
         try:
-            while not self.finished() and not caught:
+            while not self.finished() and not self.told_to_stop(caught):
                 self.follow_up(self.make_updates())
             self.drain()
         finally:
@@ -220,13 +185,34 @@ class Run:
             self.checkpoints.wait()
         finished = self.finished()
         scored = finished and "test" in self.task.splits
-        outputs = self.evaluator.outputs(self.state, self.task.splits["test"]) if scored else None
-        if finished and self.folder is not None and self.first < self.step and self.log.records:
+        outputs, labels = self.evaluator.outputs(self.state, self.task.splits["test"]) if scored else (None, None)
+        self.report_skipped(at_end=True)
+        if finished and self.folder is not None and self.first < self.step and self.log.records and devices.is_main():
             self.log.flush()
             metrics.add_hyperparameters(self.folder, self.task.config, self.log.records[-1])
-        state = jax.tree.map(np.asarray, self.state)
+        state = devices.to_host(self.state)
         model = load_state(self.model, state.evaluated(), state.rest)
-        return Result(model, self.state, self.log.records, outputs, finished, self.step - self.first, seconds)
+        return Result(model, self.state, self.log.records, outputs, finished, self.step - self.first, seconds, labels)
+
+    def told_to_stop(self, caught: list[signal.Signals]) -> bool:
+        """Returns True where a signal came: with several processes, to any one, and at the same call in all of them."""
+        if jax.process_count() == 1:
+            return bool(caught)
+        stopping = multihost_utils.reached_preemption_sync_point(self.calls)
+        if stopping:
+            self.watch.stopping("SIGTERM")
+        return stopping
+
+    def report_skipped(self, *, at_end: bool = False) -> None:
+        """Warns of examples that could not be read since the last time, and says how many there were in all."""
+        if self.skipped is None:
+            return
+        for sentence in self.skipped.take_new():
+            self.watch.warn(f"skipped: {sentence}")
+        if at_end and len(self.skipped):
+            self.watch.warn(
+                f"{len(self.skipped)} corrupt example{'s were' if len(self.skipped) > 1 else ' was'} skipped"
+            )
 
     def make_updates(self) -> int:
         """Makes the updates of one call and returns their number.
@@ -255,9 +241,9 @@ class Run:
         count, compute = self.before_epoch
         training = self.task.splits["train"]
         examples = gather(training, batches.sample(self.options.seed, epoch, len(training), count))
-        every = np.arange(len(examples), dtype=np.int32)[None]
-        arguments = devices.replicate(self.mesh, (examples.x, examples.y, every, np.int32(0)))
-        x, y = jax.tree.map(lambda leaf: leaf[0], self.plain_batches(*arguments))
+        each = jax.tree.map(lambda leaf: leaf[None], examples)
+        x, y, first = devices.replicate(self.mesh, (each.x, each.y, np.int32(0)))
+        x, y = jax.tree.map(lambda leaf: leaf[0], self.plain_batches(x, y, None, first))
         return state._replace(extra=compute(state.params, x, y))
 
     def follow_up(self, count: int) -> None:
@@ -265,6 +251,7 @@ class Run:
 
         Thus checkpoint N never lacks a record of a step up to N.
         """
+        self.report_skipped()
         ending = self.step % self.per_epoch == 0
         saving = self.step % self.options.checkpoint_every < count  # the first call that ends at or after a multiple
         self.drain(behind=0 if ending or saving else 1)

@@ -74,17 +74,20 @@ class MetricsLog:
     Args:
       workdir: the run's folder; `None` keeps the records in memory alone.
       step: the number of updates done.
+      writes: False in a process beside the main one, which reads the older records and keeps the new ones in memory.
     """
 
-    def __init__(self, workdir: Path | None, step: int):
+    def __init__(self, workdir: Path | None, step: int, *, writes: bool = True):
         self.records: list[Record] = []
         self._file: TextIO | None = None
         if workdir is None:
             return
-        from tensorboardX import SummaryWriter
-
         path = workdir / "metrics.jsonl"
         self.records = [record for record in read(path) if record["step"] <= step]
+        if not writes:
+            return
+        from tensorboardX import SummaryWriter
+
         fresh = path.with_suffix(".new")
         fresh.write_text("".join(json.dumps(record) + "\n" for record in self.records))
         os.replace(fresh, path)

@@ -11,6 +11,10 @@ from typing import Any
 from cnnjax.errors import UserError
 from cnnjax.train.optimizers import DECAYS, OPTIMIZERS, SCHEDULES
 
+STREAM = ("auto", "always", "never")
+SHARD = ("params",)
+MOST_WORKERS = 32
+"""More threads would wait for the interpreter's lock."""
 #: Settings of a named optimiser; an optax transformation of one's own has its own.
 OF_THE_OPTIMIZER = ("optimizer", "learning_rate", "schedule", "warmup", "weight_decay", "decay", "nesterov",
                     "grad_clip")  # fmt: skip
@@ -48,6 +52,12 @@ class Options:
       updates_per_call: updates in one compiled call; decides the bits. `None`: as many as the run in the workdir
         has, else 1 on the CPU and more on accelerators, see `train.calls.default_updates_per_call`.
       profile: whether to trace a few calls with `jax.profiler`.
+      stream: whether training examples are read on the host as they are needed (`"always"`), kept on the devices
+        (`"never"`), or kept there if they are arrays that fit (`"auto"`).
+      workers: threads that read a source, in each process; `None`: one a core, at most `MOST_WORKERS`.
+      skip_corrupt: whether an example that raises `data.CorruptExample` is replaced by the next one that does not, and
+        left out of scores; else it ends the run.
+      shard: `"params"`: parameters and optimiser's state are split over the devices; `None`: each holds them all.
 
     Raises:
       UserError: a value is not what it must be, or two contradict each other.
@@ -76,6 +86,10 @@ class Options:
     keep: int = 2
     updates_per_call: int | None = None
     profile: bool = False
+    stream: str = "auto"
+    workers: int | None = None
+    skip_corrupt: bool = False
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every", "log_every"):
@@ -83,7 +97,7 @@ class Options:
         for name in ("warmup", "seed", "validation"):
             self._check_int(name, least=0)
         self._check_int("keep", least=2)
-        for name in ("patience", "updates_per_call"):
+        for name in ("patience", "updates_per_call", "workers"):
             if getattr(self, name) is not None:
                 self._check_int(name, least=1)
         self._check_number("learning_rate", above=0)
@@ -101,7 +115,10 @@ class Options:
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("decay", DECAYS)):
             if getattr(self, name) not in known:
                 raise UserError(f"`{name}={getattr(self, name)}` must be one of {', '.join(known)}.")
-        for name in ("nesterov", "profile"):
+        for name, choices in (("stream", STREAM), ("shard", (None, *SHARD))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"`{name}={getattr(self, name)}` must be one of {', '.join(map(str, choices))}.")
+        for name in ("nesterov", "profile", "skip_corrupt"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"`{name}={getattr(self, name)!r}` must be True or False.")
         if self.batch_size % self.accumulate:

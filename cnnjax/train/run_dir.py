@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.errors import UserError
+from cnnjax.train.devices import is_main
+from cnnjax.train.fingerprint import comparable
 
 #: Settings that may differ when a run is resumed: none of them changes the numbers.
-MAY_CHANGE = frozenset({"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile"})
+MAY_CHANGE = frozenset(
+    {"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile", "stream", "workers"}
+)
 #: Settings that runs have had since they could be given, and what they were before.
-SINCE = {"deterministic": False}
+SINCE = {"deterministic": False, "skip_corrupt": False}
+#: The same for its environment.
+ONE_PROCESS = {"processes": 1}
 #: Folder of a run's compiled programs, where they are kept with it.
 COMPILED = "compiled"
 #: Environment variables that change the bits.
@@ -43,13 +49,16 @@ def dated(parent: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Makes a workdir, or opens an existing one, and locks it for this process.
+    """Makes a workdir, or opens an existing one, and locks it for this process, or for all of which it is the main one.
 
     A process that holds it may claim it again, inside.
 
     Raises:
       UserError: not writable; locked by another process; it holds other files than a run's.
     """
+    if not is_main():  # the main process holds it for all of them
+        yield
+        return
     fresh = not path.exists()
     _make(path, exist_ok=True)
     if path.resolve() in _held:
@@ -84,12 +93,13 @@ def claim(path: Path) -> Iterator[None]:
                 (path / ".lock").unlink()
 
 
-def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
+def settle_config(path: Path, config: Mapping[str, Any], *, writes: bool = True) -> list[str]:
     """Writes `config.json`, or checks that `config` may resume its run.
 
     Args:
       path: the workdir.
       config: what decides the numbers, as JSON values, with the versions and devices under `"environment"`.
+      writes: False in a process beside the main one, which only checks.
 
     Returns:
       What has changed in `config["environment"]` since the run began: from here on its bits may differ.
@@ -101,16 +111,20 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
     old = read_config(path) if file.exists() else {"environment": {}}
     if "environment" in old and not _has_checkpoint(path):  # a run without a checkpoint: there is nothing to go on with
-        write_json(file, config)
+        if writes:
+            write_json(file, config)
         return []
     may_change = {"environment", *MAY_CHANGE}
     if config.get("patience") is not None:
         may_change.discard("eval_every")  # early stopping counts evaluations
-    changed = differences(old.get("environment", {}), config.get("environment", {}))
+    changed = differences(*({**ONE_PROCESS, **one.get("environment", {})} for one in (old, config)))
     rates = old.get("schedule", ""), config.get("schedule", "")  # None: of an own optimiser, compared as a function
     if rates in (("constant", "constant"), (None, None)) and config["epochs"] >= old["epochs"]:
         may_change.add("epochs")
-    pair = ({**SINCE, **old}, {**SINCE, **config})
+    pair = {**SINCE, **old}, {**SINCE, **config}
+    if "data" in old and "data" in config:
+        for settings, data in zip(pair, comparable(old["data"], config["data"]), strict=True):
+            settings["data"] = data
     if any(line.split(":")[0] in COMPILED_BY for line in changed):
         pair = _without_code(pair[0]), _without_code(pair[1])
     if differing := differences(*pair, but=may_change):
@@ -118,7 +132,8 @@ def settle_config(path: Path, config: Mapping[str, Any]) -> list[str]:
             f"`workdir={path}` holds a run with other settings: {'; '.join(differing)}. "
             "Give the settings of that run to go on with it, or another `workdir`."
         )
-    write_json(file, config)
+    if writes:
+        write_json(file, config)
     return changed
 
 
@@ -166,9 +181,15 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": device.device_kind,
-        "devices": jax.local_device_count(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "cores": available_cores(),
     }
+
+
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _commit(checkout: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,11 +11,13 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def catch_signals(tell: Callable[[str], None]) -> Iterator[list[signal.Signals]]:
+def catch_signals(tell: Callable[[str], None], *, group: bool = False) -> Iterator[list[signal.Signals]]:
     """Collects SIGTERM and SIGINT instead of ending the process; a second SIGINT does what it did before.
 
     Args:
       tell: is called with the signal's name when one arrives.
+      group: whether this is one of several processes. SIGTERM is then left to JAX, which tells the others; a handler
+        here would take it away. SIGINT is sent on as SIGTERM.
     """
     caught: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
@@ -25,8 +28,11 @@ def catch_signals(tell: Callable[[str], None]) -> Iterator[list[signal.Signals]]
         caught.append(signal.Signals(number))
         signal.signal(signal.SIGINT, before[signal.SIGINT])
         tell(caught[-1].name)
+        if group:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGINT,) if group else (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in before:
         signal.signal(number, note)
     try:

@@ -126,8 +126,12 @@ def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
     It is always a copy: on the CPU `np.asarray` would be a view of memory that the next, donating update overwrites
     while an asynchronous save still reads it.
     """
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    return {_name(path): np.array(leaf) for path, leaf in leaves}
+    return {name: np.array(leaf) for name, leaf in by_name(state).items()}
+
+
+def by_name(state: TrainState) -> dict[str, Any]:
+    """Returns the leaves of a state as `{"params/conv1/kernel": leaf, ...}`."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainState:
@@ -136,8 +140,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainStat
     Raises:
       UserError: an array is missing, left over, or of another shape or dtype: another net's checkpoint.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    wanted = {_name(path): leaf for path, leaf in leaves}
+    wanted = by_name(like)
     differing = [
         f"{name} is {_describe(arrays.get(name))} there and {_describe(wanted.get(name))} here"
         for name in [*wanted, *(name for name in arrays if name not in wanted)]
@@ -149,7 +152,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainStat
             + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
             + ". Build the model from the config.json beside it, or give another `workdir`."
         )
-    return jax.tree.unflatten(structure, [arrays[name] for name in wanted])
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

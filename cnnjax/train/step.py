@@ -20,7 +20,7 @@ from cnnjax.train.update import Update
 Prepare = Callable[[Any], Any]
 Augment = Callable[..., Any]
 Views = Callable[[Any], Any]
-Batches = Callable[[Tree, Tree, np.ndarray, np.int32], tuple[Tree, Tree]]
+Batches = Callable[[Tree, Tree, Any, Any], tuple[Tree, Tree]]
 Predict = Callable[[TrainState, Any], Any]
 
 
@@ -35,7 +35,8 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare | None, augment: Augmen
     It is `batches(x, y, indices, step) -> (x, y)`, for the updates from `step` on.
 
     `x` and `y`, arrays or pytrees of arrays `(N, ...)`, are the examples to choose from, on the device; `indices`,
-    int32 `(K, B)`, choose them. The batches are `(K, B, ...)`, each sharded over the mesh.
+    int32 `(K, B)`, choose them. Where `indices` is None, `x` and `y` are the chosen ones, `(K, B, ...)`. The batches
+    are `(K, B, ...)`, each sharded over the mesh.
 
     It is jitted apart from the update: fused into it, XLA would compute each pixel again for every tap of the first
     convolution.
@@ -50,17 +51,18 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare | None, augment: Augmen
     both = augment is not None and takes_labels(augment)
 
     @jax.jit
-    def batches(x: Tree, y: Tree, indices: jax.Array, step: jax.Array) -> tuple[Tree, Tree]:
-        def make_batch(chosen: jax.Array, step: jax.Array) -> tuple[Tree, Tree]:
-            own_x, own_y = jax.tree.map(lambda leaf: leaf[chosen], (x, y))
-            own_x = pixels_to_float(own_x)
+    def batches(x: Tree, y: Tree, indices: jax.Array | None, step: jax.Array) -> tuple[Tree, Tree]:
+        def make_batch(x: Tree, y: Tree, step: jax.Array) -> tuple[Tree, Tree]:
+            x = pixels_to_float(x)
             if augment is not None:
                 key = rng.key(seed, rng.AUGMENT, step)
-                own_x, own_y = augment(key, own_x, own_y) if both else (augment(key, own_x), own_y)
-            return own_x if prepare is None else prepare(own_x), own_y
+                x, y = augment(key, x, y) if both else (augment(key, x), y)
+            return x if prepare is None else prepare(x), y
 
-        indices = jax.lax.with_sharding_constraint(indices, over_devices)
-        return jax.vmap(make_batch)(indices, step + jnp.arange(len(indices)))
+        if indices is not None:
+            chosen = jax.lax.with_sharding_constraint(indices, over_devices)
+            x, y = jax.tree.map(lambda leaf: leaf[chosen], (x, y))
+        return jax.vmap(make_batch)(x, y, step + jnp.arange(len(jax.tree.leaves(x)[0])))
 
     return batches
 
@@ -73,7 +75,7 @@ def takes_labels(augment: Augment) -> bool:
     return len(needed) >= 3
 
 
-def make_train_step(update: Update, platform: str | None = None) -> Update:
+def make_train_step(update: Update, platform: str | None = None, *, shardings: TrainState | None = None) -> Update:
     """Returns the jitted function of K updates; it donates the state.
 
     It is `train_step(state, x, y) -> (state, values)`.
@@ -84,6 +86,7 @@ def make_train_step(update: Update, platform: str | None = None) -> Update:
       update: as `make_update` returns it.
       platform: `"cpu"`, `"gpu"` or `"tpu"`, where the function is only compiled here and will run there; `None` means
         the platform of this process.
+      shardings: of the state's arrays, which they keep; the values are then replicated. `None` leaves both to XLA.
     """
 
     def train_step(state: TrainState, x: Tree, y: Tree) -> tuple[TrainState, Scalars]:
@@ -92,7 +95,10 @@ def make_train_step(update: Update, platform: str | None = None) -> Update:
             return state, jax.tree.map(lambda value: value[None], values)
         return jax.lax.scan(lambda state, batch: update(state, *batch), state, (x, y))
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(platform))
+    placed: dict[str, Any] = {}
+    if shardings is not None:
+        placed["out_shardings"] = shardings, shardings.step  # a scalar, which is on all devices
+    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(platform), **placed)
 
 
 def make_predict(
@@ -134,7 +140,7 @@ def make_apply(
     net: GraphDefs, mesh: Mesh, prepare: Prepare | None, *, views: Views | None, probabilities: bool
 ) -> Callable[[Tree, Tree, Tree], Tree]:
     """Returns the jitted `apply(params, rest, x) -> outputs` of one batch in evaluation mode, see `make_predict`."""
-    over_devices = NamedSharding(mesh, PartitionSpec("batch"))
+    over_devices, whole = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
 
     @jax.jit
     def apply(params: Tree, rest: Tree, x: Tree) -> Tree:
@@ -143,6 +149,7 @@ def make_apply(
             return jax.tree.map(to_float32, apply_inference(net, params, rest, x if prepare is None else prepare(x)))
 
         x = jax.lax.with_sharding_constraint(x, over_devices)
+        params = jax.lax.with_sharding_constraint(params, whole)
         if views is None:
             return one_view(x)
         of_batch = views(x)

@@ -17,10 +17,10 @@ from flax import nnx
 from cnnjax.data import batches, held_out, rng
 from cnnjax.errors import UserError
 from cnnjax.train import calls, fingerprint, optimizers, run_dir
-from cnnjax.train.examples import Examples, Rows, Split, specs, take, to_splits
+from cnnjax.train.examples import Examples, Rows, Split, is_read_one_by_one, specs, take, to_splits
 from cnnjax.train.loss_scale import scale_loss
 from cnnjax.train.losses import Loss, Metric, are_classes, is_cross_entropy
-from cnnjax.train.options import OF_THE_OPTIMIZER, Options
+from cnnjax.train.options import MOST_WORKERS, OF_THE_OPTIMIZER, Options
 from cnnjax.train.state import GraphDefs, Tree, apply_inference, split
 from cnnjax.train.step import Augment, Prepare, Views, pixels_to_float, takes_labels
 from cnnjax.train.update import Update
@@ -89,6 +89,11 @@ class Task:
         assert self.options.updates_per_call is not None, "make_task decides it"
         return self.options.updates_per_call
 
+    @property
+    def workers(self) -> int:
+        """Threads that read a source."""
+        return self.options.workers or min(run_dir.available_cores(), MOST_WORKERS)
+
 
 def make_task(
     model: nnx.Module,
@@ -118,6 +123,8 @@ def make_task(
     splits, settings = to_splits(data), _options(optimizer, options)
     if workdir is None and settings.profile:
         raise UserError("`profile` writes its traces into `workdir`, which was None: give a folder.")
+    if settings.stream == "never" and is_read_one_by_one(splits["train"]):
+        raise UserError("`stream=never` needs arrays, but the training examples are read one by one: leave it out.")
     splits = _hold_out(splits, settings)
     net, params, rest = split(model)
     try:
@@ -315,6 +322,7 @@ def _decided(
 ) -> dict[str, Any]:
     """Returns what decides the numbers, as JSON values."""
     settings = dataclasses.asdict(options)
+    environment = {**run_dir.environment(), "shard": settings.pop("shard")}  # may change, and the bits with it
     named: dict[str, Any] = {"model": model, **functions}
     if optimizer is not None and not isinstance(optimizer, str):
         settings.update(dict.fromkeys(OF_THE_OPTIMIZER))
@@ -328,5 +336,5 @@ def _decided(
         **settings,
         "data": {name: fingerprint.of_data(one) for name, one in splits.items()},
         "functions": {name: fingerprint.of_function(one) for name, one in named.items() if one is not None},
-        "environment": run_dir.environment(),
+        "environment": environment,
     }

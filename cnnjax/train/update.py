@@ -26,6 +26,7 @@ def make_update(
     metrics: Mapping[str, Metric] | None = None,
     accumulate: int = 1,
     ema: float | None = None,
+    gather: Callable[[Tree], Tree] | None = None,
 ) -> Update:
     """Returns the pure `update(state, x, y) -> (state, values)`, not jitted.
 
@@ -40,6 +41,7 @@ def make_update(
       metrics: `metric(outputs, y)` by name; by default the accuracy where labels are classes.
       accumulate: parts of the batch that are computed one after the other; divides the batch's size.
       ema: decay of `state.average`, which must be there: see `initial`.
+      gather: makes sharded parameters whole, within the derivative; `None` where they are replicated.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -47,7 +49,8 @@ def make_update(
         scale = loss_scale_of(state.opt_state)
 
         def objective(params: Tree) -> tuple[jax.Array, tuple[Tree, Scalars]]:
-            outputs, after = apply_training(net, params, rest, x, key)
+            whole = params if gather is None else gather(params)
+            outputs, after = apply_training(net, whole, rest, x, key)
             value, values = batch_values(loss, metrics, outputs, y)
             return value * jnp.asarray(scale, value.dtype), (after, values)
 

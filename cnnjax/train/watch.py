@@ -36,3 +36,23 @@ class Watch:
 
     def end(self) -> None:
         """Is called after the last update of this process, or after an error."""
+
+
+class Warnings(Watch):
+    """Passes warnings on to another watch, and nothing else: for the processes beside the main one."""
+
+    def __init__(self, to: Watch):
+        self._to = to
+
+    def warn(self, sentence: str) -> None:
+        """Passes a warning on."""
+        self._to.warn(sentence)
+
+    def begin(self, done: int, total: int) -> None:
+        """Says nothing."""
+
+    def evaluated(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Says nothing."""
+
+    def stopping(self, signal: str) -> None:
+        """Says nothing."""

@@ -272,10 +272,11 @@ def test_a_new_folder_lists_and_a_test_set_that_is_none(tmp_path: Path) -> None:
 
 # ---- no option is ignored ----
 
-#: Options whose effect a test shows: test_fit.py, test_loop.py and test_calls.py.
+#: Options whose effect a test shows: test_fit.py, test_loop.py, test_calls.py, test_feed.py and test_hosts.py.
 ELSEWHERE = {
     "warmup", "decay", "nesterov", "freeze", "accumulate", "loss_scale", "ema", "validation", "patience", "eval_every",
     "checkpoint_every", "log_every", "keep", "updates_per_call", "profile",
+    "stream", "workers", "skip_corrupt", "shard",
 }  # fmt: skip
 CHANGES: dict[str, Any] = {
     "epochs": 3, "batch_size": 8, "learning_rate": 0.3, "optimizer": "adam", "schedule": "cosine",

@@ -102,7 +102,8 @@ def test_examples_that_are_read_on_the_host_are_sent_once(monkeypatch: pytest.Mo
         for _ in range(3):
             run.follow_up(run.make_updates())
         run.close()
-    assert sorted(transfers.sent) == sorted([("int32",), ("int32", 2, 4), ("uint8", 8, 4, 4, 1), ("int32", 8)] * 3)
+    expected = [("int32",), ("int32", 2, 4), ("uint8", 2, 4, 4, 4, 1)] * 3
+    assert sorted(transfers.sent) == sorted(expected)
     assert transfers.fetched == [("float32", 2)] * 2 * 3
 
 
@@ -113,8 +114,10 @@ def test_an_evaluation_fetches_the_values_of_each_batch_and_the_outputs_once(mon
     with watched(monkeypatch) as transfers:
         run.evaluator.scores(run.state, test)
         assert transfers.fetched == [("float32",)] * 2 * 2, "loss and accuracy, of 256 and of 44 examples"
-        assert run.evaluator.outputs(run.state, test).shape == (300, 4)
-        assert transfers.fetched[4:] == [("float32", 256, 4), ("float32", 44, 4)]
+        outputs, labels = run.evaluator.outputs(run.state, test)
+        assert outputs.shape == (300, 4)
+        np.testing.assert_array_equal(labels, test.y)
+        assert transfers.fetched[4:] == [("float32", 256, 4), ("int32", 256)] * 2
     run.close()
 
 
