@@ -185,6 +185,7 @@ def _reach(group: Group) -> None:
 def _compare_counts(group: Group) -> None:
     """Raises UserError where process 0 was told of another number of processes."""
     client = distributed.global_state.client
+    assert client is not None
     if group.index == 0:
         client.key_value_set("cnnjax/num_processes", str(group.count))
     elif (told := client.blocking_key_value_get("cnnjax/num_processes", 1000 * JOIN_SECONDS)) != str(group.count):

@@ -99,7 +99,7 @@ class PrefixedStream(io.TextIOWrapper):
     """Writes text with a prefix before each line."""
 
     def __init__(self, descriptor: int, prefix: str):
-        super().__init__(open(os.dup(descriptor), "wb"), errors="backslashreplace", line_buffering=True)
+        super().__init__(os.fdopen(os.dup(descriptor), "wb"), errors="backslashreplace", line_buffering=True)
         self._prefix, self._at_start = prefix, True
 
     def write(self, text: str) -> int:
