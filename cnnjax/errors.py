@@ -7,7 +7,3 @@ class UserError(Exception):
     The message is one or two sentences: what is wrong, what it was, what it must be, what to do. Entry points print
     it and exit with code 1. `cnnjax.ops` raises plain `ValueError` and `TypeError`.
     """
-
-
-class CorruptExample(UserError):
-    """Raised where one example of a data set cannot be decoded; the message names its file and record."""

@@ -112,7 +112,20 @@ def define_run_flags() -> None:
         "updates_per_call", None, "updates in one compiled call; by default 1 on the CPU, more on accelerators",
         lower_bound=1,
     )  # fmt: skip
+    define_process_flags()
     flags.DEFINE_bool("profile", False, "trace a few updates with jax.profiler into profile/ in the workdir")
+
+
+def define_process_flags() -> None:
+    """Defines how a process finds the others of its group, in the names of `jax.distributed.initialize`."""
+    flags.DEFINE_string(
+        "coordinator_address", None, "several processes: HOST:PORT, the machine of process 0 and a free port on it"
+    )
+    flags.DEFINE_integer("num_processes", None, "several processes: how many they are", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "several processes: which one this is, from 0", lower_bound=0)
+    flags.DEFINE_bool(
+        "distributed", False, "several processes that the cluster has started (TPU pod, Slurm, Kubernetes): ask it"
+    )
 
 
 def define_optimizer_flags() -> None:

@@ -6,9 +6,12 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 SENTENCE = "interrupted: what was saved before is kept."
+#: Called before the process ends.
+before_the_end: list[Callable[[], object]] = []
 
 
 def install() -> None:
@@ -29,6 +32,8 @@ def say(sentence: str) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     say(SENTENCE)
+    for function in before_the_end:
+        function()
     with contextlib.suppress(Exception):  # the signal came while it was written to
         sys.stdout.flush()
     os._exit(130)

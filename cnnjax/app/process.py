@@ -7,12 +7,13 @@ import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
 
-from cnnjax.app import deterministic, interruptions
+from cnnjax.app import deterministic, hosts, interruptions
 from cnnjax.data import cache
 from cnnjax.errors import UserError
 from cnnjax.ops.conv import onednn
@@ -22,7 +23,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a script's `main(arguments)`.
+    """Runs a script's `main(arguments)`, as one of a group of processes where the flags say so.
 
     A UserError ends it with one sentence and exit code 1.
     """
@@ -38,25 +39,45 @@ def run(main: Callable[[list[str]], None]) -> None:
         keep_memory()
         if sentence := onednn.untried():
             print(f"warning: {sentence}", file=sys.stderr)
-        try:
-            if deterministic.is_asked_for():  # compiled code is kept in the workdir, which main knows
-                deterministic.exclude_nondeterministic_ops()
-            else:
-                keep_compiled()
-            main(argv[1:])
-        except UserError as error:
-            print(f"error: {as_flags(str(error))}", file=sys.stderr)
-            return 1
-        except OSError as error:  # a full disk, a folder without permission
-            where = f"{error.filename}: " if error.filename else ""
-            print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print(interruptions.SENTENCE, file=sys.stderr)
-            return 130
-        return 0
+        return hosts.leave(exit_code(lambda: run_in_group(main, argv[1:])))
 
     app.run(run_guarded, flags_parser=parse)
+
+
+def run_in_group(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Runs `main` between joining the other processes, if there are any, and their common end."""
+    hosts.join()
+    if deterministic.is_asked_for():  # compiled code is kept in the workdir, which main knows
+        deterministic.exclude_nondeterministic_ops()
+    else:
+        keep_compiled()
+    main(arguments)
+    hosts.part()
+
+
+def exit_code(function: Callable[[], None]) -> int:
+    """Calls a function, and prints an error that is meant for people; returns the exit code."""
+    try:
+        function()
+    except UserError as error:
+        print(f"error: {as_flags(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder without permission
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(interruptions.SENTENCE, file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not hosts.is_group():
+            raise
+        if sentence := hosts.broken(error):
+            print(f"error: {sentence}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return 1
+    return 0
 
 
 def parse(argv: list[str]) -> list[str]:

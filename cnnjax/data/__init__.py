@@ -31,7 +31,6 @@ from cnnjax.data.sentences import Corpus, fold, movie_reviews
 from cnnjax.data.sources import digits, load_dataset, open_dataset
 from cnnjax.data.views import mirror_views, shift_views
 from cnnjax.data.word_vectors import word_vectors
-from cnnjax.errors import CorruptExample
 
 load = load_dataset
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from cnnjax.data import CorruptExample
 from cnnjax.data.stream import draws_anew
-from cnnjax.errors import CorruptExample, UserError
+from cnnjax.errors import UserError
 
 Arrays = Any  # an array, or a pytree of them
 SPLITS = ("train", "validation", "test")

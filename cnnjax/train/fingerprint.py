@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cnnjax.errors import CorruptExample
+from cnnjax.data import CorruptExample
 from cnnjax.train.examples import Examples, Rows, Split, gather, is_mapped, specs
 
 PACKAGES = tuple(str(Path(sysconfig.get_path(name))) for name in ("purelib", "platlib", "stdlib"))

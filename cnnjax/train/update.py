@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from cnnjax.data import rng
 from cnnjax.train.averages import ema as moving_average
@@ -14,6 +15,8 @@ from cnnjax.train.loss_scale import loss_scale_of
 from cnnjax.train.losses import Loss, Metric, Scalars, batch_values, cross_entropy
 from cnnjax.train.state import GraphDefs, TrainState, Tree, apply_training
 
+GATHERED = "gathered"
+"""Name of the parameters that were made whole on every device."""
 Update = Callable[[TrainState, Tree, Tree], tuple[TrainState, Scalars]]
 
 
@@ -49,11 +52,14 @@ def make_update(
         scale = loss_scale_of(state.opt_state)
 
         def objective(params: Tree) -> tuple[jax.Array, tuple[Tree, Scalars]]:
-            whole = params if gather is None else gather(params)
+            whole = params if gather is None else checkpoint_name(gather(params), GATHERED)
             outputs, after = apply_training(net, whole, rest, x, key)
             value, values = batch_values(loss, metrics, outputs, y)
             return value * jnp.asarray(scale, value.dtype), (after, values)
 
+        if gather is not None:  # whole parameters are not kept for the backward pass, but gathered again
+            others = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+            objective = jax.checkpoint(objective, policy=others)
         grads, (after, values) = jax.grad(objective, has_aux=True)(state.params)
         return grads, after, values
 
