@@ -55,8 +55,8 @@ def held_images(source: ImageSource, spec: InputSpec) -> grain.MapDataset:
       A `grain.MapDataset` of `(x, y)`: x `(*held_size, channels)` uint8, y int32. Its elements raise `CorruptExample`.
 
     Example:
-      >>> train = open_dataset("digits").train
-      >>> held_images(train, InputSpec(size=32, channels=1))[0][0].shape
+      >>> from cnnjax.data import open_dataset
+      >>> held_images(open_dataset("digits").train, InputSpec(size=32, channels=1))[0][0].shape
       (32, 32, 1)
     """
     import grain
