@@ -244,7 +244,8 @@ def random_crops(train_images: np.ndarray, size: Size, *, mirror: bool = True) -
     """Returns AlexNet's augmentation: random crops, mirrored and with jittered colours.
 
     Args:
-      train_images: all training images, `(N, H, W, C)` uint8, larger than `size`; for the axes of their colours.
+      train_images: the training images or a sample, `(N, H, W, C)` uint8, larger than `size`; for the axes of their
+        colours.
       size: of the crops.
       mirror: as for `augment_for`.
 

@@ -151,8 +151,11 @@ class OpenDataset(NamedTuple):
         return (len(self.train) + len(self.test)) * height * width * (channels or self.train.shape[2])
 
     def fits_in_memory(self, size: Size | None = None, channels: int | None = None) -> bool:
-        """Returns whether `load_dataset` could load it, for the same arguments as `nbytes`."""
-        return memory.fits(self.nbytes(size, channels))
+        """Returns whether `load_dataset` could load it, and bring it to `size` and `channels`, see `nbytes`.
+
+        It keeps the stored channels where a net takes fewer.
+        """
+        return memory.fits(self.nbytes(size, max(channels or 1, self.train.shape[2])))
 
 
 def evenly_spaced(n: int, count: int) -> np.ndarray:

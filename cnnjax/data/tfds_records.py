@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class Split(NamedTuple):
       classes: number of classes.
       files: its array_record files, in order.
       lengths: how many examples each of them holds.
-      example: the class of protocol buffers that the records are.
+      features: parses a record: the values of its features by their keys.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Split(NamedTuple):
     classes: int
     files: tuple[str, ...]
     lengths: tuple[int, ...]
-    example: Any
+    features: Callable[[bytes], Mapping[str, Any]]
 
 
 class TfdsSource(ImageSource):
@@ -88,7 +88,7 @@ class TfdsSource(ImageSource):
         try:
             # Asked for as a range: a single record is handed to threads, which takes longer than to read it.
             (content,) = self._readers[number].read(row, row + 1)
-            features = self.split.example.FromString(content).features.feature
+            features = self.split.features(content)
             (image,) = features[self.split.image_key].bytes_list.value
             (label,) = features[self.split.label_key].int64_list.value
         except Exception as error:

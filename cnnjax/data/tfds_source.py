@@ -17,9 +17,9 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,15 +107,17 @@ def _prepared(
 
 def _source(name: str, builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str) -> TfdsSource:
     """Returns the examples of a split, their images not decoded."""
-    from tensorflow_datasets.core import example_parser
-
     info, features = builder.info.splits[split], builder.info.features
     shape, classes = features[image_key].shape, features[label_key].num_classes
-    files = tuple(map(os.fspath, info.filepaths))
-    example = example_parser.tf_example_pb2.Example
-    return TfdsSource(
-        Split(split, name, image_key, label_key, shape, classes, files, tuple(info.shard_lengths), example)
-    )
+    files, lengths = tuple(map(os.fspath, info.filepaths)), tuple(info.shard_lengths)
+    return TfdsSource(Split(split, name, image_key, label_key, shape, classes, files, lengths, _features))
+
+
+def _features(record: bytes) -> Mapping[str, Any]:
+    """Parses a record; a function, as the class of protocol buffers cannot be sent to another process."""
+    from tensorflow_datasets.core import example_parser
+
+    return example_parser.tf_example_pb2.Example.FromString(record).features.feature
 
 
 @contextlib.contextmanager

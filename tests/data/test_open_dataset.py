@@ -165,6 +165,8 @@ def test_what_fits_in_memory_is_told_by_the_size_as_held(monkeypatch: pytest.Mon
     assert not digits.fits_in_memory(32, channels=3)
     photos = data.open_dataset(f"folder:{photographs}")
     assert photos.nbytes(20) == 14 * 20 * 20 * 3
+    monkeypatch.setattr(memory, "available", lambda: 2 * 14 * 20 * 20 * 3 - 1)
+    assert not photos.fits_in_memory(20, channels=1), "they are loaded in colour, and turned to gray after"
     with pytest.raises(UserError, match=r"differ in size\. Give an image size"):
         photos.nbytes()
 

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import shutil
 import time
 import urllib.error
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from cnnjax import data
-from cnnjax.data import cache, memory, tfds_source
+from cnnjax.data import cache, memory, tfds_records, tfds_source
 from cnnjax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -307,6 +308,28 @@ def test_a_damaged_record_is_named_and_the_others_are_read(colours):
     assert [index for index, message in told.items() if message is not None] == [1, 2, 5]
     assert told[1].startswith(f"Record 1 of {record} of tiny_colours is damaged (")
     assert told[5].startswith(f"Record 5 of {record} of tiny_colours is no image")
+
+
+def test_records_are_found_in_their_file(tmp_path):
+    """Three files, of which one is empty and one holds more records than the split says; also in a copy."""
+    from tensorflow_datasets.core import example_parser
+
+    def record(value):
+        example = example_parser.tf_example_pb2.Example()
+        pixels = np.full((2, 2), value, np.uint8)
+        example.features.feature["image"].bytes_list.value.append(png(pixels).getvalue())
+        example.features.feature["label"].int64_list.value.append(value % 7)
+        return example.SerializeToString()
+
+    files = [tmp_path / name for name in "abc"]
+    for file, values in zip(files, [range(4), [], range(3, 5)], strict=True):
+        write_records(file, map(record, values))
+    paths = tuple(map(str, files))
+    split = tfds_records.Split("train", "ours", "image", "label", (2, 2, 1), 7, paths, (3, 0, 2), tfds_source._features)
+    source = tfds_records.TfdsSource(split)
+    for one in (source, pickle.loads(pickle.dumps(source))):
+        assert [int(one[index][0].max()) for index in range(5)] == [0, 1, 2, 3, 4] == [one[i][1] for i in range(5)]
+    assert source.read(4).where == f"Record 1 of {files[2]} of ours" and source.read(0).where.startswith("Record 0 of")
 
 
 def reads(source, index):
