@@ -81,6 +81,7 @@ class ResNet(nnx.Module):
         if zero_init_residual:
             for block in blocks:
                 scale = block.last.norm.scale
+                assert scale is not None
                 scale[...] = jnp.zeros(scale.shape, scale.dtype)
         self.blocks = nnx.List(blocks)  # in the order of their calls, through all stages
         self.pool = GlobalAvgPool()
