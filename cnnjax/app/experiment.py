@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from flax import nnx
 
-from cnnjax import data, describe, models, train
+from cnnjax import data, describe, layers, models, train
 from cnnjax.app import augmentation, pictures, seeds, settings
 from cnnjax.app.console import Console
 from cnnjax.app.start import start_from
@@ -124,9 +125,11 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
     """Makes or goes on with one run, in its folder."""
     names, spec = prepared.class_names, prepared.spec
     with run_dir.claim(folder):
-        config = configuration(experiment, prepared, options)
+        config = configuration(experiment, prepared, options, folder)
         augment = augmentation.augmentation(spec, prepared.training.x, len(names))
         net = models.build(config)
+        if FLAGS.local_batch_norm:
+            split_batch_norm(net, config["local_batch_norm"])
         if not checkpoint.steps(folder):  # a run that goes on has its own parameters
             net = start_from(net, FLAGS.init_from)
         print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
@@ -155,6 +158,16 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
         return result
 
 
+def split_batch_norm(net: nnx.Module, parts: int) -> None:
+    """Lets each batch norm of a net normalise so many parts of a batch by themselves; raises UserError without any."""
+    try:
+        found = layers.split_batch_norm(net, parts)
+    except ValueError as error:
+        raise UserError(f"--local_batch_norm: {error}.") from error
+    if not found:
+        raise UserError("--local_batch_norm: this net has no batch norm; leave it out.")
+
+
 def show_layers(net: nnx.Module, spec: data.InputSpec) -> None:
     """Prints the layer table; raises UserError where the net does not take such images."""
     try:
@@ -166,7 +179,9 @@ def show_layers(net: nnx.Module, spec: data.InputSpec) -> None:
         ) from error
 
 
-def configuration(experiment: Experiment, prepared: Prepared, options: train.Options) -> dict[str, Any]:
+def configuration(
+    experiment: Experiment, prepared: Prepared, options: train.Options, folder: Path
+) -> dict[str, Any]:
     """Returns what users of the net need, and what decides the numbers beside `train.fit`'s own arguments."""
     names, size = prepared.class_names, prepared.spec.size
     side = size[0] if size[0] == size[1] else list(size)
@@ -181,9 +196,15 @@ def configuration(experiment: Experiment, prepared: Prepared, options: train.Opt
         "init_from": FLAGS.init_from,
         "deterministic": FLAGS.deterministic,
         "seed": options.seed,
+        **({"local_batch_norm": batch_norm_parts(folder)} if FLAGS.local_batch_norm else {}),
         **augmentation.settings(),
         **experiment.settings,
     }
+
+
+def batch_norm_parts(folder: Path) -> int:
+    """Returns the parts of a batch with statistics of their own: the devices, or those that the run here began on."""
+    return (run_dir.begun(folder) or {}).get("local_batch_norm") or jax.device_count()
 
 
 def data_dir() -> str | None:

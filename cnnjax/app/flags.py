@@ -45,6 +45,9 @@ def define_training_flags(
         text = "side of the images that the net sees" + ("" if image_size else "; by default as they are stored")
         flags.DEFINE_integer("image_size", image_size or None, text, lower_bound=smallest)
     define_augmentation_flags()
+    flags.DEFINE_bool(
+        "local_batch_norm", False, "batch norm by the statistics of each device's share of a batch, not of all of it"
+    )
     flags.DEFINE_list("metric", None, f"scores of each evaluation, of {', '.join(METRICS)}; by default accuracy")
     flags.DEFINE_string(
         "init_from",
