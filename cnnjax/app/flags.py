@@ -14,6 +14,7 @@ flags.disclaim_key_flags()  # they belong to the script that defines them, so th
 
 DTYPES = ("float32", "bfloat16", "float16")
 METRICS = ("accuracy", "top5")
+STREAMS = ("auto", "always", "never")
 TEST_TIME = ("none", "mirror", "shift")
 LARGEST_SEED = 2**31 - 1
 
@@ -39,6 +40,7 @@ def define_training_flags(
         "and DIR/test or DIR/val, or DIR/CLASS/* with --test_share), or npz:FILE (x_train, y_train, x_test, y_test)",
     )
     flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default TFDS's own place")
+    define_stream_flags()
     define_float("test_share", "folder:, npz: without a test part: the share of the images to test on", above=0)
     flags.DEFINE_enum("channels", None, ["1", "3"], "make the images gray (1) or colour (3); by default as stored")
     if image_size is not None:
@@ -62,6 +64,16 @@ def define_training_flags(
     if recipes:
         flags.DEFINE_enum("recipe", None, list(recipes), "named settings; flags that are given go before them")
     define_run_flags()
+
+
+def define_stream_flags() -> None:
+    """Defines whether images are held in memory, and how they are read where they are not."""
+    flags.DEFINE_enum(
+        "stream", "auto", STREAMS, "read and decode images when they are needed; by default where they do not fit in "
+        "memory, and photographs that are cropped as they are read",
+    )  # fmt: skip
+    flags.DEFINE_integer("workers", None, "threads that read; by default one a core", lower_bound=1)
+    flags.DEFINE_bool("skip_corrupt", False, "leave out images that cannot be decoded; by default they end the run")
 
 
 def define_model_flags() -> None:

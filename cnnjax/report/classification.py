@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from cnnjax.report.figures import new_figure, pages, percent, save, show_image
+
+
+class Images(Protocol):
+    """Images by their numbers: an array, or what reads them one by one."""
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        """Returns an image, `(H, W, C)` uint8."""
+
 
 IMAGES_OF_A_PAGE = 8  # of `predictions`
 WIDTH_OF_A_LETTER = 0.063  # inches, on average, of a font of 8 points
@@ -54,14 +63,14 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
 
 
 def mistakes(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], path: Path, most: int = 24
+    images: Images, labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], path: Path, most: int = 24
 ) -> None:
     """Draws the errors that the net was surest of, surest first.
 
     Each has the predicted class with its probability, the true class, and its number in the test set.
 
     Args:
-      images: `(N, H, W, C)` uint8.
+      images: `(N, H, W, C)` uint8; those that are drawn are read.
       labels: `(N,)`, the true classes.
       probabilities: `(N, classes)`.
       names: of the classes.
