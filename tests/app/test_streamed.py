@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from cnnjax import train
+from cnnjax.app import augmentation, examples
+from cnnjax.data import memory
+from cnnjax.errors import UserError
 from tests import processes
+from tests.data import picture_files
 from tests.train import tiny
 
 SMALL = ("--epochs=1", "--batch_size=256", "--checkpoint_every=1000")
@@ -25,7 +33,9 @@ def both(script: str, tmp_path: Path, *flags: str) -> tuple[Path, Path]:
     ("script", "flags"),
     [
         ("cifar10.py", ("--dataset=digits", "--blocks=1", "--width=2", "--augment")),
-        ("alexnet.py", ("--dataset=digits", "--width=6", "--dense=8", "--image_size=63")),
+        pytest.param(
+            "alexnet.py", ("--dataset=digits", "--width=6", "--dense=8", "--image_size=63"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_streamed_run_has_the_bits_of_one_in_memory(script: str, flags: tuple[str, ...], tmp_path: Path) -> None:
@@ -34,3 +44,65 @@ def test_a_streamed_run_has_the_bits_of_one_in_memory(script: str, flags: tuple[
     configs = [json.loads((folder / "config.json").read_text()) for folder in (never, always)]
     assert configs[0]["input"] == configs[1]["input"] and configs[0]["functions"] == configs[1]["functions"]
     assert (always / "confusion.png").exists() and (always / "mistakes.png").exists()
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], **changes: Any) -> examples.Prepared:
+    given = {"dataset": "digits", "data_dir": None, "test_share": None, "channels": None, "stream": "auto",
+             "skip_corrupt": False, "augment": True}  # fmt: skip
+    monkeypatch.setattr(examples, "FLAGS", SimpleNamespace(**given | flags))
+    wanted = {"size": 32, "resize_to": None, "channels": None, "pixels": None, "standard": None, "views": None,
+              "random_resized": False}  # fmt: skip
+    return examples.prepare(examples.Input(**wanted | changes))
+
+
+def is_streamed(found: examples.Prepared) -> bool:
+    return not isinstance(found.training, train.Examples)
+
+
+def test_by_default_what_fits_in_memory_is_held_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_streamed(prepared(monkeypatch, {}))
+    assert is_streamed(prepared(monkeypatch, {"stream": "always"}))
+    assert is_streamed(prepared(monkeypatch, {"skip_corrupt": True}))
+    assert is_streamed(prepared(monkeypatch, {}, random_resized=True, resize_to=37))
+    monkeypatch.setattr(memory, "available", lambda: 1797 * 64)
+    assert is_streamed(prepared(monkeypatch, {}))
+    with pytest.raises(UserError, match="stream"):
+        prepared(monkeypatch, {"stream": "never"}, resize_to=64)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"channels": 3}, {"resize_to": 37, "views": "ten_crop"}, {"size": None}, {"pixels": "centred"},
+     {"channels": 3, "standard": ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))}],
+)  # fmt: skip
+def test_the_input_and_the_examples_are_those_in_memory(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, streamed = (prepared(monkeypatch, {"stream": given}, **changes) for given in ("never", "always"))
+    assert streamed.spec == held.spec and streamed.class_names == held.class_names
+    for name, split in streamed.splits(seed=0).items():
+        arrays = held.splits(seed=0)[name]
+        assert len(split) == len(arrays)
+        for index in (0, 1, len(arrays) - 1):
+            x, y = split[index]
+            np.testing.assert_array_equal(x, arrays.x[index])
+            assert y == arrays.y[index] and y.dtype == arrays.y.dtype
+    np.testing.assert_array_equal(streamed.sample(), held.training.x)
+
+
+def test_a_folder_of_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("train", "test"):
+        for number, shape in enumerate([(40, 60, 3), (50, 30, 3)]):
+            for label in ("a", "b"):
+                picture_files.save(tmp_path / part / label / f"{number}.png", shape, 90)
+    flags = {"dataset": f"folder:{tmp_path}"}
+    found = prepared(monkeypatch, flags, random_resized=True, resize_to=37)
+    splits = found.splits(seed=3)
+    assert splits["train"][5][0].shape == (32, 32, 3) and splits["test"][1][0].shape == (37, 37, 3)
+    assert found.spec.stored_shape == (37, 37, 3) and found.spec.views == "centre"
+    monkeypatch.setattr(augmentation, "FLAGS", SimpleNamespace(augment=True, cutout=None, mixup=None, cutmix=None))
+    assert augmentation.augmentation(found) is None, "the crops are made as the images are read"
+    with pytest.raises(UserError, match=r"the images have 1 channels; this net takes 3: give --channels=3"):
+        prepared(monkeypatch, {}, standard=((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    with pytest.raises(UserError, match="differ in size"):
+        prepared(monkeypatch, flags, size=None)
