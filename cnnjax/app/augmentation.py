@@ -15,7 +15,7 @@ from cnnjax.app.examples import Prepared
 from cnnjax.errors import UserError
 
 FLAGS = flags.FLAGS
-SETTINGS = ("augment", "cutout", "mixup", "cutmix", "label_smoothing")
+SETTINGS = ("augment", "jitter", "cutout", "mixup", "cutmix", "label_smoothing")
 """Flags that decide what training sees."""
 
 
@@ -30,7 +30,7 @@ def augmentation(prepared: Prepared) -> train.Augment | None:
         raise UserError(f"--cutout={FLAGS.cutout} would blank the whole image: give less than {min(spec.size)}.")
     # random crops of photographs are made as these are read
     distorted = None if prepared.random_resized else distortion(spec, prepared.sample, augment=FLAGS.augment)
-    on_images = [one for one in (distorted, cutout()) if one is not None]
+    on_images = [one for one in (distorted, jitter(), cutout()) if one is not None]
     mixing = mix(len(prepared.class_names))
     if mixing is None and len(on_images) <= 1:
         return on_images[0] if on_images else None
@@ -64,6 +64,14 @@ def distortion(spec: data.InputSpec, sample: Callable[[], np.ndarray], *, augmen
         return partial(_centre, size=spec.size)
     channels = spec.stored_shape[-1] if spec.stored_shape else spec.channels
     return data.augment_for(channels, mirror=spec.mirror) if augment else None
+
+
+def jitter() -> train.Augment | None:
+    """Returns what `--jitter` does to the images."""
+    strength = FLAGS.jitter
+    if not strength:
+        return None
+    return partial(data.colour_jitter, brightness=strength, contrast=strength, saturation=strength)
 
 
 def cutout() -> train.Augment | None:

@@ -62,6 +62,11 @@ class Prepared:
     test: train.Examples | data.ImageSource
     random_resized: bool = False
 
+    @property
+    def is_streamed(self) -> bool:
+        """True where images are read when they are needed."""
+        return not isinstance(self.training, train.Examples)
+
     def splits(self, seed: int) -> dict[str, Any]:
         """Returns the examples for `train.fit`; how photographs are cropped depends on the seed."""
         if isinstance(self.training, train.Examples):

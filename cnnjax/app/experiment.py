@@ -132,6 +132,8 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
         if not checkpoint.steps(folder):  # a run that goes on has its own parameters
             net = start_from(net, FLAGS.init_from)
         print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
+        if prepared.is_streamed:
+            print("images are read and decoded when they are needed")
         show_layers(net, spec)
         result = train.fit(
             net,

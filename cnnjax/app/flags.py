@@ -87,6 +87,7 @@ def define_augmentation_flags() -> None:
     flags.DEFINE_bool(
         "augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped"
     )
+    define_float("jitter", "strength, such as 0.4, by which brightness, contrast and saturation vary", above=0)
     flags.DEFINE_integer("cutout", None, "side of a square that is blanked in each training image", lower_bound=1)
     define_float("mixup", "blend pairs of training images and labels, by shares of a Beta(this, this)", above=0)
     define_float("cutmix", "paste rectangles between training images, labels in proportion; Beta(this, this)", above=0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnnjax import train
+from cnnjax import data
 from cnnjax.app import augmentation, examples
 from cnnjax.data import memory
 from cnnjax.errors import UserError
@@ -55,17 +55,13 @@ def prepared(monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], **changes: 
     return examples.prepare(examples.Input(**wanted | changes))
 
 
-def is_streamed(found: examples.Prepared) -> bool:
-    return not isinstance(found.training, train.Examples)
-
-
 def test_by_default_what_fits_in_memory_is_held_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not is_streamed(prepared(monkeypatch, {}))
-    assert is_streamed(prepared(monkeypatch, {"stream": "always"}))
-    assert is_streamed(prepared(monkeypatch, {"skip_corrupt": True}))
-    assert is_streamed(prepared(monkeypatch, {}, random_resized=True, resize_to=37))
+    assert not prepared(monkeypatch, {}).is_streamed
+    assert prepared(monkeypatch, {"stream": "always"}).is_streamed
+    assert prepared(monkeypatch, {"skip_corrupt": True}).is_streamed
+    assert prepared(monkeypatch, {}, random_resized=True, resize_to=37).is_streamed
     monkeypatch.setattr(memory, "available", lambda: 1797 * 64)
-    assert is_streamed(prepared(monkeypatch, {}))
+    assert prepared(monkeypatch, {}).is_streamed
     with pytest.raises(UserError, match="stream"):
         prepared(monkeypatch, {"stream": "never"}, resize_to=64)
 
@@ -100,8 +96,15 @@ def test_a_folder_of_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest
     splits = found.splits(seed=3)
     assert splits["train"][5][0].shape == (32, 32, 3) and splits["test"][1][0].shape == (37, 37, 3)
     assert found.spec.stored_shape == (37, 37, 3) and found.spec.views == "centre"
-    monkeypatch.setattr(augmentation, "FLAGS", SimpleNamespace(augment=True, cutout=None, mixup=None, cutmix=None))
+    given = SimpleNamespace(augment=True, jitter=None, cutout=None, mixup=None, cutmix=None)
+    monkeypatch.setattr(augmentation, "FLAGS", given)
     assert augmentation.augmentation(found) is None, "the crops are made as the images are read"
+    given.jitter = 0.4
+    changing = augmentation.augmentation(found)
+    assert changing is not None
+    x = np.full((2, 32, 32, 3), 90, np.float32)
+    changed = np.asarray(changing(data.rng.key(0, data.rng.AUGMENT), x))
+    assert len(np.unique(changed)) == 2 and 0.6 * 90 <= changed.min() < changed.max() <= 1.4 * 90, "one light an image"
     with pytest.raises(UserError, match=r"the images have 1 channels; this net takes 3: give --channels=3"):
         prepared(monkeypatch, {}, standard=((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     with pytest.raises(UserError, match="differ in size"):
