@@ -19,7 +19,7 @@ from cnnjax.app.examples import Prepared
 from cnnjax.app.start import start_from
 from cnnjax.app.summary import print_files, print_header, print_scores
 from cnnjax.errors import UserError
-from cnnjax.train import checkpoint, run_dir
+from cnnjax.train import checkpoint, devices, run_dir
 
 FLAGS = flags.FLAGS
 
@@ -153,7 +153,7 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
             command = settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)
             print(f"stopped after update {int(result.state.step)}, saved. Go on with: {command}")
             return result
-        drawn = pictures.draw(folder, result, prepared, config, experiment.first_layer)
+        drawn = pictures.draw(folder, result, prepared, config, experiment.first_layer) if devices.is_main() else []
         print_scores(result, len(prepared.test))
         print_files(folder, drawn)
         return result

@@ -12,6 +12,7 @@ import numpy as np
 from cnnjax import report, train
 from cnnjax.app.augmentation import SETTINGS
 from cnnjax.app.examples import Prepared
+from cnnjax.data import CorruptExample
 from cnnjax.train.metrics import softmax
 
 
@@ -23,36 +24,49 @@ def draw(
     first_layer: str | None,
 ) -> list[str]:
     """Draws the pictures into a run's folder and its TensorBoard events; returns their names."""
-    outputs, names = result.outputs, prepared.class_names
-    labels, images = labels_of(prepared), Images(prepared)
+    outputs, labels, names = result.outputs, result.labels, prepared.class_names
+    test = prepared.splits(seed=0)["test"]
     report.curves(result.records, folder / "curves.png", augmented=any(config.get(name) for name in SETTINGS))
     drawn = ["curves"]
     kernel = first_kernel(result.state.params, first_layer)
     if kernel is not None:
         drawn += [path.stem for path in report.kernels(kernel, folder / "kernels.png")]
     report.confusion(labels, outputs.argmax(-1), names, folder / "confusion.png")
-    report.mistakes(images, labels, softmax(outputs), names, folder / "mistakes.png")
+    numbers = None if len(labels) == len(test) else readable(test)
+    report.mistakes(Images(test), labels, softmax(outputs), names, folder / "mistakes.png", numbers=numbers)
     drawn += ["confusion", "mistakes"]
     train.add_pictures(folder, int(result.state.step), drawn)
     return drawn
 
 
-def labels_of(prepared: Prepared) -> np.ndarray:
-    """Returns the classes of the test examples, which are not decoded for it."""
-    test = prepared.test
-    return test.y if isinstance(test, train.Examples) else np.array([test.read(i).label for i in range(len(test))])
+def readable(test: Any) -> list[int]:
+    """Returns the numbers of the test examples that can be read: those that were scored, where some were skipped."""
+
+    def is_readable(number: int) -> bool:
+        try:
+            test[number]
+        except CorruptExample:
+            return False
+        return True
+
+    return [number for number in range(len(test)) if is_readable(number)]
 
 
 class Images:
-    """The test images, each read when it is asked for: a picture shows a few of them."""
+    """The images of some examples, each read when it is asked for: a picture shows a few of them.
 
-    def __init__(self, prepared: Prepared):
-        self._examples = prepared.splits(seed=0)["test"]
+    Args:
+      examples: arrays, or a source of `(image, label)`.
+    """
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __init__(self, examples: Any):
+        self._examples = examples
+
+    def __getitem__(self, number: Any, /) -> np.ndarray:
+        """Returns an image, `(H, W, C)` uint8."""
         if isinstance(self._examples, train.Examples):
-            return self._examples.x[index]
-        return self._examples[int(index)][0]
+            return self._examples.x[number]
+        return self._examples[int(number)][0]
 
 
 def first_kernel(params: Any, layer: str | None) -> np.ndarray | None:
