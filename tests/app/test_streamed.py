@@ -18,32 +18,32 @@ from tests import processes
 from tests.data import picture_files
 from tests.train import tiny
 
-SMALL = ("--epochs=1", "--batch_size=256", "--checkpoint_every=1000")
+SMALL = ("--batch_size=256", "--checkpoint_every=1000")
 
 
-def both(script: str, tmp_path: Path, *flags: str) -> tuple[Path, Path]:
-    """The same run with the images in memory and read one by one."""
-    folders = tmp_path / "never", tmp_path / "always"
-    for folder in folders:
-        processes.good(script, *SMALL, *flags, f"--stream={folder.name}", f"--workdir={folder}")
-    return folders
+def run(script: str, folder: Path, *flags: str) -> dict[str, Any]:
+    """Runs a script, and returns its config.json."""
+    processes.good(script, *SMALL, *flags, f"--workdir={folder}")
+    return json.loads((folder / "config.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("script", "flags"),
-    [
-        ("cifar10.py", ("--dataset=digits", "--blocks=1", "--width=2", "--augment")),
-        pytest.param(
-            "alexnet.py", ("--dataset=digits", "--width=6", "--dense=8", "--image_size=63"), marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_a_streamed_run_has_the_bits_of_one_in_memory(script: str, flags: tuple[str, ...], tmp_path: Path) -> None:
-    never, always = both(script, tmp_path, *flags)
-    assert tiny.same_bits(never, always)
-    configs = [json.loads((folder / "config.json").read_text()) for folder in (never, always)]
-    assert configs[0]["input"] == configs[1]["input"] and configs[0]["functions"] == configs[1]["functions"]
-    assert (always / "confusion.png").exists() and (always / "mistakes.png").exists()
+def test_a_run_goes_on_streamed_or_not_to_the_same_bits(tmp_path: Path) -> None:
+    held, mixed = tmp_path / "held", tmp_path / "mixed"
+    flags = ("--dataset=digits", "--blocks=1", "--width=2", "--augment")
+    expected = run("cifar10.py", held, *flags, "--stream=never", "--epochs=2")
+    run("cifar10.py", mixed, *flags, "--stream=always", "--epochs=1")
+    assert (mixed / "confusion.png").exists() and (mixed / "mistakes.png").exists()
+    found = run("cifar10.py", mixed, *flags, "--stream=never", "--epochs=2", "--workers=3")
+    assert tiny.same_bits(held, mixed)
+    assert found["input"] == expected["input"] and found["functions"] == expected["functions"]
+
+
+@pytest.mark.slow
+def test_crops_of_streamed_images_have_the_bits_of_those_in_memory(tmp_path: Path) -> None:
+    flags = ("--dataset=digits", "--width=6", "--dense=8", "--image_size=63", "--epochs=1")
+    for stream in ("never", "always"):
+        run("alexnet.py", tmp_path / stream, *flags, f"--stream={stream}")
+    assert tiny.same_bits(tmp_path / "never", tmp_path / "always")
 
 
 def prepared(monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], **changes: Any) -> examples.Prepared:
