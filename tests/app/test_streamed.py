@@ -16,6 +16,7 @@ from cnnjax.data import memory
 from cnnjax.errors import UserError
 from tests import processes
 from tests.data import picture_files
+from tests.experiments import tiny_sets
 from tests.train import tiny
 
 SMALL = ("--batch_size=256", "--checkpoint_every=1000")
@@ -109,3 +110,21 @@ def test_a_folder_of_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest
         prepared(monkeypatch, {}, standard=((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     with pytest.raises(UserError, match="differ in size"):
         prepared(monkeypatch, flags, size=None)
+
+
+def test_corrupt_images_end_the_run_or_are_skipped(tmp_path: Path) -> None:
+    tiny_sets.write_net(tmp_path)
+    for part, count in (("train", 12), ("test", 4)):
+        picture_files.fill(tmp_path / "photos" / part, {"a": count, "b": count}, shape=(9, 8, 3))
+    for damaged in ("train/a/003.png", "test/a/001.png"):
+        (tmp_path / "photos" / damaged).write_bytes(b"\x89PNG and no more")
+    flags = ("--model=my_nets.py:Small", f"--dataset=folder:{tmp_path / 'photos'}", "--image_size=8", "--epochs=1",
+             "--batch_size=8", "--stream=always", f"--workdir={tmp_path / 'run'}")  # fmt: skip
+    said = processes.refusal("train.py", *flags, folder=tmp_path)
+    assert "003.png is no image that Pillow can read" in said
+    done = processes.run("train.py", *flags, "--skip_corrupt", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "001.png is no image" in done.stderr + done.stdout and "test accuracy" in done.stdout
+    assert (tmp_path / "run" / "mistakes.png").exists()
+    shown = processes.run("predict.py", f"--workdir={tmp_path / 'run'}", "--index=1", folder=tmp_path)
+    assert shown.returncode == 1 and "001.png is no image that Pillow can read" in shown.stderr
