@@ -5,8 +5,7 @@
   python experiments/alexnet.py --dataset=imagenet2012 --image_size=224 --width=96 --dense=4096 --epochs=90
 
 The first two train a small AlexNet on images of 64x64 in minutes: a quarter of the paper's maps, an eighth of its dense
-layers. The third is the paper's net and data; all images are held in memory, and where they do not fit, the error says
-how much they need.
+layers. The third is the paper's net and data; images that do not fit in memory are read when they are needed.
 
 The first: 74.08 %, one seed, 366 s on two CPU cores, evaluations by ten crops and compiling included. One epoch of
 Fashion-MNIST (--dataset=fashion_mnist --epochs=1 --noten_crop) gave 71.8 %, one seed.

@@ -3,6 +3,7 @@
   python experiments/plan.py --target=tpu:v5e:2x2 --model=resnet18 --batch_size=1024 --dtype=bfloat16
   python experiments/plan.py --target=gpu:h100,gpu:h100:8,tpu:v5e --model=my_nets.py:Small --image_size=64
   python experiments/plan.py --target=gpu:a100:8 --model=vgg --batch_size=2048 --accumulate=4 --optimizer=momentum
+  python experiments/plan.py --target=tpu:v5e:2x4,gpu:h100:8 --model=resnet50 --batch_size=1024 --optimizer=momentum
 
 TARGET is tpu:KIND or tpu:KIND:TOPOLOGY (v4, v5e, v5p, v6e), gpu:KIND or gpu:KIND:NUMBER (a100, h100, h200, b200).
 Needs no such machine and no data set, but the compiler: pip install -e '.[aot]' for TPUs, '.[cuda]' for GPUs.
@@ -49,7 +50,7 @@ flags.DEFINE_list("target", None, "tpu:KIND[:TOPOLOGY] or gpu:KIND[:NUMBER], sev
 shared.define_model_flags()
 flags.DEFINE_integer("image_size", None, "side of the images; by default the net's, else 32", lower_bound=1)
 flags.DEFINE_integer("channels", None, "of the images; by default the net's, else 3", lower_bound=1)
-flags.DEFINE_integer("num_classes", None, "of the labels; by default 10, of alexnet and vgg 1000", lower_bound=1)
+flags.DEFINE_integer("num_classes", None, "of the labels; by default 10, of nets for ImageNet 1000", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "examples per update, over all devices; by default 64 a device", lower_bound=1)
 flags.DEFINE_enum("dtype", "float32", shared.DTYPES, "of the computation; parameters stay float32")
 flags.DEFINE_enum(
@@ -67,6 +68,9 @@ SHAPES = {
     "mnist_cnn": (28, 1, 10),
     "alexnet": (224, 3, 1000),
     "vgg": (224, 3, 1000),
+    "resnet34": (224, 3, 1000),
+    "resnet50": (224, 3, 1000),
+    "resnet101": (224, 3, 1000),
 }
 OTHER_SHAPE = (32, 3, 10)
 EXAMPLES_OF_A_DEVICE = 64

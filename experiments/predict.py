@@ -15,9 +15,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
     interruptions.install()
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +45,7 @@ def main(arguments: list[str]) -> None:
     if path.suffix not in SUFFIXES:
         raise UserError(f"--output={path} must end in one of {', '.join(SUFFIXES)}.")
     net = restore(FLAGS.workdir, FLAGS.step)
-    named = [(Path(file).name, read(file, net)) for file in arguments] + test_examples(net.config)
+    named = [(Path(file).name, read(file, net)) for file in arguments] + test_examples(net)
     if not named:
         raise UserError("nothing to classify: give PNG or JPEG files, or --index=N for a test example.")
     titles, images = zip(*named, strict=True)
@@ -72,12 +70,12 @@ def read(file: str, net: TrainedNet) -> np.ndarray:
     return image
 
 
-def test_examples(config: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+def test_examples(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
     """Returns the test examples that `--index` names, each titled with its true class."""
     if not FLAGS.index:
         return []
-    dataset = dataset_of(config, FLAGS.data_dir)
-    return [test_example(dataset, number)[:2] for number in FLAGS.index]
+    dataset = dataset_of(net.config, FLAGS.data_dir)
+    return [test_example(dataset, net.spec, number)[:2] for number in FLAGS.index]
 
 
 def show(titles: tuple[str, ...], probabilities: np.ndarray, names: list[str]) -> None:

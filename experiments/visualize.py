@@ -34,7 +34,7 @@ from cnnjax import data, layers, models, report, train
 from cnnjax.app import process
 from cnnjax.app.augmentation import distortion
 from cnnjax.app.console import progress
-from cnnjax.app.restored import TrainedNet, dataset_of, restore, test_example
+from cnnjax.app.restored import TrainedNet, dataset_of, in_memory, restore, test_example
 from cnnjax.errors import UserError
 from cnnjax.inspect import Activation, activations, receptive_regions
 from cnnjax.train.calls import updates_in_call
@@ -69,16 +69,22 @@ def main(arguments: list[str]) -> None:
     image = data.read_image(arguments[0], net.spec) if arguments else None  # before the data set, which takes long
     dataset, true = dataset_of(net.config, FLAGS.data_dir), None
     if image is None:
-        title, image, true = test_example(dataset, FLAGS.index)
+        title, image, true = test_example(dataset, net.spec, FLAGS.index)
     else:
         title = Path(arguments[0]).name
     folder = Path(FLAGS.output or FLAGS.workdir)
     folder.mkdir(parents=True, exist_ok=True)
 
     drawn = draw_inside(folder, net, image, title, true)
-    drawn += draw_errors(folder, net, dataset)
-    if rates:
-        drawn += draw_learning_rates(folder, net, dataset, rates)
+    if dataset.fits_in_memory(net.spec.resize_to):
+        loaded = in_memory(net.config, FLAGS.data_dir)
+        drawn += draw_errors(folder, net, loaded)
+        drawn += draw_learning_rates(folder, net, loaded, rates) if rates else []
+    else:
+        print(
+            f"{dataset.name} does not fit in memory: confusion.png and mistakes.png are those of the end of the run"
+            f"{', and --learning_rates has no picture' if rates else ''}."
+        )
     train.add_pictures(folder, net.step, drawn)
     print(
         f"checkpoint {net.step} of {FLAGS.workdir}, {title}; in {folder}: {', '.join(f'{name}.png' for name in drawn)}"
@@ -182,7 +188,8 @@ def draw_learning_rates(folder: Path, net: TrainedNet, dataset: data.Dataset, ra
     Returns the picture's name.
     """
     config = net.config
-    options = train.Options(**{field.name: config[field.name] for field in dataclasses.fields(train.Options)})
+    names = [field.name for field in dataclasses.fields(train.Options)]
+    options = train.Options(**{name: config[name] for name in names if name in config})
     size = FLAGS.batch_size or options.batch_size
     images, labels, *_ = data.hold_out(dataset, options.validation, options.seed)
     training = train.Examples(net.spec.on_host(images), labels)
@@ -211,7 +218,9 @@ def losses(
     # with the rate in the state, all rates share one compilation
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)
     net, start = initial(models.build(restored.config), optimizer)
-    augment = distortion(restored.spec, training.x, augment=restored.config["augment"])
+    config = restored.config
+    crops = config["augment"] and not config.get("random_resized_crops")  # those are made as photographs are read
+    augment = distortion(restored.spec, lambda: training.x, augment=crops)
     step = train.make_train_step(train.make_update(net, optimizer, seed=options.seed))
     make = train.make_batches(mesh, options.seed, restored.spec.prepare, augment)
     images, labels = replicate(mesh, training)

@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "plan": {"inspect", "train", "errors"},
     "report": set(),
     "interop": {"models", "train", "errors"},
-    "app": {"ops", "inspect", "interop", "models", "data", "train", "report", "errors"},
+    "app": {"ops", "layers", "inspect", "interop", "models", "data", "train", "report", "errors"},
     "__init__": {"ops", "layers", "inspect", "models", "data", "train", "plan", "report", "interop", "errors"},
 }
 #: The only files that may import a library.

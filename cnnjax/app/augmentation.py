@@ -11,28 +11,27 @@ import numpy as np
 from absl import flags
 
 from cnnjax import data, train
+from cnnjax.app.examples import Prepared
 from cnnjax.errors import UserError
 
 FLAGS = flags.FLAGS
-SETTINGS = ("augment", "cutout", "mixup", "cutmix", "label_smoothing")
+SETTINGS = ("augment", "jitter", "cutout", "mixup", "cutmix", "label_smoothing")
 """Flags that decide what training sees."""
 
 
-def augmentation(spec: data.InputSpec, held: np.ndarray, classes: int) -> train.Augment | None:
+def augmentation(prepared: Prepared) -> train.Augment | None:
     """Returns the augmentation that the flags ask for, for `train.fit`; None where images stay as they are.
-
-    Args:
-      spec: of the input.
-      held: all training images, as `spec.on_host` returns them.
-      classes: number of classes.
 
     Raises:
       UserError: `--cutout` is larger than the images.
     """
+    spec = prepared.spec
     if FLAGS.cutout and FLAGS.cutout >= min(spec.size):
         raise UserError(f"--cutout={FLAGS.cutout} would blank the whole image: give less than {min(spec.size)}.")
-    on_images = [one for one in (distortion(spec, held, augment=FLAGS.augment), cutout()) if one is not None]
-    mixing = mix(classes)
+    # random crops of photographs are made as these are read
+    distorted = None if prepared.random_resized else distortion(spec, prepared.sample, augment=FLAGS.augment)
+    on_images = [one for one in (distorted, jitter(), cutout()) if one is not None]
+    mixing = mix(len(prepared.class_names))
     if mixing is None and len(on_images) <= 1:
         return on_images[0] if on_images else None
 
@@ -51,14 +50,28 @@ def augmentation(spec: data.InputSpec, held: np.ndarray, classes: int) -> train.
     return change_both
 
 
-def distortion(spec: data.InputSpec, held: np.ndarray, *, augment: bool) -> train.Augment | None:
-    """Returns what `--augment` does to the images, or the crop that the net sees of larger ones."""
+def distortion(spec: data.InputSpec, sample: Callable[[], np.ndarray], *, augment: bool) -> train.Augment | None:
+    """Returns what `--augment` does to the images, or the crop that the net sees of larger ones.
+
+    Args:
+      spec: of the input.
+      sample: returns training images as held, whose colours are looked at.
+      augment: `--augment`.
+    """
     if spec.held_size != spec.size:
         if augment:
-            return data.random_crops(held, spec.size, mirror=spec.mirror)
+            return data.random_crops(sample(), spec.size, mirror=spec.mirror)
         return partial(_centre, size=spec.size)
     channels = spec.stored_shape[-1] if spec.stored_shape else spec.channels
     return data.augment_for(channels, mirror=spec.mirror) if augment else None
+
+
+def jitter() -> train.Augment | None:
+    """Returns what `--jitter` does to the images."""
+    strength = FLAGS.jitter
+    if not strength:
+        return None
+    return partial(data.colour_jitter, brightness=strength, contrast=strength, saturation=strength)
 
 
 def cutout() -> train.Augment | None:

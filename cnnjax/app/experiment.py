@@ -8,16 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from flax import nnx
 
-from cnnjax import data, describe, models, train
-from cnnjax.app import augmentation, pictures, seeds, settings
+from cnnjax import data, describe, layers, models, train
+from cnnjax.app import augmentation, examples, pictures, seeds, settings
 from cnnjax.app.console import Console
+from cnnjax.app.examples import Prepared
 from cnnjax.app.start import start_from
 from cnnjax.app.summary import print_files, print_header, print_scores
 from cnnjax.errors import UserError
-from cnnjax.train import checkpoint, run_dir
+from cnnjax.train import checkpoint, devices, run_dir
 
 FLAGS = flags.FLAGS
 
@@ -38,10 +40,14 @@ class Experiment:
       resize: whether images of other sizes are resized to `size`, see `data.resize`.
       crops: whether they are resized to 8/7 of `size` where `--augment` is on: the model sees random crops, mirrored
         and with jittered colours.
+      random_resized: for photographs: with `--augment` the model sees random crops of random shape, resized and
+        mirrored, see `data.random_resized_crops`; it is evaluated on the centre of images resized to 8/7 of `size`.
       ten_crop: with `crops`, evaluate by the mean over ten crops, see `data.ten_crops`, not by the centre crop alone;
         by default with `--augment`.
       channels: that the model takes, 1 or 3; by default those of the data set.
       pixels: what 0 and 255 become, see `data.InputSpec.with_pixels`.
+      standard: in place of `pixels`: mean and deviation of each channel, of pixels in 0..1.
+      warmup_epochs: epochs in which the learning rate rises where `--warmup` is not given; at most half of the run.
       first_layer: layer whose kernels are drawn: its path in the parameters, such as `"blocks/0/conv"`; None finds it.
       loss: as for `train.fit`; None means the cross-entropy.
       before_epoch: makes `train.fit`'s argument from the model.
@@ -54,9 +60,12 @@ class Experiment:
     size: int | None
     resize: bool = False
     crops: bool = False
+    random_resized: bool = False
     ten_crop: bool | None = None
     channels: int | None = None
     pixels: tuple[float, float] | str | None = None
+    standard: examples.Standard | None = None
+    warmup_epochs: int = 0
     first_layer: str | None = "conv1"
     loss: train.Loss | None = None
     before_epoch: Callable[[nnx.Module], train.BeforeEpoch] | None = None
@@ -64,9 +73,22 @@ class Experiment:
 
     def resize_to(self) -> int | None:
         """Returns the side to resize to; None where images are padded, or taken as they are."""
-        if self.size is None or not (self.crops or self.resize):
+        if self.size is None or not (self.crops or self.resize or self.random_resized):
             return None
-        return round(self.size * RESIZE_RATIO) if self.crops and FLAGS.augment else self.size
+        larger = self.random_resized or (self.crops and FLAGS.augment)
+        return round(self.size * RESIZE_RATIO) if larger else self.size
+
+    def input(self) -> examples.Input:
+        """Returns how the net takes its images, as the flags have it."""
+        return examples.Input(
+            size=self.size,
+            resize_to=self.resize_to(),
+            channels=self.channels,
+            pixels=self.pixels,
+            standard=self.standard,
+            views=self.views(),
+            random_resized=self.random_resized and bool(FLAGS.augment),
+        )
 
     def views(self) -> str | None:
         """Returns the views by which the net is evaluated, see `data.InputSpec`; None for its default."""
@@ -84,56 +106,38 @@ def run(experiment: Experiment) -> None:
     if options.optimizer == "sdlm" and experiment.before_epoch is None:
         raise UserError("--optimizer=sdlm needs the curvature that lenet5.py --variant=1998 computes: choose another.")
     augmentation.loss(experiment.loss), augmentation.metrics()  # refuse contradictions before the data are loaded
-    prepared = prepare(experiment)
+    prepared = examples.prepare(experiment.input())
+    options = warmed_up(experiment, prepared, options)
     seeds.run_each(experiment.name, options, lambda folder, own: run_one(experiment, prepared, own, folder))
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Holds a data set as the experiment takes it: the same for every seed."""
-
-    class_names: tuple[str, ...]
-    spec: data.InputSpec
-    training: train.Examples
-    test: train.Examples
-
-
-def prepare(experiment: Experiment) -> Prepared:
-    """Loads `--dataset`, in the size and with the channels of the experiment's net."""
-    resize_to = experiment.resize_to()
-    channels = int(FLAGS.channels) if FLAGS.channels else experiment.channels
-    if experiment.channels not in (None, channels):
-        raise UserError(f"--channels={channels}: this net takes {experiment.channels}; leave it out.")
-    dataset = data.load_dataset(FLAGS.dataset, FLAGS.data_dir, resize_to, test_share=FLAGS.test_share)
-    spec = data.InputSpec.of(
-        dataset.train_images,
-        size=experiment.size or dataset.train_images.shape[1:3],
-        channels=channels,
-        pixels=experiment.pixels,
-        resize_to=resize_to,
-        views=experiment.views(),
-        mirror=data.may_mirror(FLAGS.dataset, dataset.class_names),
-    )
-    training = train.Examples(spec.on_host(dataset.train_images), dataset.train_labels)
-    return Prepared(
-        dataset.class_names, spec, training, train.Examples(spec.on_host(dataset.test_images), dataset.test_labels)
-    )
+def warmed_up(experiment: Experiment, prepared: Prepared, options: train.Options) -> train.Options:
+    """Returns the options with the warm-up of the recipe, in updates, where `--warmup` is not given."""
+    if not experiment.warmup_epochs or FLAGS["warmup"].present:
+        return options
+    per_epoch = data.steps_per_epoch(len(prepared.training) - options.validation, options.batch_size)
+    epochs = min(experiment.warmup_epochs, options.epochs / 2)
+    return dataclasses.replace(options, warmup=round(epochs * per_epoch))
 
 
 def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, folder: Path) -> train.Result:
     """Makes or goes on with one run, in its folder."""
-    names, spec = prepared.class_names, prepared.spec
+    spec = prepared.spec
     with run_dir.claim(folder):
-        config = configuration(experiment, prepared, options)
-        augment = augmentation.augmentation(spec, prepared.training.x, len(names))
+        config = configuration(experiment, prepared, options, folder)
+        augment = augmentation.augmentation(prepared)
         net = models.build(config)
+        if FLAGS.local_batch_norm:
+            split_batch_norm(net, config["local_batch_norm"])
         if not checkpoint.steps(folder):  # a run that goes on has its own parameters
             net = start_from(net, FLAGS.init_from)
         print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
+        if prepared.is_streamed:
+            print("images are read and decoded when they are needed")
         show_layers(net, spec)
         result = train.fit(
             net,
-            {"train": prepared.training, "test": prepared.test},
+            prepared.splits(options.seed),
             folder,
             loss=augmentation.loss(experiment.loss),
             metrics=augmentation.metrics(),
@@ -149,10 +153,20 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
             command = settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)
             print(f"stopped after update {int(result.state.step)}, saved. Go on with: {command}")
             return result
-        drawn = pictures.draw(folder, result, prepared.test, names, config, experiment.first_layer)
+        drawn = pictures.draw(folder, result, prepared, config, experiment.first_layer) if devices.is_main() else []
         print_scores(result, len(prepared.test))
         print_files(folder, drawn)
         return result
+
+
+def split_batch_norm(net: nnx.Module, parts: int) -> None:
+    """Lets each batch norm of a net normalise so many parts of a batch by themselves; raises UserError without any."""
+    try:
+        found = layers.split_batch_norm(net, parts)
+    except ValueError as error:
+        raise UserError(f"--local_batch_norm: {error}.") from error
+    if not found:
+        raise UserError("--local_batch_norm: this net has no batch norm; leave it out.")
 
 
 def show_layers(net: nnx.Module, spec: data.InputSpec) -> None:
@@ -166,7 +180,7 @@ def show_layers(net: nnx.Module, spec: data.InputSpec) -> None:
         ) from error
 
 
-def configuration(experiment: Experiment, prepared: Prepared, options: train.Options) -> dict[str, Any]:
+def configuration(experiment: Experiment, prepared: Prepared, options: train.Options, folder: Path) -> dict[str, Any]:
     """Returns what users of the net need, and what decides the numbers beside `train.fit`'s own arguments."""
     names, size = prepared.class_names, prepared.spec.size
     side = size[0] if size[0] == size[1] else list(size)
@@ -181,9 +195,16 @@ def configuration(experiment: Experiment, prepared: Prepared, options: train.Opt
         "init_from": FLAGS.init_from,
         "deterministic": FLAGS.deterministic,
         "seed": options.seed,
+        **({"local_batch_norm": batch_norm_parts(folder)} if FLAGS.local_batch_norm else {}),
+        **({"random_resized_crops": True} if prepared.random_resized else {}),
         **augmentation.settings(),
         **experiment.settings,
     }
+
+
+def batch_norm_parts(folder: Path) -> int:
+    """Returns the parts of a batch with statistics of their own: the devices, or those that the run here began on."""
+    return (run_dir.begun(folder) or {}).get("local_batch_norm") or jax.device_count()
 
 
 def data_dir() -> str | None:

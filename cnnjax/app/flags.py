@@ -14,6 +14,7 @@ flags.disclaim_key_flags()  # they belong to the script that defines them, so th
 
 DTYPES = ("float32", "bfloat16", "float16")
 METRICS = ("accuracy", "top5")
+STREAMS = ("auto", "always", "never")
 TEST_TIME = ("none", "mirror", "shift")
 LARGEST_SEED = 2**31 - 1
 
@@ -39,12 +40,16 @@ def define_training_flags(
         "and DIR/test or DIR/val, or DIR/CLASS/* with --test_share), or npz:FILE (x_train, y_train, x_test, y_test)",
     )
     flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default TFDS's own place")
+    define_stream_flags()
     define_float("test_share", "folder:, npz: without a test part: the share of the images to test on", above=0)
     flags.DEFINE_enum("channels", None, ["1", "3"], "make the images gray (1) or colour (3); by default as stored")
     if image_size is not None:
         text = "side of the images that the net sees" + ("" if image_size else "; by default as they are stored")
         flags.DEFINE_integer("image_size", image_size or None, text, lower_bound=smallest)
     define_augmentation_flags()
+    flags.DEFINE_bool(
+        "local_batch_norm", False, "batch norm by the statistics of each device's share of a batch, not of all of it"
+    )
     flags.DEFINE_list("metric", None, f"scores of each evaluation, of {', '.join(METRICS)}; by default accuracy")
     flags.DEFINE_string(
         "init_from",
@@ -61,6 +66,16 @@ def define_training_flags(
     define_run_flags()
 
 
+def define_stream_flags() -> None:
+    """Defines whether images are held in memory, and how they are read where they are not."""
+    flags.DEFINE_enum(
+        "stream", "auto", STREAMS, "read and decode images when they are needed; by default where they do not fit in "
+        "memory, and photographs that are cropped as they are read",
+    )  # fmt: skip
+    flags.DEFINE_integer("workers", None, "threads that read; by default one a core", lower_bound=1)
+    flags.DEFINE_bool("skip_corrupt", False, "leave out images that cannot be decoded; by default they end the run")
+
+
 def define_model_flags() -> None:
     """Defines which net, of ours or of one's own; see `settings.model_options`."""
     flags.DEFINE_string("model", None, "NAME, package.module:Class, or path/file.py:Class", required=True)
@@ -72,6 +87,7 @@ def define_augmentation_flags() -> None:
     flags.DEFINE_bool(
         "augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped"
     )
+    define_float("jitter", "strength, such as 0.4, by which brightness, contrast and saturation vary", above=0)
     flags.DEFINE_integer("cutout", None, "side of a square that is blanked in each training image", lower_bound=1)
     define_float("mixup", "blend pairs of training images and labels, by shares of a Beta(this, this)", above=0)
     define_float("cutmix", "paste rectangles between training images, labels in proportion; Beta(this, this)", above=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,62 @@ import numpy as np
 
 from cnnjax import report, train
 from cnnjax.app.augmentation import SETTINGS
+from cnnjax.app.examples import Prepared
+from cnnjax.data import CorruptExample
 from cnnjax.train.metrics import softmax
 
 
 def draw(
     folder: Path,
     result: train.Result,
-    test: train.Examples,
-    names: Sequence[str],
+    prepared: Prepared,
     config: Mapping[str, Any],
     first_layer: str | None,
 ) -> list[str]:
     """Draws the pictures into a run's folder and its TensorBoard events; returns their names."""
-    outputs = result.outputs
+    outputs, labels, names = result.outputs, result.labels, prepared.class_names
+    test = prepared.splits(seed=0)["test"]
     report.curves(result.records, folder / "curves.png", augmented=any(config.get(name) for name in SETTINGS))
     drawn = ["curves"]
     kernel = first_kernel(result.state.params, first_layer)
     if kernel is not None:
         drawn += [path.stem for path in report.kernels(kernel, folder / "kernels.png")]
-    report.confusion(test.y, outputs.argmax(-1), names, folder / "confusion.png")
-    report.mistakes(test.x, test.y, softmax(outputs), names, folder / "mistakes.png")
+    report.confusion(labels, outputs.argmax(-1), names, folder / "confusion.png")
+    numbers = None if len(labels) == len(test) else readable(test)
+    report.mistakes(Images(test), labels, softmax(outputs), names, folder / "mistakes.png", numbers=numbers)
     drawn += ["confusion", "mistakes"]
     train.add_pictures(folder, int(result.state.step), drawn)
     return drawn
+
+
+def readable(test: Any) -> list[int]:
+    """Returns the numbers of the test examples that can be read: those that were scored, where some were skipped."""
+
+    def is_readable(number: int) -> bool:
+        try:
+            test[number]
+        except CorruptExample:
+            return False
+        return True
+
+    return [number for number in range(len(test)) if is_readable(number)]
+
+
+class Images:
+    """The images of some examples, each read when it is asked for: a picture shows a few of them.
+
+    Args:
+      examples: arrays, or a source of `(image, label)`.
+    """
+
+    def __init__(self, examples: Any):
+        self._examples = examples
+
+    def __getitem__(self, number: Any, /) -> np.ndarray:
+        """Returns an image, `(H, W, C)` uint8."""
+        if isinstance(self._examples, train.Examples):
+            return self._examples.x[number]
+        return self._examples[int(number)][0]
 
 
 def first_kernel(params: Any, layer: str | None) -> np.ndarray | None:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from cnnjax import data, models, train
+from cnnjax.data import preprocess
 from cnnjax.errors import UserError
 
 
@@ -46,24 +47,28 @@ def restore(folder: str, step: int | None = None) -> TrainedNet:
     return TrainedNet(model, data.InputSpec.from_json(config["input"]), int(state["step"]), config)
 
 
-def dataset_of(config: Mapping[str, Any], data_dir: str | None) -> data.Dataset:
-    """Loads the data set that a run was trained on; by default from where the run found it."""
+def dataset_of(config: Mapping[str, Any], data_dir: str | None) -> data.OpenDataset:
+    """Opens the data set that a run was trained on; by default where the run found it."""
+    return data.open_dataset(config["dataset"], data_dir or config["data_dir"], test_share=config["test_share"])
+
+
+def in_memory(config: Mapping[str, Any], data_dir: str | None) -> data.Dataset:
+    """Loads the data set that a run was trained on, its images resized as the run's were."""
     resize_to = data.InputSpec.from_json(config["input"]).resize_to
     return data.load_dataset(
-        config["dataset"],
-        data_dir or config["data_dir"],
-        resize_to,
-        test_share=config["test_share"],
+        config["dataset"], data_dir or config["data_dir"], resize_to, test_share=config["test_share"]
     )
 
 
-def test_example(dataset: data.Dataset, index: str) -> tuple[str, np.ndarray, int]:
-    """Returns the test example of a number: a title, the image, the true class.
+def test_example(dataset: data.OpenDataset, spec: data.InputSpec, index: str) -> tuple[str, np.ndarray, int]:
+    """Returns the test example of a number: a title, the image, resized as the run's were, and the true class.
 
     Raises:
-      UserError: there is no such example.
+      UserError: there is no such example, or it cannot be read.
     """
-    if not index.strip().isdigit() or int(index) >= len(dataset.test_labels):
-        raise UserError(f"--index={index}: must be a number from 0 to {len(dataset.test_labels) - 1}.")
-    true = int(dataset.test_labels[int(index)])
-    return f"test {int(index)} (true: {dataset.class_names[true]})", dataset.test_images[int(index)], true
+    if not index.strip().isdigit() or int(index) >= len(dataset.test):
+        raise UserError(f"--index={index}: must be a number from 0 to {len(dataset.test) - 1}.")
+    image, label = dataset.test[int(index)]
+    if spec.resize_to is not None:
+        image = preprocess.resize_image(image, spec.resize_to)
+    return f"test {int(index)} (true: {dataset.class_names[int(label)]})", image, int(label)

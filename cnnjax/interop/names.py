@@ -9,9 +9,10 @@ import numpy as np
 from flax import nnx
 
 from cnnjax.errors import UserError
-from cnnjax.models import VGG, AlexNet, LeNet5, ResNet18
+from cnnjax.models import VGG, AlexNet, LeNet5, ResNet
+from cnnjax.models import resnet as resnets
+from cnnjax.models import vgg as vggs
 from cnnjax.models.alexnet import last_side
-from cnnjax.models.vgg import STAGES
 
 
 class Naming(NamedTuple):
@@ -34,11 +35,14 @@ UNUSED = "num_batches_tracked"
 #: What `torch.nn.DataParallel` and `torch.compile` put before the names of the net that they wrap.
 WRAPPERS = ("module", "_orig_mod")
 
+#: Of the blocks of a ResNet; each has some of them.
 RESIDUAL = {
     "first/conv": "conv1",
     "first/norm": "bn1",
     "second/conv": "conv2",
     "second/norm": "bn2",
+    "third/conv": "conv3",
+    "third/norm": "bn3",
     "shortcut/conv": "downsample.0",
     "shortcut/norm": "downsample.1",
 }
@@ -50,15 +54,14 @@ def lenet5(model: LeNet5) -> Naming:
     return Naming(layers, {"dense1": (5, 5)})
 
 
-def resnet18(model: ResNet18) -> Naming:
-    """Returns torchvision's names of `resnet18`, which is the form with the stem "imagenet"; of the other the same."""
-    blocks = {
-        f"blocks/{2 * stage + block}/{ours}": f"layer{stage + 1}.{block}.{theirs}"
-        for stage in range(4)
-        for block in range(2)
-        for ours, theirs in RESIDUAL.items()
-    }
-    return Naming({"stem/conv": "conv1", "stem/norm": "bn1", **blocks, "dense": "fc"})
+def resnet(model: ResNet) -> Naming:
+    """Returns torchvision's names of `resnet18` to `resnet101`: those of the stem "imagenet"; of the other the same."""
+    layers, number = {"stem/conv": "conv1", "stem/norm": "bn1", "dense": "fc"}, 0
+    for stage, count in enumerate(resnets.STAGES[model.depth], 1):
+        for block in range(count):
+            layers |= {f"blocks/{number}/{ours}": f"layer{stage}.{block}.{theirs}" for ours, theirs in RESIDUAL.items()}
+            number += 1
+    return Naming(layers)
 
 
 def alexnet(model: AlexNet) -> Naming:
@@ -72,7 +75,7 @@ def alexnet(model: AlexNet) -> Naming:
 def vgg(model: VGG) -> Naming:
     """Returns torchvision's names of `vgg11` to `vgg19_bn`: each convolution, norm, ReLU and pool has an index."""
     layers, index, number = {}, 0, 0
-    for count in STAGES[model.depth]:
+    for count in vggs.STAGES[model.depth]:
         for _ in range(count):
             layers[f"convs/{number}"] = f"features.{index}"
             if model.norms:
@@ -88,7 +91,7 @@ def vgg(model: VGG) -> Naming:
 NAMINGS: dict[type[nnx.Module], Callable[[Any], Naming]] = {
     AlexNet: alexnet,
     LeNet5: lenet5,
-    ResNet18: resnet18,
+    ResNet: resnet,
     VGG: vgg,
 }
 

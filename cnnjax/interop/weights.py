@@ -34,10 +34,10 @@ def load_weights(model: nnx.Module, path: str | Path | StateDict) -> nnx.Module:
     """Returns a copy of `model`, in evaluation mode, with weights in PyTorch's naming.
 
     Args:
-      model: an `AlexNet`, a `LeNet5`, a `ResNet18` or a `VGG`, or of a subclass of theirs. Names are torchvision's:
+      model: an `AlexNet`, a `LeNet5`, a `ResNet` or a `VGG`, or of a subclass of theirs. Names are torchvision's:
         `features.0.weight`, `layer2.0.downsample.0.weight`, `fc.bias`; LeNet-5, which torchvision lacks, has those of
         PyTorch's tutorial: `conv1`, `conv2`, `fc1`, `fc2`, `fc3`. torchvision's `alexnet` is the form "one-tower", its
-        `resnet18` the one with the stem "imagenet".
+        `resnet18` to `resnet101` are those with the stem "imagenet".
       path: a safetensors file, or what `torch.save(net.state_dict(), path)` wrote, or the state dict itself. A file of
         the second kind needs torch; it is read with `weights_only=True`, so that nothing in it is executed.
 

@@ -12,7 +12,7 @@ from cnnjax.layers.embedding import Embedding
 from cnnjax.layers.kernel_layer import KernelLayer
 from cnnjax.layers.lenet import RBF, ConnectedConv, Subsample
 from cnnjax.layers.local import LocalConv
-from cnnjax.layers.norm import BatchNorm, BatchNormMaxPool, LocalResponseNorm
+from cnnjax.layers.norm import BatchNorm, BatchNormMaxPool, LocalResponseNorm, split_batch_norm
 from cnnjax.layers.pool import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -68,4 +68,5 @@ __all__ = [
     "TrueConv",
     "Unfold",
     "WindowGeometry",
+    "split_batch_norm",
 ]

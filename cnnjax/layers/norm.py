@@ -31,6 +31,8 @@ class BatchNorm(nnx.BatchNorm):
       dtype: of the output; by default that of x.
       use_bias: whether a trained bias is added.
       use_scale: whether the result is multiplied by a trained scale.
+      parts: number of parts of a batch that are normalised by their own statistics, as for `ops.batch_norm`; the
+        running statistics take their mean. See `split_batch_norm`.
       rngs: as `nnx.BatchNorm` wants it; nothing random is drawn.
 
     Example:
@@ -38,6 +40,8 @@ class BatchNorm(nnx.BatchNorm):
       >>> layer(jnp.array([[1.0], [3.0]])).round(3).ravel(), layer.mean[...].round(3)
       (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
     """
+
+    parts: int = 1  # an attribute of its own only where it is another: layers without it are described as before
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class BatchNorm(nnx.BatchNorm):
         dtype: DTypeLike | None = None,
         use_bias: bool = True,
         use_scale: bool = True,
+        parts: int = 1,
         rngs: nnx.Rngs,
     ):
         super().__init__(
@@ -61,6 +66,8 @@ class BatchNorm(nnx.BatchNorm):
             use_scale=use_scale,
             rngs=rngs,
         )
+        if parts != 1:
+            self.parts = parts
 
     def __call__(
         self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
@@ -76,12 +83,17 @@ class BatchNorm(nnx.BatchNorm):
             with jax.numpy_dtype_promotion("standard"):  # flax's layer promotes halves, also where the user forbids it
                 return super().__call__(x, use_running_average, mask=mask)
         x = x.astype(self.dtype or x.dtype)
-        return self._keep_statistics(*ops.batch_norm(x, *self._scale_and_bias(x), epsilon=self.epsilon))
+        normalized = ops.batch_norm(x, *self._scale_and_bias(x), epsilon=self.epsilon, parts=self.parts)
+        return self._keep_statistics(*normalized)
 
     def _is_by_batch(self, use_running_average: bool | None, mask: jax.Array | None) -> bool:
         """True where x is normalised by its own statistics, all of it: flax's layer does the rest, and the refusals."""
         running = self.use_running_average if use_running_average is None else use_running_average
-        return running is not None and not running and mask is None
+        if running is None or running:
+            return False
+        if mask is not None and self.parts > 1:
+            raise ValueError(f"mask must be None where parts is {self.parts}: a part's statistics count all elements")
+        return mask is None
 
     def _scale_and_bias(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale = jnp.ones(x.shape[-1], jnp.float32) if self.scale is None else self.scale[...]
@@ -140,7 +152,9 @@ class BatchNormMaxPool(Layer, BatchNorm):
         if not self._is_by_batch(use_running_average, mask):
             return ops.max_pool(super().__call__(x, use_running_average, mask=mask), **self.pooling)
         x = x.astype(self.dtype or x.dtype)
-        normalized = ops.batch_norm_max_pool(x, *self._scale_and_bias(x), epsilon=self.epsilon, **self.pooling)
+        normalized = ops.batch_norm_max_pool(
+            x, *self._scale_and_bias(x), epsilon=self.epsilon, parts=self.parts, **self.pooling
+        )
         return self._keep_statistics(*normalized)
 
     def window_geometry(self, x_shape: Sizes, y_shape: Sizes) -> WindowGeometry | None:
@@ -153,6 +167,41 @@ class BatchNormMaxPool(Layer, BatchNorm):
         params, normalized = own_params(self), math.prod(x_shape)
         read = window_reads(self, x_shape, y_shape).connections
         return Counts(params, normalized * (params // x_shape[-1]) + read, normalized)
+
+
+def split_batch_norm(model: nnx.Module, parts: int) -> int:
+    """Lets each batch norm of a model normalise the parts of a batch by themselves, in place.
+
+    With as many parts as there are devices, over which the batch is sharded, this is local batch norm: statistics cost
+    no communication but for the running ones.
+
+    Args:
+      model: any net; its layers `BatchNorm` and `BatchNormMaxPool` are set.
+      parts: number of parts, of equal size; 1 is batch norm over the whole batch.
+
+    Returns:
+      The number of layers that were set.
+
+    Raises:
+      ValueError: `parts` is below 1, or a layer is flax's own `nnx.BatchNorm`, which knows no parts.
+
+    Example:
+      >>> net = nnx.Sequential(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), BatchNorm(2, rngs=nnx.Rngs(0)))
+      >>> split_batch_norm(net, 4), net.layers[1].parts
+      (1, 4)
+    """
+    if parts < 1:
+        raise ValueError(f"parts must be at least 1, got {parts}")
+    norms = [(path, one) for path, one in nnx.iter_modules(model) if isinstance(one, nnx.BatchNorm)]
+    for path, norm in norms:
+        if not isinstance(norm, BatchNorm):
+            raise ValueError(
+                f"the layer {'/'.join(map(str, path))} is flax's nnx.BatchNorm, which normalises whole batches: use "
+                "cnnjax.layers.BatchNorm, which takes the same arguments"
+            )
+    for _, norm in norms:
+        norm.parts = parts  # type: ignore[attr-defined]
+    return len(norms)
 
 
 class LocalResponseNorm(Functional):

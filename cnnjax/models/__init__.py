@@ -5,7 +5,7 @@ from cnnjax.models.build import MODELS, build, register
 from cnnjax.models.cifar import CifarCNN
 from cnnjax.models.lenet import LeNet5, LeNet5Of1998
 from cnnjax.models.mnist_cnn import MnistCNN
-from cnnjax.models.resnet import ResNet18
+from cnnjax.models.resnet import ResNet, ResNet18, ResNet34, ResNet50, ResNet101
 from cnnjax.models.textcnn import TextCNN
 from cnnjax.models.vgg import VGG
 
@@ -17,7 +17,11 @@ __all__ = [
     "LeNet5",
     "LeNet5Of1998",
     "MnistCNN",
+    "ResNet",
     "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
     "TextCNN",
     "build",
     "register",
@@ -29,5 +33,8 @@ register("lenet5", LeNet5)
 register("lenet5-1998", LeNet5Of1998)
 register("mnist_cnn", MnistCNN)
 register("resnet18", ResNet18)
+register("resnet34", ResNet34)
+register("resnet50", ResNet50)
+register("resnet101", ResNet101)
 register("textcnn", TextCNN)
 register("vgg", VGG)

@@ -8,7 +8,15 @@ import numpy as np
 from jax import lax
 
 from cnnjax.ops.geometry import Ints, Padding, Windows
-from cnnjax.ops.normalize import Triple, as_batch_norm_arrays, batch_norm, channel_mean, mean_and_variance
+from cnnjax.ops.normalize import (
+    Triple,
+    as_batch_norm_arrays,
+    as_parts,
+    batch_norm,
+    by_parts,
+    channel_mean,
+    mean_and_variance,
+)
 from cnnjax.ops.patches import taps
 from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.maxima import keeps_best, max_of_windows, tangent_at_winners
@@ -28,6 +36,7 @@ def batch_norm_max_pool(
     stride: Ints | None = None,
     padding: Padding = "VALID",
     epsilon: float = 1e-5,
+    parts: int = 1,
 ) -> Triple:
     """Pools what `batch_norm` makes of x: `max_pool(batch_norm(x, scale, bias)[0], window)`.
 
@@ -41,6 +50,7 @@ def batch_norm_max_pool(
       stride: an int, or one per spatial dimension; `None` means `window`.
       padding: as for `max_pool`.
       epsilon: added to the variance, at least 0.
+      parts: as for `batch_norm`.
 
     Returns:
       y `(N, *S', C)` of x's dtype; mean and var, `(C,)`, as `batch_norm` returns them. In half precision the winner is
@@ -48,8 +58,8 @@ def batch_norm_max_pool(
 
     Raises:
       TypeError: an argument is of the wrong kind, or x is not of a float dtype.
-      ValueError: shapes disagree, x is empty, epsilon is negative, or a window is larger than the padded input or lies
-        wholly in the padding.
+      ValueError: shapes disagree, x is empty, epsilon is negative, `parts` does not divide the batch, or a window is
+        larger than the padded input or lies wholly in the padding.
 
     Example:
       >>> x = jnp.array([1.0, 3.0, 5.0, 7.0]).reshape(1, 4, 1)
@@ -61,6 +71,10 @@ def batch_norm_max_pool(
       Ioffe and Szegedy, Batch normalization, ICML 2015, arXiv:1502.03167, algorithm 1.
     """
     x, scale, bias, epsilon = as_batch_norm_arrays(x, scale, bias, epsilon)
+    if (parts := as_parts(parts, x)) > 1:
+        alone = partial(batch_norm_max_pool, scale=scale, bias=bias, window=window, stride=stride, padding=padding,
+                        epsilon=epsilon)  # fmt: skip
+        return by_parts(alone, x, parts)
     windows = slide_pool(x, window, stride, padding)
     if not choose.is_pooled_with_norm(windows):
         y, mean, var = batch_norm(x, scale, bias, epsilon=epsilon)

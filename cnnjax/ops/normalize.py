@@ -1,5 +1,6 @@
 """Normalisation across channels, and over the batch."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -63,7 +64,7 @@ def local_response_norm(
 
 @public_op
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
+    x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5, parts: int = 1
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel by its own mean and variance over batch and space, as in training.
 
@@ -72,18 +73,22 @@ def batch_norm(
     Mean and variance come from one pass over x, var = mean of squares - square of mean, and so do the derivatives.
     Where a channel's mean is 30 times its deviation the variance loses half of float32's digits, as flax's does.
 
+    With `parts`, the first N / parts images are normalised by their own mean and variance, the next by theirs, and so
+    on ("ghost batch norm"): where a batch is sharded over so many devices, each normalises its share by itself.
+
     Args:
       x: `(N, *S, C)`, with any number of spatial dimensions, or none.
       scale, bias: `(C,)`.
       epsilon: added to the variance, at least 0.
+      parts: number of parts of the batch, divides N.
 
     Returns:
-      y of x's shape and dtype; mean and var, `(C,)`, the variance with divisor N prod(S). These two are, as all
-      sums, in float32, or in float64 where that is x's dtype.
+      y of x's shape and dtype; mean and var, `(C,)`, the variance with divisor N prod(S); of several parts the means
+      of theirs. These two are, as all sums, in float32, or in float64 where that is x's dtype.
 
     Raises:
       TypeError: an argument is of the wrong kind, or x is not of a float dtype.
-      ValueError: shapes disagree, x is empty, or epsilon is negative.
+      ValueError: shapes disagree, x is empty, epsilon is negative, or `parts` does not divide the batch.
 
     Example:
       >>> y, mean, var = batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), epsilon=0.0)
@@ -91,9 +96,12 @@ def batch_norm(
       (Array([-1.,  1.], dtype=float32), Array([2.], dtype=float32), Array([1.], dtype=float32))
 
     References:
-      Ioffe and Szegedy, Batch normalization, ICML 2015, arXiv:1502.03167, algorithm 1.
+      Ioffe and Szegedy, Batch normalization, ICML 2015, arXiv:1502.03167, algorithm 1. Parts: Hoffer, Hubara, Soudry,
+      Train longer, generalize better, NIPS 2017, arXiv:1705.08741.
     """
     x, scale, bias, epsilon = as_batch_norm_arrays(x, scale, bias, epsilon)
+    if (parts := as_parts(parts, x)) > 1:
+        return by_parts(partial(batch_norm, scale=scale, bias=bias, epsilon=epsilon), x, parts)
     wide = accumulator_dtype(x.dtype)
     y, mean, var = _batch_norm(x.astype(wide), scale.astype(wide), bias.astype(wide), epsilon)
     return y.astype(x.dtype), mean, var
@@ -113,6 +121,20 @@ def as_batch_norm_arrays(
             f"got x {x.shape}, scale {scale.shape}, bias {bias.shape}"
         )
     return x, scale, bias, epsilon
+
+
+def as_parts(parts: int, x: jax.Array) -> int:
+    """Checks the number of parts of a batch."""
+    parts = as_int("parts", parts)
+    if parts < 1 or len(x) % parts:
+        raise ValueError(f"parts must be at least 1 and divide the batch, got {parts} for a batch of {len(x)}")
+    return parts
+
+
+def by_parts(norm: Callable[[jax.Array], Triple], x: jax.Array, parts: int) -> Triple:
+    """Applies a norm to each part of a batch; its statistics are the means of those of the parts."""
+    y, mean, var = jax.vmap(norm)(x.reshape(parts, len(x) // parts, *x.shape[1:]))
+    return y.reshape(len(x), *y.shape[2:]), mean.mean(0), var.mean(0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))

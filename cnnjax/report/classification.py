@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from cnnjax.report.figures import new_figure, pages, percent, save, show_image
+
+
+class Images(Protocol):
+    """Images by their numbers: an array, or what reads them one by one."""
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        """Returns an image, `(H, W, C)` uint8."""
+
 
 IMAGES_OF_A_PAGE = 8  # of `predictions`
 WIDTH_OF_A_LETTER = 0.063  # inches, on average, of a font of 8 points
@@ -54,27 +63,36 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
 
 
 def mistakes(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], path: Path, most: int = 24
+    images: Images,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    path: Path,
+    most: int = 24,
+    *,
+    numbers: Sequence[int] | None = None,
 ) -> None:
     """Draws the errors that the net was surest of, surest first.
 
     Each has the predicted class with its probability, the true class, and its number in the test set.
 
     Args:
-      images: `(N, H, W, C)` uint8.
+      images: `(N, H, W, C)` uint8; those that are drawn are read. With `numbers` there may be more.
       labels: `(N,)`, the true classes.
       probabilities: `(N, classes)`.
       names: of the classes.
       path: the PNG file.
       most: largest number of errors drawn.
+      numbers: `(N,)`, of the examples among the images; by default 0, 1, ...
     """
     predicted = probabilities.argmax(-1)
     wrong = np.flatnonzero(predicted != labels)
+    number_of = np.arange(len(labels)) if numbers is None else np.asarray(numbers)
     total = len(wrong)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:most]
     shares = [percent(probabilities[index, predicted[index]]) for index in wrong]
     above = [f"predicted {names[predicted[index]]}, {share}" for index, share in zip(wrong, shares, strict=True)]
-    below = [f"true {names[labels[index]]} (#{index})" for index in wrong]
+    below = [f"true {names[labels[index]]} (#{number_of[index]})" for index in wrong]
     columns = min(max(total, 1), 8)
     rows = max(1, -(-len(wrong) // columns))
     wide = max(1.45, WIDTH_OF_A_LETTER * max(map(len, above + below), default=0) + 0.1)
@@ -83,7 +101,7 @@ def mistakes(
     for panel in panels.flat:
         panel.axis("off")
     for panel, index, first, second in zip(panels.flat, wrong, above, below, strict=False):
-        show_image(panel, images[index])
+        show_image(panel, images[number_of[index]])
         panel.set_title(f"{first}\n{second}", fontsize=8)
     if total == 0:
         title = f"no mistakes in {len(labels):,} examples"

@@ -63,7 +63,7 @@ def test_what_the_net_sees_of_an_image() -> None:
     spec = data.InputSpec(size=4, channels=1, resize_to=6)
     seen = spec.as_input(images)
     np.testing.assert_array_equal(seen, data.resize(images, 6)[:, 1:5, 1:5])
-    plain, changing = (augmentation.distortion(spec, spec.on_host(images), augment=on) for on in (False, True))
+    plain, changing = (augmentation.distortion(spec, lambda: spec.on_host(images), augment=on) for on in (False, True))
     assert plain is not None and changing is not None
     pixels = data.resize(images, 6).astype(np.float32)
     np.testing.assert_array_equal(plain(None, pixels), seen)

@@ -30,13 +30,8 @@ def lenet5(torch: Any) -> Any:
     return Twin()
 
 
-def torchvision_resnet18(torch: Any) -> Any:
-    """torchvision's own, with the stem for 224x224 images."""
-    return resnet18(torch, stem="imagenet")
-
-
-def resnet18(torch: Any, stem: str = "cifar") -> Any:
-    """torchvision's names, by default in the form for 32x32 images."""
+def resnet(torch: Any, depth: int, stem: str, width: int = 64) -> Any:
+    """torchvision's names and places: blocks of two convolutions, or of three with the stride on the second."""
 
     def norm_conv(below: int, width: int, window: int, stride: int) -> tuple[Any, Any]:
         conv = torch.nn.Conv2d(below, width, window, stride, window // 2, bias=False)
@@ -45,24 +40,37 @@ def resnet18(torch: Any, stem: str = "cifar") -> Any:
     class Block(torch.nn.Module):
         def __init__(self, below: int, width: int, stride: int) -> None:
             super().__init__()
-            self.conv1, self.bn1 = norm_conv(below, width, 3, stride)
-            self.conv2, self.bn2 = norm_conv(width, width, 3, 1)
-            self.downsample = torch.nn.Sequential(*(norm_conv(below, width, 1, stride) if stride > 1 else ()))
+            shapes = [(below, width, 3, stride), (width, width, 3, 1)]
+            if depth >= 50:
+                shapes = [(below, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
+            for number, shape in enumerate(shapes, 1):
+                conv, norm = norm_conv(*shape)
+                setattr(self, f"conv{number}", conv)
+                setattr(self, f"bn{number}", norm)
+            self.layers, self.out = len(shapes), shapes[-1][1]
+            reshaped = stride > 1 or below != self.out
+            self.downsample = torch.nn.Sequential(*(norm_conv(below, self.out, 1, stride) if reshaped else ()))
 
         def forward(self, x: Any) -> Any:
-            y = torch.relu(self.bn1(self.conv1(x)))
-            return torch.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+            y = x
+            for number in range(1, self.layers + 1):
+                y = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(y))
+                y = torch.relu(y) if number < self.layers else y
+            return torch.relu(y + self.downsample(x))
 
     class Twin(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv1, self.bn1 = norm_conv(3, 64, *((7, 2) if stem == "imagenet" else (3, 1)))
-            below = 64
-            for stage, width in enumerate((64, 128, 256, 512), 1):
-                blocks = Block(below, width, 1 if stage == 1 else 2), Block(width, width, 1)
-                setattr(self, f"layer{stage}", torch.nn.Sequential(*blocks))
-                below = width
-            self.fc = torch.nn.Linear(512, 10)
+            self.conv1, self.bn1 = norm_conv(3, width, *((7, 2) if stem == "imagenet" else (3, 1)))
+            below = width
+            counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+            for stage, count in enumerate(counts):
+                blocks: list[Any] = []
+                for number in range(count):
+                    blocks.append(Block(below, width * 2**stage, 2 if stage and not number else 1))
+                    below = blocks[-1].out
+                setattr(self, f"layer{stage + 1}", torch.nn.Sequential(*blocks))
+            self.fc = torch.nn.Linear(below, 10)
 
         def forward(self, x: Any) -> Any:
             x = torch.relu(self.bn1(self.conv1(x)))

@@ -11,7 +11,6 @@ from cnnjax.errors import UserError
 from cnnjax.train import optimizers
 from cnnjax.train import state as train_state
 from tests import nets
-from tests.cases import array
 
 CLASSIC = {"name": "lenet5", "variant": "classic"}
 
@@ -96,7 +95,7 @@ def test_bad_input_is_named() -> None:
         nets.shapes(name="lenet5")(jnp.ones((2, 28, 28, 1)))
 
 
-# ---- the tutorials' nets and ResNet-18 ----
+# ---- the tutorials' nets ----
 
 
 def test_parameters_and_shapes_of_the_mnist_net() -> None:
@@ -119,13 +118,6 @@ def test_parameters_of_the_cifar_nets() -> None:
     assert nets.count(plain) == 27 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 128 + 128 + dense
     normed = nets.shapes(name="cifar_cnn", batch_norm=True, widths=[64, 128])
     assert nets.count(normed) == 27 * 64 + 2 * 64 + 9 * 64 * 128 + 2 * 128 + 8 * 8 * 128 * 128 + 128 + 1290
-    assert nets.count(nets.shapes(name="resnet18")) == 11_173_962  # as every CIFAR ResNet-18
-    torchvision = {"name": "resnet18", "stem": "imagenet", "num_classes": 1000}
-    assert nets.count(nets.shapes(**torchvision)) == 11_689_512
-    outputs = [row.output for row in nets.rows((224, 224, 3), **torchvision)]
-    assert outputs[0][:2] == (112, 112) and (56, 56, 64) in outputs and (7, 7, 512) in outputs
-    with pytest.raises(UserError, match="stem must be one of cifar, imagenet, was 'vgg'"):
-        nets.shapes(name="resnet18", stem="vgg")
 
 
 def losses(model: nnx.Module, steps: int, dtype: str, draws: int = 1) -> np.ndarray:
@@ -183,36 +175,6 @@ def test_every_algorithm_trains_alike(algorithm: str) -> None:
         np.testing.assert_allclose(
             losses(build(algorithm), 20, "float64"), losses(build("auto"), 20, "float64"), rtol=1e-9
         )
-
-
-def test_resnet18_is_its_layers_in_pytorch() -> None:
-    torch = pytest.importorskip("torch")
-    f = torch.nn.functional
-    model = nets.filled(lambda: models.build({"model": {"name": "resnet18"}, "dtype": None}))
-    draw = np.random.default_rng(0)
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, nnx.BatchNorm):
-            module.mean[...] = array(draw.normal(size=module.mean.shape) * 0.1)
-            module.var[...] = array(draw.uniform(0.5, 2, module.var.shape))
-    model.eval()
-    x = draw.normal(size=(2, 32, 32, 3)).astype("float32")
-
-    def tensor(value: nnx.Variable) -> object:
-        return torch.tensor(np.asarray(value[...]))
-
-    def conv_norm(layer: nnx.Module, x: object, stride: int) -> object:
-        kernel = tensor(layer.conv.kernel).permute(3, 2, 0, 1)
-        x = f.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
-        norm = layer.norm
-        return f.batch_norm(x, *map(tensor, (norm.mean, norm.var, norm.scale, norm.bias)), eps=1e-5)
-
-    y = torch.relu(conv_norm(model.stem, torch.tensor(x).permute(0, 3, 1, 2), 1))
-    for number, block in enumerate(model.blocks):
-        stride = 2 if number in (2, 4, 6) else 1
-        short = y if block.shortcut is None else conv_norm(block.shortcut, y, stride)
-        y = torch.relu(short + conv_norm(block.second, torch.relu(conv_norm(block.first, y, stride)), 1))
-    expected = y.mean((2, 3)) @ tensor(model.dense.kernel) + tensor(model.dense.bias)
-    np.testing.assert_allclose(nnx.jit(lambda model, x: model(x))(model, x), expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_bad_options_of_the_tutorials_nets_are_named() -> None:

@@ -90,3 +90,35 @@ def test_half_precision_is_summed_in_float32() -> None:
 def test_bad_input(arguments, keywords, error, message) -> None:
     with pytest.raises(error, match=message):
         ops.batch_norm(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_parts_of_a_batch_are_normalised_by_themselves(pooled: bool) -> None:
+    x, scale, bias = RNG.normal(1, 2, (8, 4, 6, 3)), RNG.normal(size=3), RNG.normal(size=3)
+    x[:2] += 5  # so that the parts differ
+    of_parts = [by_formula(part, scale, bias, 1e-5) for part in np.split(x, 4)]
+    y = np.concatenate([one[0] for one in of_parts])
+    mean, var = (np.mean([one[number] for one in of_parts], 0) for number in (1, 2))
+    op, window = (ops.batch_norm_max_pool, (2,)) if pooled else (ops.batch_norm, ())
+    if pooled:
+        y = y.reshape(8, 2, 2, 3, 2, 3).max((2, 4))
+    with jax.enable_x64(True):
+        for got, expected in zip(op(x, scale, bias, *window, parts=4), (y, mean, var), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13)
+
+        def loss(op, *arrays):  # each part alone, so that the gradient is the sum over the parts
+            return (op(*arrays)[0] ** 3).sum()
+
+        ours = jax.grad(lambda *a: loss(lambda *b: op(*b, *window, parts=4), *a), (0, 1, 2))(x, scale, bias)
+        alone = [jax.grad(lambda *a: loss(lambda *b: op(*b, *window), *a), (0, 1, 2))(part, scale, bias)
+                 for part in np.split(x, 4)]  # fmt: skip
+    np.testing.assert_allclose(ours[0], np.concatenate([one[0] for one in alone]), rtol=1e-10, atol=1e-12)
+    for number in (1, 2):
+        np.testing.assert_allclose(ours[number], sum(np.asarray(one[number]) for one in alone), rtol=1e-10)
+
+
+@pytest.mark.parametrize("parts", [0, 3])
+def test_parts_must_divide_the_batch(parts: int) -> None:
+    for op, window in ((ops.batch_norm, ()), (ops.batch_norm_max_pool, ((2,),))):
+        with pytest.raises(ValueError, match=f"divide the batch, got {parts} for a batch of 4"):
+            op(jnp.ones((4, 2, 3)), jnp.ones(3), jnp.ones(3), *window, parts=parts)

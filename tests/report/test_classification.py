@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -41,6 +42,19 @@ def test_long_names_of_classes_widen_the_mistakes(tmp_path: Path) -> None:
     for name, long in (("a", "dog"), ("b", "American Staffordshire terrier")):
         report.mistakes(images, np.zeros(8, int), probabilities, ["cat", long], tmp_path / f"{name}.png")
     assert size(tmp_path / "b.png")[0] > 1.5 * size(tmp_path / "a.png")[0]
+
+
+def test_mistakes_have_the_numbers_of_their_images(tmp_path: Path) -> None:
+    class Images:
+        read: ClassVar[list[int]] = []
+
+        def __getitem__(self, number: int) -> np.ndarray:
+            self.read.append(int(number))
+            return np.zeros((8, 8, 1), np.uint8)
+
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+    report.mistakes(Images(), np.zeros(3, int), probabilities, ["a", "b"], tmp_path / "a.png", numbers=[0, 4, 9])
+    assert Images.read == [4, 9], "those alone are read"
 
 
 @pytest.mark.parametrize(("count", "names"), [(2, ["a.png"]), (9, ["a.png", "a-2.png"])])

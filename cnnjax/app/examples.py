@@ -1,0 +1,172 @@
+"""The examples of a run on images: held in memory, or read and decoded when they are needed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from cnnjax import data, train
+from cnnjax.data.preprocess import height_and_width
+from cnnjax.errors import UserError
+
+FLAGS = flags.FLAGS
+
+IN_A_SAMPLE = 2**30
+"""Bytes of training images, as held, that are all looked at where a sample of them would do."""
+
+Standard = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation of each channel, of pixels in 0..1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Input:
+    """Describes how a net takes its images.
+
+    Attributes:
+      size: side of what it sees; None for images as they are stored.
+      resize_to: side to which images are resized on the way in; None where they are padded, or taken as they are.
+      channels: 1 or 3; None for those of the data set.
+      pixels: what 0 and 255 become, see `data.InputSpec.with_pixels`.
+      standard: in place of `pixels`: mean and deviation of each channel.
+      views: by which it is evaluated, see `data.InputSpec`.
+      random_resized: whether training images are random crops, resized, which are taken as images are read.
+    """
+
+    size: int | None
+    resize_to: int | None
+    channels: int | None
+    pixels: data.input_spec.Pixels
+    standard: Standard | None
+    views: str | None
+    random_resized: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Holds a data set as the experiment takes it: the same for every seed.
+
+    Attributes:
+      class_names: one name per class.
+      spec: of the net's input.
+      training: the training examples, or where they are read: `data.ImageSource`.
+      test: likewise; as the net is evaluated on them.
+      random_resized: as for `Input`.
+    """
+
+    class_names: tuple[str, ...]
+    spec: data.InputSpec
+    training: train.Examples | data.ImageSource
+    test: train.Examples | data.ImageSource
+    random_resized: bool = False
+
+    @property
+    def is_streamed(self) -> bool:
+        """True where images are read when they are needed."""
+        return not isinstance(self.training, train.Examples)
+
+    def splits(self, seed: int) -> dict[str, Any]:
+        """Returns the examples for `train.fit`; how photographs are cropped depends on the seed."""
+        if isinstance(self.training, train.Examples):
+            return {"train": self.training, "test": self.test}
+        training = (
+            data.random_resized_crops(self.training, self.spec, seed)
+            if self.random_resized
+            else data.held_images(self.training, self.spec)
+        )
+        assert not isinstance(self.test, train.Examples)
+        return {"train": training, "test": data.held_images(self.test, self.spec)}
+
+    def sample(self) -> np.ndarray:
+        """Returns training images as held, for the axes of their colours: all of them, or evenly spaced ones."""
+        if isinstance(self.training, train.Examples):
+            return self.training.x
+        height, width = self.spec.held_size
+        small = len(self.training) * height * width * self.spec.channels <= IN_A_SAMPLE
+        count = {"count": len(self.training)} if small else {}
+        return data.sample_images(self.training, self.spec, skip_corrupt=FLAGS.skip_corrupt, **count)
+
+
+def prepare(wanted: Input) -> Prepared:
+    """Loads `--dataset`, or opens it where `--stream` says so: by default where it does not fit in memory.
+
+    Raises:
+      UserError: flags contradict each other, or the data set cannot be used.
+    """
+    channels = int(FLAGS.channels) if FLAGS.channels else wanted.channels
+    if wanted.channels not in (None, channels):
+        raise UserError(f"--channels={channels}: this net takes {wanted.channels}; leave it out.")
+    opened = open_streamed(wanted, channels)
+    if opened is not None:
+        spec = spec_of_opened(wanted, channels, opened)
+        return Prepared(opened.class_names, spec, opened.train, opened.test, wanted.random_resized)
+    dataset = data.load_dataset(FLAGS.dataset, FLAGS.data_dir, wanted.resize_to, test_share=FLAGS.test_share)
+    others = dict(resize_to=wanted.resize_to, views=wanted.views, mirror=may_mirror(dataset.class_names))
+    size = wanted.size or dataset.train_images.shape[1:3]
+    if wanted.standard is None:
+        spec = data.InputSpec.of(dataset.train_images, size=size, channels=channels, pixels=wanted.pixels, **others)
+    else:
+        stored = dataset.train_images.shape[1:]
+        spec = of_standard(wanted.standard, size=size, channels=channels or stored[2], stored_shape=stored, **others)
+    training = train.Examples(spec.on_host(dataset.train_images), dataset.train_labels)
+    test = train.Examples(spec.on_host(dataset.test_images), dataset.test_labels)
+    return Prepared(dataset.class_names, spec, training, test)
+
+
+def open_streamed(wanted: Input, channels: int | None) -> data.OpenDataset | None:
+    """Opens `--dataset` where its images are to be read when they are needed; None where it is to be loaded."""
+    if FLAGS.stream == "never":
+        if wanted.random_resized:
+            raise UserError(
+                "--stream=never: random crops of photographs are taken as these are read; leave it out, or give "
+                "--noaugment."
+            )
+        if FLAGS.skip_corrupt:
+            raise UserError(
+                "--skip_corrupt is for images that are read when they are needed: leave --stream=never out."
+            )
+        return None
+    opened = data.open_dataset(FLAGS.dataset, FLAGS.data_dir, test_share=FLAGS.test_share)
+    streamed = FLAGS.stream == "always" or wanted.random_resized or FLAGS.skip_corrupt
+    return opened if streamed or not opened.fits_in_memory(wanted.resize_to, channels) else None
+
+
+def spec_of_opened(wanted: Input, channels: int | None, opened: data.OpenDataset) -> data.InputSpec:
+    """Returns the specification that the same data set in memory would have."""
+    source = opened.train
+    others = dict(resize_to=wanted.resize_to, views=wanted.views, mirror=may_mirror(opened.class_names))
+    if wanted.size is None and None in source.shape:
+        raise UserError(f"The images of {opened.name} differ in size. Give an image size, to which they are resized.")
+    size: Any = wanted.size or source.shape[:2]
+    # in memory, images that are resized are so before anything looks at them
+    height, width = source.shape[:2] if wanted.resize_to is None else height_and_width(wanted.resize_to)
+    stored = None if height is None or width is None else (height, width, source.shape[2])
+    if wanted.standard is not None:
+        return of_standard(
+            wanted.standard, size=size, channels=channels or source.shape[2], stored_shape=stored, **others
+        )
+    spec = data.spec_of_source(
+        source, size=size, channels=channels, pixels=wanted.pixels, skip_corrupt=FLAGS.skip_corrupt, **others
+    )
+    return dataclasses.replace(spec, stored_shape=stored)
+
+
+def of_standard(standard: Standard, *, channels: int, **others: Any) -> data.InputSpec:
+    """Returns a specification with a mean and a deviation of each channel.
+
+    Raises:
+      UserError: there are others than the channels of the images.
+    """
+    mean, std = standard
+    if len(mean) != channels:
+        raise UserError(
+            f"the images have {channels} channels; this net takes {len(mean)}: give --channels={len(mean)}."
+        )
+    return data.InputSpec(channels=channels, mean=mean, std=std, **others)
+
+
+def may_mirror(class_names: tuple[str, ...]) -> bool:
+    """Returns whether images of `--dataset` may be mirrored."""
+    return data.may_mirror(FLAGS.dataset, class_names)
