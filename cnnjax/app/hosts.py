@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import os
 import re
 import signal
@@ -120,10 +121,10 @@ def join() -> None:
     interruptions.before_the_end.append(_streams.drain)
     if group.index is not None:
         _streams.belong_to(group.index)
-    _libc().signal(signal.SIGABRT, ctypes.cast(_on_abort, ctypes.c_void_p))
+    ctypes.CDLL(None).signal(signal.SIGABRT, ctypes.cast(_on_abort, ctypes.c_void_p))
     if group.index is not None:
         _claim_port(group) if group.index == 0 else _reach(group)
-    _in_thread(lambda: _initialize(group))
+    _in_thread(functools.partial(_initialize, group))
     if group.index is None:
         group = _group = told()
         _streams.belong_to(group.index or 0)
@@ -245,8 +246,8 @@ def lost(group: Group, text: str) -> str:
         return f"two processes say that they are the same one of --process_id: end all, and start each once ({me})."
     if not group.joined:
         return (
-            f"{me} waited {JOIN_SECONDS} s at {group.address} for the other {count - 1} of {count} processes, and not all "
-            "came: start all, with the same --coordinator_address and --num_processes."
+            f"{me} waited {JOIN_SECONDS} s at {group.address} for the other {count - 1} of {count} processes, and not "
+            "all came: start all, with the same --coordinator_address and --num_processes."
         )
     found = re.search(r"stopped sending heartbeats\):\n(\d+(?:\n\d+)*)", text) or re.search(r"Task (\d+) heart", text)
     gone = found[1].split() if found else ["0"] if group.index else []
@@ -298,7 +299,3 @@ def _in_thread(function: Callable[[], None]) -> None:
         thread.join(0.1)
     if errors:
         raise errors[0]
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
