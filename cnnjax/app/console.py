@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 from cnnjax import train
-from cnnjax.app import interruptions
+from cnnjax.app import hosts, interruptions
 
 
 class Console(train.Watch):
@@ -46,12 +46,17 @@ class Console(train.Watch):
 
 
 def progress(total: int, first: int) -> tqdm:
-    """Returns a progress bar of updates on standard error.
+    """Returns a progress bar of updates on standard error; of several processes the first alone draws it.
 
     In a log file it is a line every ten seconds.
     """
     return tqdm(
-        total=total, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10
+        total=total,
+        initial=first,
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+        disable=hosts.index() > 0,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import os
 import re
 import signal
@@ -120,16 +121,21 @@ def join() -> None:
     interruptions.before_the_end.append(_streams.drain)
     if group.index is not None:
         _streams.belong_to(group.index)
-    _libc().signal(signal.SIGABRT, ctypes.cast(_on_abort, ctypes.c_void_p))
+    ctypes.CDLL(None).signal(signal.SIGABRT, ctypes.cast(_on_abort, ctypes.c_void_p))
     if group.index is not None:
         _claim_port(group) if group.index == 0 else _reach(group)
-    _in_thread(lambda: _initialize(group))
+    _in_thread(functools.partial(_initialize, group))
     if group.index is None:
-        group.index, group.count = distributed.global_state.process_id, distributed.global_state.num_processes
-        group.address = distributed.global_state.coordinator_address
-        _streams.belong_to(group.index)
+        group = _group = told()
+        _streams.belong_to(group.index or 0)
     group.joined = True
     _compare_counts(group)
+
+
+def told() -> Group:
+    """Returns the place that the cluster told JAX."""
+    state = distributed.global_state
+    return Group(state.process_id, state.num_processes, state.coordinator_address)
 
 
 def _initialize(group: Group) -> None:
@@ -235,15 +241,13 @@ def broken(error: Exception) -> str | None:
 
 def lost(group: Group, text: str) -> str:
     """Returns the sentence for what the coordination service said before it ended the process."""
-    me = f"process {group.index}" if group.index is not None else "this process"
+    me, count = f"process {group.index}", group.count or 1
     if "incarnation" in text:
         return f"two processes say that they are the same one of --process_id: end all, and start each once ({me})."
     if not group.joined:
-        others = f"the other {group.count - 1} of {group.count} processes" if group.count else "the others"
-        where = f" at --coordinator_address={group.address}" if group.address else ""
         return (
-            f"{me} waited {JOIN_SECONDS} s for {others}{where}, and not all came: "
-            "start all, with the same address and --num_processes."
+            f"{me} waited {JOIN_SECONDS} s at {group.address} for the other {count - 1} of {count} processes, and not "
+            "all came: start all, with the same --coordinator_address and --num_processes."
         )
     found = re.search(r"stopped sending heartbeats\):\n(\d+(?:\n\d+)*)", text) or re.search(r"Task (\d+) heart", text)
     gone = found[1].split() if found else ["0"] if group.index else []
@@ -261,7 +265,7 @@ def _on_abort(number: int) -> None:
     if "distributed service detected fatal errors" not in text:
         _streams.say(text)
         return
-    _streams.say(f"error: {lost(_group, text)}")
+    _streams.say(f"error: {lost(_group if _group.address else told(), text)}")
     os._exit(1)
 
 
@@ -295,7 +299,3 @@ def _in_thread(function: Callable[[], None]) -> None:
         thread.join(0.1)
     if errors:
         raise errors[0]
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)

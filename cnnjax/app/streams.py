@@ -109,6 +109,10 @@ class PrefixedStream(io.TextIOWrapper):
             self._at_start = line.endswith("\n")
         return len(text)
 
+    def isatty(self) -> bool:
+        """Returns False: no bars among the lines of several processes."""
+        return False
+
 
 def _copy(stream: TextIO, descriptor: int) -> TextIO:
     """Returns a stream like this one, to where a file descriptor leads now."""
