@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from absl import flags
 
 from cnnjax.train.optimizers import DECAYS, OPTIMIZERS, SCHEDULES
+from cnnjax.train.options import SHARD, STREAM
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # they belong to the script that defines them, so that its --help shows them
 
 DTYPES = ("float32", "bfloat16", "float16")
 METRICS = ("accuracy", "top5")
-STREAMS = ("auto", "always", "never")
+
 TEST_TIME = ("none", "mirror", "shift")
 LARGEST_SEED = 2**31 - 1
 
@@ -69,7 +70,7 @@ def define_training_flags(
 def define_stream_flags() -> None:
     """Defines whether images are held in memory, and how they are read where they are not."""
     flags.DEFINE_enum(
-        "stream", "auto", STREAMS, "read and decode images when they are needed; by default where they do not fit in "
+        "stream", "auto", STREAM, "read and decode images when they are needed; by default where they do not fit in "
         "memory, and photographs that are cropped as they are read",
     )  # fmt: skip
     flags.DEFINE_integer("workers", None, "threads that read; by default one a core", lower_bound=1)
@@ -129,6 +130,9 @@ def define_run_flags() -> None:
         lower_bound=1,
     )  # fmt: skip
     define_process_flags()
+    flags.DEFINE_enum(
+        "shard", None, SHARD, "split parameters and optimiser's state over the devices, where they do not fit on each"
+    )
     flags.DEFINE_bool("profile", False, "trace a few updates with jax.profiler into profile/ in the workdir")
 
 
