@@ -24,6 +24,11 @@ class Console(train.Watch):
             print(f"resuming after update {done} of {total}")
         self.bar = progress(total, done)
 
+    def placed(self, on_each: int, in_all: int) -> None:
+        """Prints what each device holds of the training state, where that is not all of it."""
+        if on_each < in_all:
+            print(f"the training state takes {on_each / 1e6:,.1f} MB on each device, of {in_all / 1e6:,.1f} MB")
+
     def update(self, count: int, values: Mapping[str, float], examples_per_second: float | None) -> None:
         """Moves the bar, and shows the means and the speed beside it."""
         self.bar.update(count)

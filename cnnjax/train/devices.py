@@ -106,6 +106,12 @@ def gather(mesh: Mesh, tree: Tree) -> Tree:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def bytes_of(state: Tree) -> tuple[int, int]:
+    """Returns how many bytes of arrays lie on each device, and how many there are in all."""
+    leaves = jax.tree.leaves(state)
+    return sum(leaf.addressable_data(0).nbytes for leaf in leaves), sum(leaf.nbytes for leaf in leaves)
+
+
 def to_host(tree: Tree) -> Tree:
     """Returns NumPy arrays, whole in each process; all processes must call it."""
     return jax.tree.map(lambda leaf: np.asarray(_readable(leaf)), tree)  # one by one, to save the devices' memory

@@ -92,6 +92,7 @@ class Run:
         state = self._resume(self.with_extra(state, 0))
         shardings = devices.state_shardings(self.mesh, state, shard=options.shard == "params")
         self.state = devices.place(state, shardings)
+        self.watch.placed(*devices.bytes_of(self.state))
         self.train_step = step.make_train_step(self._make_update(net), shardings=shardings)
         self.step = self.first = int(state.step)
         self.log = MetricsLog(self.folder, self.step, writes=devices.is_main())

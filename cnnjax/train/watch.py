@@ -22,6 +22,11 @@ class Watch:
         """Is called before the first update of this process, after `done` of `total`."""
         log.info("update %d of %d", done, total)
 
+    def placed(self, on_each: int, in_all: int) -> None:
+        """Takes the bytes of the training state that lie on each device, and those of all of it."""
+        if on_each < in_all:
+            log.info("the training state takes %.1f MB on each device, of %.1f MB", on_each / 1e6, in_all / 1e6)
+
     def update(self, count: int, values: Mapping[str, float], examples_per_second: float | None) -> None:
         """Is called after `count` updates; `values` and the speed come with every record, else empty and None."""
 
@@ -49,6 +54,9 @@ class Warnings(Watch):
         self._to.warn(sentence)
 
     def begin(self, done: int, total: int) -> None:
+        """Says nothing."""
+
+    def placed(self, on_each: int, in_all: int) -> None:
         """Says nothing."""
 
     def evaluated(self, epoch: int, step: int, values: Mapping[str, float]) -> None:

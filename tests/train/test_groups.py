@@ -84,11 +84,12 @@ def run(kind: str, folder: Path, **changes: Any) -> train.Result:
 PROGRAM = """
 import json
 from pathlib import Path
+from cnnjax.train import devices
 from tests.train import test_groups
 for kind in sys.argv[3:]:
     result = test_groups.run(kind, Path(sys.argv[1]), **json.loads(sys.argv[2]))
     kernel = result.state.params["first"]["kernel"]
-    print(json.dumps({"sharding": list(kernel.sharding.spec), "local": kernel.addressable_data(0).shape,
+    print(json.dumps({"sharding": list(kernel.sharding.spec), "bytes": devices.bytes_of(result.state), "local": kernel.addressable_data(0).shape,
                       "outputs": result.outputs.shape, "labels": [int(y) for y in result.labels]}))
 """
 
@@ -138,6 +139,9 @@ def test_parameters_and_moments_lie_in_shares(two: tuple[Path, list[list[dict[st
         assert dict(zip(KINDS, (line["sharding"] for line in printed), strict=True)) == {
             **{kind: [] for kind in KINDS}, "sharded": [None, "batch"]
         }  # fmt: skip
+        # parameters, momenta and average: a quarter of 16 x 2048, and 14,340 whole; running statistics; two counts
+        expected = [4 * (3 * (8192 + 14340) + 4096 + 2), 4 * (3 * (32768 + 14340) + 4096 + 2)]
+        assert printed[list(KINDS).index("sharded")]["bytes"] == expected
         assert [line["local"] for line in printed] == [[16, 2048], [16, 2048], [16, 512], [16, 2048]]
 
 
