@@ -81,8 +81,10 @@ def main(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     report = {"suite": FLAGS.suite, "machine": machine(), "flags": FLAGS.flags_into_string().split(), "cases": results}
     (folder / f"{FLAGS.suite}.json").write_text(json.dumps({**report, "summary": summary}, indent=1))
-    plot(results, folder / f"{FLAGS.suite}.png")
-    print(f"on {machine()['processor']}: {folder / FLAGS.suite}.json and .png")
+    compared = [result for result in results if result["ratios"]]  # stages of a loader have no peer
+    if compared:
+        plot(compared, folder / f"{FLAGS.suite}.png")
+    print(f"on {machine()['processor']}: {folder / FLAGS.suite}.json{' and .png' if compared else ''}")
 
 
 def chosen_peers() -> list[str]:
