@@ -89,7 +89,8 @@ from tests.train import test_groups
 for kind in sys.argv[3:]:
     result = test_groups.run(kind, Path(sys.argv[1]), **json.loads(sys.argv[2]))
     kernel = result.state.params["first"]["kernel"]
-    print(json.dumps({"sharding": list(kernel.sharding.spec), "bytes": devices.bytes_of(result.state), "local": kernel.addressable_data(0).shape,
+    print(json.dumps({"sharding": list(kernel.sharding.spec), "bytes": devices.bytes_of(result.state),
+                      "local": kernel.addressable_data(0).shape,
                       "outputs": result.outputs.shape, "labels": [int(y) for y in result.labels]}))
 """
 
