@@ -40,6 +40,7 @@ from absl import flags
 from cnnjax import inspect, models, plan, report
 from cnnjax.app import flags as shared
 from cnnjax.app import process, settings
+from cnnjax.app.experiment import split_batch_norm
 from cnnjax.errors import UserError
 from cnnjax.plan import text
 from cnnjax.plan.largest import MOST_OF_A_DEVICE
@@ -57,6 +58,7 @@ flags.DEFINE_enum(
     "optimizer", "adamw", [name for name in optimizers.OPTIMIZERS if name != "sdlm"], "decides the state's memory"
 )
 flags.DEFINE_integer("accumulate", 1, "parts in which each batch is computed, to save memory", lower_bound=1)
+flags.DEFINE_bool("local_batch_norm", False, "batch norm by the statistics of each device's share of a batch")
 shared.define_float("ema", "decay of a moving average of the weights, which takes memory", least=0, below=1)
 flags.DEFINE_bool("largest_batch", True, "look for the largest batch that fits, by two or three more compilations")
 flags.DEFINE_string("out", "runs/plan", "the folder for plan.json and plan.png")
@@ -151,8 +153,15 @@ def make_net() -> Net:
 
 def lowered(net: Net, devices: Sequence[jax.Device], batch_size: int) -> jax.stages.Lowered:
     """Returns the step of the flags, not yet compiled."""
+
+    def make() -> Any:
+        model = models.build(net.config)
+        if FLAGS.local_batch_norm:
+            split_batch_norm(model, len(devices))
+        return model
+
     return plan.lower_update(
-        lambda: models.build(net.config),
+        make,
         optimizers.optimizer(FLAGS.optimizer, 1e-3),
         devices,
         example_shape=net.shape,
@@ -212,6 +221,7 @@ def describe(net: Net) -> str:
     """Returns the net and the settings in a line."""
     by = " x ".join(map(str, net.shape))
     parts = f", in {FLAGS.accumulate} parts" if FLAGS.accumulate > 1 else ""
+    parts += ", local batch norm" if FLAGS.local_batch_norm else ""
     name = FLAGS.model.rpartition("/")[2]
     return f"{name} on {by}, {net.table.total.params:,} parameters, {FLAGS.dtype}, {FLAGS.optimizer}{parts}"
 
@@ -245,6 +255,7 @@ def as_json(net: Net, found: Sequence[tuple[plan.Estimate, plan.Largest | None]]
         "params": net.table.total.params,
         "optimizer": FLAGS.optimizer,
         "accumulate": FLAGS.accumulate,
+        "local_batch_norm": FLAGS.local_batch_norm,
         "ema": FLAGS.ema,
         "targets": [target_as_json(estimate, largest) for estimate, largest in found],
     }

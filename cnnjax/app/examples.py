@@ -130,7 +130,7 @@ def open_streamed(wanted: Input, channels: int | None) -> data.OpenDataset | Non
         return None
     opened = data.open_dataset(FLAGS.dataset, FLAGS.data_dir, test_share=FLAGS.test_share)
     streamed = FLAGS.stream == "always" or wanted.random_resized or FLAGS.skip_corrupt
-    return opened if streamed or not opened.fits_in_memory(wanted.resize_to, channels) else None
+    return opened if streamed or not opened.fits_in_memory(wanted.resize_to or wanted.size, channels) else None
 
 
 def spec_of_opened(wanted: Input, channels: int | None, opened: data.OpenDataset) -> data.InputSpec:

@@ -61,7 +61,9 @@ def test_by_default_what_fits_in_memory_is_held_there(monkeypatch: pytest.Monkey
     assert prepared(monkeypatch, {"stream": "always"}).is_streamed
     assert prepared(monkeypatch, {"skip_corrupt": True}).is_streamed
     assert prepared(monkeypatch, {}, random_resized=True, resize_to=37).is_streamed
-    monkeypatch.setattr(memory, "available", lambda: 1797 * 64)
+    monkeypatch.setattr(memory, "available", lambda: 2 * 1797 * 32 * 32)
+    assert not prepared(monkeypatch, {}).is_streamed
+    monkeypatch.setattr(memory, "available", lambda: 2 * 1797 * 32 * 32 - 1)
     assert prepared(monkeypatch, {}).is_streamed
     with pytest.raises(UserError, match="stream"):
         prepared(monkeypatch, {"stream": "never"}, resize_to=64)
