@@ -39,7 +39,7 @@ END_SECONDS = 24 * 3600
 GRACE_SECONDS = 1.0
 AGAIN = "run the same command again on all of them to go on from the last checkpoint."
 #: What a compiled call or a save says where another process is gone: Gloo (CPU), NCCL (GPU), the service.
-BROKEN = re.compile(r"gloo|nccl|heartbeat|coordination service|barrier|UNAVAILABLE:|DEADLINE_EXCEEDED")
+BROKEN = re.compile(r"[Gg]loo|NCCL|heartbeat|coordination service|barrier|UNAVAILABLE:|DEADLINE_EXCEEDED")
 
 
 @dataclasses.dataclass
@@ -233,26 +233,39 @@ def leave(code: int) -> int:
 
 def broken(error: Exception) -> str | None:
     """Returns a sentence where an error says that another process of the group is gone; else None."""
-    if _group is None or not _group.joined or not BROKEN.search(str(error)):
+    text = str(error).strip()
+    if _group is None or not _group.joined or not BROKEN.search(text):
         return None
-    other = f"process {1 - index()}" if _group.count == 2 else "another process"
-    return f"{other} is gone ({str(error).strip().splitlines()[0][:200]}); see its own messages, and {AGAIN}"
+    gone = named(text) or ([1 - index()] if _group.count == 2 else [])
+    return f"{_gone(gone)} ({text.splitlines()[0][:200]}); see there why, and {AGAIN}"
 
 
 def lost(group: Group, text: str) -> str:
     """Returns the sentence for what the coordination service said before it ended the process."""
-    me, count = f"process {group.index}", group.count or 1
+    count = group.count or 1
     if "incarnation" in text:
-        return f"two processes say that they are the same one of --process_id: end all, and start each once ({me})."
+        return (
+            f"two processes of {group.address} have the same --process_id, or one was started again while the others "
+            "ran: end all of them, and start each of them once."
+        )
     if not group.joined:
         return (
-            f"{me} waited {JOIN_SECONDS} s at {group.address} for the other {count - 1} of {count} processes, and not "
-            "all came: start all, with the same --coordinator_address and --num_processes."
+            f"process {group.index} waited {JOIN_SECONDS} s at {group.address} for the other {count - 1} of {count} "
+            "processes, and not all came: start all, with the same --coordinator_address and --num_processes."
         )
+    return f"{_gone(named(text) or ([0] if group.index else []))}; see there why, and {AGAIN}"
+
+
+def named(text: str) -> list[int]:
+    """Returns the processes that the coordination service names as dead."""
     found = re.search(r"stopped sending heartbeats\):\n(\d+(?:\n\d+)*)", text) or re.search(r"Task (\d+) heart", text)
-    gone = found[1].split() if found else ["0"] if group.index else []
-    who = f"process{'es' if len(gone) > 1 else ''} {', '.join(gone)}" if gone else "another process"
-    return f"{who} {'are' if len(gone) > 1 else 'is'} gone; see there why, and {AGAIN}"
+    return [int(one) for one in found[1].split()] if found else []
+
+
+def _gone(indices: list[int]) -> str:
+    if not indices:
+        return "another process is gone"
+    return f"process{'es' if indices[1:] else ''} {', '.join(map(str, indices))} {'are' if indices[1:] else 'is'} gone"
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)

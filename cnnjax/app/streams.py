@@ -116,7 +116,7 @@ class PrefixedStream(io.TextIOWrapper):
 
 def _copy(stream: TextIO, descriptor: int) -> TextIO:
     """Returns a stream like this one, to where a file descriptor leads now."""
-    line_buffering = getattr(stream, "line_buffering", True)
+    by_lines = getattr(stream, "line_buffering", True) or getattr(stream, "write_through", False)
     return open(
-        os.dup(descriptor), "w", buffering=1 if line_buffering else -1, encoding=stream.encoding, errors=stream.errors
+        os.dup(descriptor), "w", buffering=1 if by_lines else -1, encoding=stream.encoding, errors=stream.errors
     )
