@@ -224,9 +224,7 @@ def test_process_0_does_not_come(tmp_path: Path) -> None:
     with Group(tmp_path, ids=(1,), join=1) as group:
         assert group.codes() == [1]
     (line,) = lines(group.errors(0))
-    assert re.match(
-        r"process 1: error: process 1 waited 1 s for process 0 at --coordinator_address=127\.0\.0\.1:", line
-    )
+    assert line.startswith("process 1: error: process 1 waited 1 s for process 0 at --coordinator_address=127.0.0.1:")
 
 
 def test_a_port_that_is_in_use(tmp_path: Path) -> None:
