@@ -38,8 +38,10 @@ END_SECONDS = 24 * 3600
 #: How long process 0 stays after an error: the others may have met the same one, and say it first.
 GRACE_SECONDS = 1.0
 AGAIN = "run the same command again on all of them to go on from the last checkpoint."
-#: What a compiled call or a save says where another process is gone: Gloo (CPU), NCCL (GPU), the service.
-BROKEN = re.compile(r"[Gg]loo|NCCL|heartbeat|coordination service|barrier|UNAVAILABLE:|DEADLINE_EXCEEDED")
+#: What a compiled call or a save says where another process is gone: Gloo (CPU), NCCL (GPU), the service, Orbax.
+BROKEN = re.compile(
+    r"\bGloo \w|\bNCCL|[Hh]eartbeat|coordination service|Barrier failed|\w barrier\b|UNAVAILABLE:|DEADLINE_EXCEEDED"
+)
 
 
 @dataclasses.dataclass
@@ -61,7 +63,7 @@ class Group:
 
 _group: Group | None = None
 _streams: Streams | None = None
-_leaving = threading.Lock()  # kept by the thread that ends the process
+_leaving = threading.RLock()  # kept by the thread that ends the process
 
 
 def requested() -> Group | None:
@@ -220,11 +222,17 @@ def part() -> None:
         _streams.give_back()
 
 
+def hold_the_end() -> None:
+    """Lets the first thread through that says why the process ends; the others wait here for the end."""
+    while not _leaving.acquire(timeout=60):
+        pass
+
+
 def leave(code: int) -> int:
     """Ends the process at once where it is one of a group, so that the others notice; else returns the code."""
     if _group is None:
         return code
-    _take_the_end()
+    hold_the_end()
     if _group.index == 0:
         time.sleep(GRACE_SECONDS)
     _exit(code)
@@ -273,19 +281,13 @@ def _on_abort(number: int) -> None:
     """Says why the group has ended the process; returns, and so lets the process abort, where it was not the group."""
     if _group is None or _streams is None:
         return
-    _take_the_end()
+    hold_the_end()
     text = _streams.drain()
     if "distributed service detected fatal errors" not in text:
         _streams.say(text)
         return
     _streams.say(f"error: {lost(_group if _group.address else told(), text)}")
     os._exit(1)
-
-
-def _take_the_end() -> None:
-    """Lets the first thread through that ends the process; others wait here for the end."""
-    while not _leaving.acquire(timeout=60):
-        pass
 
 
 def _exit(code: int) -> None:

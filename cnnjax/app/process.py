@@ -59,25 +59,30 @@ def exit_code(function: Callable[[], None]) -> int:
     """Calls a function, and prints an error that is meant for people; returns the exit code."""
     try:
         function()
-    except UserError as error:
-        print(f"error: {as_flags(str(error))}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full disk, a folder without permission
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print(interruptions.SENTENCE, file=sys.stderr)
         return 130
     except Exception as error:
-        if not hosts.is_group():
-            raise
-        if sentence := hosts.broken(error):
+        hosts.hold_the_end()
+        if sentence := for_people(error):
             print(f"error: {sentence}", file=sys.stderr)
-        else:
+        elif hosts.is_group():  # what follows a raise would wait for the others
             traceback.print_exc()
+        else:
+            raise
         return 1
     return 0
+
+
+def for_people(error: Exception) -> str | None:
+    """Returns what an error says without its traceback; None for an error of the program."""
+    if sentence := hosts.broken(error):
+        return sentence
+    if isinstance(error, UserError):
+        return as_flags(str(error))
+    if isinstance(error, OSError):  # a full disk, a folder without permission
+        return f"{error.filename}: {error.strerror or error}." if error.filename else f"{error.strerror or error}."
+    return None
 
 
 def parse(argv: list[str]) -> list[str]:

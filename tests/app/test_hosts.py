@@ -188,6 +188,8 @@ def test_only_what_a_broken_group_says_is_taken_for_one(monkeypatch: pytest.Monk
     monkeypatch.setattr(hosts, "_group", hosts.Group(0, 2, "h:1", joined=True))
     said = hosts.broken(gloo)
     assert said is not None and said.startswith("process 1 is gone (UNKNOWN: Gloo all-reduce failed: Connection reset")
+    said = hosts.broken(TimeoutError("Timed out while waiting for async_write_complete barrier."))
+    assert said is not None and said.startswith("process 1 is gone (Timed out while waiting for async_write_complete b")
     assert hosts.broken(ValueError("INVALID_ARGUMENT: shapes (2,) and (3,)")) is None
     monkeypatch.setattr(hosts, "_group", hosts.Group(0, 3, "h:1", joined=True))
     said = hosts.broken(ValueError("Barrier failed because: Task 2 heartbeat timeout"))
