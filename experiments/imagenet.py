@@ -3,7 +3,7 @@
   python experiments/imagenet.py --model=resnet50
   python experiments/imagenet.py --model=resnet18 --dataset=folder:photos --image_size=64 --epochs=10 --batch_size=32
   python experiments/imagenet.py --model=resnet50 --dataset=folder:photos --init_from=resnet50.safetensors --epochs=5
-  python experiments/imagenet.py --model=resnet50 --batch_size=2048 --dtype=bfloat16 --workers=96 --distributed
+  python experiments/imagenet.py --model=resnet50 --batch_size=2048 --dtype=bfloat16 --distributed --workdir=runs/many
 
 Nothing is held in memory: images are read, decoded and cropped as they are needed. Training sees random crops of random
 shape, resized to --image_size and mirrored; the net is tested on the centre of images resized to 8/7 of that. Pixels

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 from cnnjax import data, train
 from cnnjax.data.preprocess import height_and_width
+from cnnjax.data.reading import Record
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FLAGS = flags.FLAGS
 
@@ -67,17 +71,28 @@ class Prepared:
         """True where images are read when they are needed."""
         return not isinstance(self.training, train.Examples)
 
-    def splits(self, seed: int) -> dict[str, Any]:
-        """Returns the examples for `train.fit`; how photographs are cropped depends on the seed."""
+    def splits(self, seed: int, validation: int = 0) -> dict[str, Any]:
+        """Returns the examples for `train.fit`.
+
+        Args:
+          seed: of the run; with it how photographs are cropped varies.
+          validation: number of photographs to hold out, which are not cropped at random; of others `train.fit` does it.
+        """
         if isinstance(self.training, train.Examples):
             return {"train": self.training, "test": self.test}
-        training = (
-            data.random_resized_crops(self.training, self.spec, seed)
-            if self.random_resized
-            else data.held_images(self.training, self.spec)
-        )
-        assert not isinstance(self.test, train.Examples)
-        return {"train": training, "test": data.held_images(self.test, self.spec)}
+        splits = {"train": self.training, "test": self.test}
+        if self.random_resized and validation:
+            held = data.held_out(len(self.training), validation, seed)
+            splits["train"] = Chosen(self.training, np.flatnonzero(~held))
+            splits["validation"] = Chosen(self.training, np.flatnonzero(held))
+        found: dict[str, Any] = {}
+        for name, source in splits.items():
+            assert isinstance(source, data.ImageSource)
+            if self.random_resized and name == "train":
+                found[name] = data.random_resized_crops(source, self.spec, seed)
+            else:
+                found[name] = data.held_images(source, self.spec)
+        return found
 
     def sample(self) -> np.ndarray:
         """Returns training images as held, for the axes of their colours: all of them, or evenly spaced ones."""
@@ -87,6 +102,34 @@ class Prepared:
         small = len(self.training) * height * width * self.spec.channels <= IN_A_SAMPLE
         count = {"count": len(self.training)} if small else {}
         return data.sample_images(self.training, self.spec, skip_corrupt=FLAGS.skip_corrupt, **count)
+
+
+class Chosen(data.ImageSource):
+    """Some of the examples of a source.
+
+    Args:
+      source: all of them.
+      rows: their indices.
+    """
+
+    def __init__(self, source: data.ImageSource, rows: np.ndarray):
+        self._source, self._rows = source, rows
+        self.shape, self.upright = source.shape, source.upright
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> Record:
+        """Reads an example, without decoding it."""
+        return self._source.read(int(self._rows[index]))
+
+    def image(self, record: Record) -> np.ndarray:
+        """Decodes a record."""
+        return self._source.image(record)
+
+    def picture(self, record: Record, channels: int) -> Image.Image:
+        """Decodes a record as a picture, for Pillow."""
+        return self._source.picture(record, channels)
 
 
 def prepare(wanted: Input) -> Prepared:

@@ -137,7 +137,7 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
         show_layers(net, spec)
         result = train.fit(
             net,
-            prepared.splits(options.seed),
+            prepared.splits(options.seed, options.validation),
             folder,
             loss=augmentation.loss(experiment.loss),
             metrics=augmentation.metrics(),
@@ -147,7 +147,7 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
             before_epoch=experiment.before_epoch(net) if experiment.before_epoch else None,
             config=config,
             watch=Console(),
-            **dataclasses.asdict(options),
+            **{**dataclasses.asdict(options), **({"validation": 0} if held_out_here(prepared, options) else {})},
         )
         if not result.finished:
             command = settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)
@@ -157,6 +157,11 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
         print_scores(result, len(prepared.test))
         print_files(folder, drawn)
         return result
+
+
+def held_out_here(prepared: Prepared, options: train.Options) -> bool:
+    """True where validation examples are held out before `train.fit`: those of training are cropped at random there."""
+    return prepared.random_resized and options.validation > 0
 
 
 def split_batch_norm(net: nnx.Module, parts: int) -> None:
@@ -197,6 +202,7 @@ def configuration(experiment: Experiment, prepared: Prepared, options: train.Opt
         "seed": options.seed,
         **({"local_batch_norm": batch_norm_parts(folder)} if FLAGS.local_batch_norm else {}),
         **({"random_resized_crops": True} if prepared.random_resized else {}),
+        **({"held_out": options.validation} if held_out_here(prepared, options) else {}),
         **augmentation.settings(),
         **experiment.settings,
     }

@@ -99,6 +99,11 @@ def test_a_folder_of_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest
     splits = found.splits(seed=3)
     assert splits["train"][5][0].shape == (32, 32, 3) and splits["test"][1][0].shape == (37, 37, 3)
     assert found.spec.stored_shape == (37, 37, 3) and found.spec.views == "centre"
+    parts = found.splits(seed=3, validation=1)
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [3, 1, 4]
+    assert parts["validation"][0][0].shape == (37, 37, 3), "as the test images are, not cropped at random"
+    held = data.held_out(4, 1, 3).argmax()
+    assert parts["validation"][0][1] == data.held_images(found.training, found.spec)[int(held)][1]
     given = SimpleNamespace(augment=True, jitter=None, cutout=None, mixup=None, cutmix=None)
     monkeypatch.setattr(augmentation, "FLAGS", given)
     assert augmentation.augmentation(found) is None, "the crops are made as the images are read"
