@@ -17,8 +17,10 @@ def print_header(folder: Path, config: Mapping[str, Any], counts: Mapping[str, i
     """Prints which experiment runs on which data and devices, and its folder."""
     shown = {"train": counts["train"] - options.validation, "validation": options.validation, "test": counts["test"]}
     text = ", ".join(f"{count:,} {name}" for name, count in shown.items() if count)
-    device = jax.local_devices()[0].device_kind
-    print(f"{config['experiment']} on {config['dataset']} ({text}), {jax.local_device_count()} x {device}: {folder}")
+    devices = f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
+    if jax.process_count() > 1:
+        devices += f" in {jax.process_count()} processes"
+    print(f"{config['experiment']} on {config['dataset']} ({text}), {devices}: {folder}")
 
 
 def print_scores(result: train.Result, test_examples: int) -> None:
