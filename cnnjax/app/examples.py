@@ -12,6 +12,7 @@ from cnnjax import data, train
 from cnnjax.data.preprocess import height_and_width
 from cnnjax.data.reading import Record
 from cnnjax.errors import UserError
+from cnnjax.train import devices
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -173,7 +174,11 @@ def open_streamed(wanted: Input, channels: int | None) -> data.OpenDataset | Non
         return None
     opened = data.open_dataset(FLAGS.dataset, FLAGS.data_dir, test_share=FLAGS.test_share)
     streamed = FLAGS.stream == "always" or wanted.random_resized or FLAGS.skip_corrupt
-    return opened if streamed or not opened.fits_in_memory(wanted.resize_to or wanted.size, channels) else None
+    if streamed:
+        return opened
+    # all processes must decide alike, or their programs would differ
+    fits = devices.smallest_of_all(opened.fits_in_memory(wanted.resize_to or wanted.size, channels))
+    return None if fits else opened
 
 
 def spec_of_opened(wanted: Input, channels: int | None, opened: data.OpenDataset) -> data.InputSpec:

@@ -126,8 +126,8 @@ def as_batch_norm_arrays(
 def as_parts(parts: int, x: jax.Array) -> int:
     """Checks the number of parts of a batch."""
     parts = as_int("parts", parts)
-    if parts < 1 or len(x) % parts:
-        raise ValueError(f"parts must be at least 1 and divide the batch, got {parts} for a batch of {len(x)}")
+    if parts < 1 or (parts > 1 and x.shape[0] % parts):  # a batch may be a symbol
+        raise ValueError(f"parts must be at least 1 and divide the batch, got {parts} for a batch of {x.shape[0]}")
     return parts
 
 

@@ -26,8 +26,9 @@ def time_feeds(peers: list[str]) -> Iterator[Result]:
     if FLAGS.only in name:
         contenders: Contenders = {"own": updates("host"), "own again": updates("host"), "in memory": updates("device")}
         yield compare(name, f"{UPDATES} updates", contenders, tolerance=1e-5)
-    for stage, run in stages().items():
+    for stage, make_run in (("transfer", transfer), (f"compute: a ResNet-18 update at {PHOTO_SIDE}", compute)):
         if FLAGS.only in stage:
+            run = make_run()
             seconds = {"own": [one / PHOTOS for one in in_turns({"own": run}, FLAGS.rounds)["own"]]}
             yield {"case": stage, "measure": f"batch of {PHOTOS}", "unit": ("us an image", 1e6), "seconds": seconds,
                    "ratios": {}, "spread": {}}  # fmt: skip
@@ -58,26 +59,32 @@ def updates(kind: str) -> Run:
     return run
 
 
-def stages() -> dict[str, Run]:
-    """Returns runs of what comes behind a loader of photographs: to the device, and an update of a ResNet-18."""
+def transfer() -> Run:
+    """Returns a run that sends a batch of photographs to the devices."""
+    mesh, batch = devices.data_mesh(), photographs()
+    return lambda: jax.block_until_ready(devices.share_out(mesh, batch, axis=1))
+
+
+def compute() -> Run:
+    """Returns a run of one update of a ResNet-18 on a batch of photographs that is on the devices."""
     mesh = devices.data_mesh()
-    images = np.random.default_rng(0).integers(0, 256, (1, PHOTOS, PHOTO_SIDE, PHOTO_SIDE, 3), np.uint8)
-    labels = np.arange(PHOTOS, dtype=np.int32)[None] % 10
-    spec = data.InputSpec(size=PHOTO_SIDE, channels=3)
-    make = step.make_batches(mesh, 0, spec.prepare, None)
+    make = step.make_batches(mesh, 0, data.InputSpec(size=PHOTO_SIDE, channels=3).prepare, None)
+    images, labels = devices.share_out(mesh, photographs(), axis=1)
     update, current = training_step({"name": "resnet18", "stem": "imagenet", "channels": 3}, mesh)
 
-    def transfer() -> Any:
-        return jax.block_until_ready(devices.share_out(mesh, (images, labels), axis=1))
-
-    def compute() -> np.ndarray:
+    def run() -> np.ndarray:
         nonlocal current
-        x, y = make(sent[0], sent[1], None, devices.replicate(mesh, np.int32(0)))
+        x, y = make(images, labels, None, devices.replicate(mesh, np.int32(0)))
         current, values = update(current, x, y)
         return np.asarray(values["loss"])
 
-    sent: Any = transfer()
-    return {"transfer": transfer, f"compute: a ResNet-18 update at {PHOTO_SIDE}": compute}
+    return run
+
+
+def photographs() -> tuple[np.ndarray, np.ndarray]:
+    """Returns a call's images and labels, `(1, PHOTOS, ...)`."""
+    images = np.random.default_rng(0).integers(0, 256, (1, PHOTOS, PHOTO_SIDE, PHOTO_SIDE, 3), np.uint8)
+    return images, np.arange(PHOTOS, dtype=np.int32)[None] % 10
 
 
 def training_step(model: dict[str, Any], mesh: jax.sharding.Mesh) -> tuple[train.Update, train.TrainState]:

@@ -27,16 +27,19 @@ NETS: list[tuple[dict[str, Any], tuple[int, ...]]] = [
     ({"name": "mnist_cnn", "downsample": "stride"}, (28, 28, 1)),
     ({"name": "cifar_cnn", "batch_norm": True}, (32, 32, 3)),
     ({"name": "resnet18"}, (32, 32, 3)),
+    ({"name": "resnet50", "width": 8}, (64, 64, 3)),
     ({"name": "alexnet", "channels": 3}, (224, 224, 3)),
     ({"name": "vgg", "depth": 11, "channels": 3}, (224, 224, 3)),
     ({"name": "textcnn", "vocabulary": 50}, (20,)),
 ]
+#: Nets that differ from one above in their depth alone.
+DEEPER = {"resnet34", "resnet101"}
 #: TextCNN's words: the gradients of a word that a batch has twice are added. XLA sorts them first, with the flag.
 SCATTERS = {"textcnn": 1}
 
 
 def test_every_net_is_here() -> None:
-    assert {options["name"] for options, _ in NETS} == {name for name in MODELS if ":" not in name}
+    assert DEEPER | {options["name"] for options, _ in NETS} == {name for name in MODELS if ":" not in name}
 
 
 @pytest.mark.parametrize(("options", "shape"), NETS, ids=[options["name"] for options, _ in NETS])

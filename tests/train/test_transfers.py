@@ -98,9 +98,11 @@ def test_a_call_sends_indices_and_step_and_fetches_the_values_of_the_call_before
 def test_examples_that_are_read_on_the_host_are_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = tiny.examples(96, 1)
     run = started([(x[i], y[i]) for i in range(96)])
+    run.feed._ahead[2].result()  # those of the next call are there
     with watched(monkeypatch) as transfers:
         for _ in range(3):
             run.follow_up(run.make_updates())
+        run.feed._ahead[2].result()
         run.close()
     expected = [("int32",), ("int32", 2, 4), ("uint8", 2, 4, 4, 4, 1)] * 3
     assert sorted(transfers.sent) == sorted(expected)
