@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 from cnnjax import train
-from cnnjax.app import hosts, interruptions
+from cnnjax.app import interruptions
+from cnnjax.train import devices
 
 
 class Console(train.Watch):
@@ -61,7 +62,7 @@ def progress(total: int, first: int) -> tqdm:
         unit="step",
         dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 10,
-        disable=hosts.index() > 0,
+        disable=not devices.is_main(),
     )
 
 

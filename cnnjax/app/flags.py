@@ -15,7 +15,6 @@ flags.disclaim_key_flags()  # they belong to the script that defines them, so th
 
 DTYPES = ("float32", "bfloat16", "float16")
 METRICS = ("accuracy", "top5")
-
 TEST_TIME = ("none", "mirror", "shift")
 LARGEST_SEED = 2**31 - 1
 

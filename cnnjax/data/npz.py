@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +79,18 @@ def share_for_test(n: int, test_share: float | None) -> np.ndarray:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file, if they fit into memory."""
-    try:
+    with clear_errors(file):
         with zipfile.ZipFile(file) as archive:
             memory.check(sum(member.file_size for member in archive.infolist()), f"The arrays of {file}")
         with np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
+
+
+@contextlib.contextmanager
+def clear_errors(file: Path) -> Iterator[None]:
+    """Raises whatever reading an npz file raises as a UserError that names the file."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}).") from None
     except UserError:

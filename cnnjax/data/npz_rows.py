@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from cnnjax.data.damage import named
-from cnnjax.data.npz import check, check_images, check_names, class_names_of, labels_of, share_for_test, to_images
+from cnnjax.data.npz import (
+    check,
+    check_images,
+    check_names,
+    class_names_of,
+    clear_errors,
+    labels_of,
+    share_for_test,
+    to_images,
+)
 from cnnjax.data.reading import ImageSource, OpenDataset, Record
 from cnnjax.errors import UserError
 
@@ -121,25 +130,18 @@ def open_npz(path: str | os.PathLike, test_share: float | None = None) -> OpenDa
       UserError: as for `load_npz`; or the images are compressed, or in Fortran's order.
     """
     file = Path(path).expanduser()
-    try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as stored:
-            has_test = check_names(file, stored.files, test_share)
-            parts = ("train", "test") if has_test else ("train",)
-            images = {part: _member(file, part) for part in parts}
-            labels = {part: labels_of(stored, part, file, len(images[part])) for part in parts}
-            rows: dict[str, np.ndarray | None] = dict.fromkeys(("train", "test"))
-            if not has_test:
-                test = share_for_test(len(labels["train"]), test_share)
-                rows = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
-                labels = {part: labels["train"][rows[part]] for part in rows}
-                images["test"] = images["train"]
-            class_names = class_names_of(stored, labels["train"], labels["test"])
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror or error}).") from None
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged zip file may cause; arrays of Python objects
-        raise UserError(f"{file} cannot be read ({error}); it must be a file that np.savez wrote.") from None
+    with clear_errors(file), open(file, "rb") as opened, np.load(opened, allow_pickle=False) as stored:
+        has_test = check_names(file, stored.files, test_share)
+        parts = ("train", "test") if has_test else ("train",)
+        images = {part: _member(file, part) for part in parts}
+        labels = {part: labels_of(stored, part, file, len(images[part])) for part in parts}
+        rows: dict[str, np.ndarray | None] = dict.fromkeys(("train", "test"))
+        if not has_test:
+            test = share_for_test(len(labels["train"]), test_share)
+            rows = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
+            labels = {part: labels["train"][rows[part]] for part in rows}
+            images["test"] = images["train"]
+        class_names = class_names_of(stored, labels["train"], labels["test"])
     check(file, labels["train"], labels["test"], class_names, images["train"].shape, images["test"].shape)
     sources = {part: NpzSource(images[part], f"x_{part} of {file}", labels[part], rows[part]) for part in rows}
     return OpenDataset(f"npz:{path}", sources["train"], sources["test"], class_names)

@@ -114,20 +114,22 @@ def bytes_of(state: Tree) -> tuple[int, int]:
 
 def to_host(tree: Tree) -> Tree:
     """Returns NumPy arrays, whole in each process; all processes must call it."""
-    return jax.tree.map(lambda leaf: np.asarray(_readable(leaf)), tree)  # one by one, to save the devices' memory
-
-
-def _readable(leaf: jax.Array) -> jax.Array:
-    """Returns an array that this process can read: a copy on each device where parts lie with other processes."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return leaf
-    assert isinstance(leaf.sharding, NamedSharding)
-    return jax.jit(lambda whole: whole, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+    return jax.tree.map(lambda leaf: np.asarray(readable(leaf)), tree)  # one by one, to save the devices' memory
 
 
 def readable(tree: Tree) -> Tree:
-    """Returns arrays that this process can read, without waiting for them; all processes must call it."""
-    return jax.tree.map(_readable, tree)
+    """Returns arrays that this process can read, without waiting for them; all processes must call it.
+
+    An array of which other processes hold parts is copied whole to every device.
+    """
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        assert isinstance(leaf.sharding, NamedSharding)
+        return jax.jit(lambda array: array, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+
+    return jax.tree.map(whole, tree)
 
 
 def wait_for_all(what: str) -> None:

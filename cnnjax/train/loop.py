@@ -81,9 +81,8 @@ class Run:
         net, state = initial(model, task.optimizer, average=options.ema is not None)
         self._settle_config()
         self.feed = self._make_feed()
-        plain = step.make_batches(self.mesh, options.seed, task.prepare, None)
+        self.plain_batches = step.make_batches(self.mesh, options.seed, task.prepare, None)
         self.before_epoch = self._jit_before_epoch()
-        self.plain_batches = plain
         self.evaluator = Evaluator(net, self.mesh, task.prepare, task.views, task.loss, task.metrics,
                                    probabilities=task.probabilities, workers=task.workers,
                                    skipped=self.skipped)  # fmt: skip

@@ -49,14 +49,15 @@ def dated(parent: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Makes a workdir, or opens an existing one, and locks it for this process, or for all of which it is the main one.
+    """Makes a workdir, or opens an existing one, and locks it for this process.
 
-    A process that holds it may claim it again, inside.
+    Of several processes of one run the main one locks it, and the others do nothing. A process that holds it may claim
+    it again, inside.
 
     Raises:
       UserError: not writable; locked by another process; it holds other files than a run's.
     """
-    if not is_main():  # the main process holds it for all of them
+    if not is_main():
         yield
         return
     fresh = not path.exists()

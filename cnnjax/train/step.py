@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnjax.data import rng
+from cnnjax.train import devices
 from cnnjax.train.losses import Scalars
 from cnnjax.train.state import GraphDefs, TrainState, Tree, apply_inference
 from cnnjax.train.update import Update
@@ -140,7 +141,7 @@ def make_apply(
     net: GraphDefs, mesh: Mesh, prepare: Prepare | None, *, views: Views | None, probabilities: bool
 ) -> Callable[[Tree, Tree, Tree], Tree]:
     """Returns the jitted `apply(params, rest, x) -> outputs` of one batch in evaluation mode, see `make_predict`."""
-    over_devices, whole = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+    over_devices = NamedSharding(mesh, PartitionSpec("batch"))
 
     @jax.jit
     def apply(params: Tree, rest: Tree, x: Tree) -> Tree:
@@ -149,7 +150,7 @@ def make_apply(
             return jax.tree.map(to_float32, apply_inference(net, params, rest, x if prepare is None else prepare(x)))
 
         x = jax.lax.with_sharding_constraint(x, over_devices)
-        params = jax.lax.with_sharding_constraint(params, whole)
+        params = devices.gather(mesh, params)
         if views is None:
             return one_view(x)
         of_batch = views(x)
