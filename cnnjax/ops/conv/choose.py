@@ -124,7 +124,7 @@ def wide_3x3(p: Problem) -> bool:
     """True for 3x3 with so many channels that F(2x2, 3x3) is faster than oneDNN, and more exact."""
     wide = p.channels * p.features >= WIDE_FORWARD * (p.channels + p.features)
     fits = forward.winograd_image_bytes(p.windows, p.channels, p.features) <= forward.WINOGRAD_FORWARD_BYTES
-    return p.onednn and p.windows.window == (3, 3) and p.groups == 1 and p.unit and wide and fits
+    return p.onednn and p.itemsize == 4 and p.windows.window == (3, 3) and p.groups == 1 and p.unit and wide and fits
 
 
 def few_channels(p: Problem, channels: int, features: int) -> bool:
@@ -254,7 +254,8 @@ class Rule(NamedTuple):
 
     form: computes the result. when: the condition. copies: it writes copies of x or dy, so that large batches are
     worked through in chunks. block: how many neighbours the form takes to a block. correlates: the form calls a
-    convolution of stride 1, for which the table of the same platform holds.
+    convolution of stride 1, for which the table of the same platform holds. halves: it may read bfloat16 where
+    oneDNN does, and sums in float32; the others are given float32.
     """
 
     form: Callable[..., jax.Array]
@@ -262,6 +263,7 @@ class Rule(NamedTuple):
     copies: bool = False
     block: Callable[[Problem], int] | None = None
     correlates: bool = False
+    halves: bool = False
 
 
 Table = dict[str, tuple[Rule, ...]]  # the rows of each derivative
@@ -275,9 +277,9 @@ def _each_group(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 CONVS_ON_CPU = (
     Rule(forward.im2col, single_window),
-    Rule(forward.pointwise, strided_pointwise, copies=True),
+    Rule(forward.pointwise, strided_pointwise, copies=True, halves=True),
     Rule(forward.winograd_by_onednn, wide_3x3),
-    Rule(forward.by_onednn, on_onednn),
+    Rule(forward.by_onednn, on_onednn, halves=True),
     Rule(forward.direct, depthwise_of_few_taps, copies=True),
     Rule(forward.pointwise, pointwise, copies=True),
     Rule(forward.finite_width_blocked, few_channels_forward, copies=True, block=_block),
@@ -285,26 +287,26 @@ CONVS_ON_CPU = (
 )
 INPUT_GRADS_ON_CPU = (
     Rule(input_grad.one_product, single_window),
-    Rule(input_grad.pointwise, strided_pointwise, copies=True, correlates=True),
+    Rule(input_grad.pointwise, strided_pointwise, copies=True, correlates=True, halves=True),
     Rule(input_grad.width_blocked, few_channels_back, copies=True, block=_block),
-    Rule(input_grad.full_correlation, unit_stride, correlates=True),
+    Rule(input_grad.full_correlation, unit_stride, correlates=True, halves=True),
     Rule(input_grad.depthwise_phases, depthwise_phases, copies=True),
-    Rule(input_grad.phases_as_channels, even_phases, copies=True, correlates=True),
-    Rule(input_grad.phase_by_phase, phases, copies=True, correlates=True),
-    Rule(input_grad.full_correlation, always, copies=True, correlates=True),
+    Rule(input_grad.phases_as_channels, even_phases, copies=True, correlates=True, halves=True),
+    Rule(input_grad.phase_by_phase, phases, copies=True, correlates=True, halves=True),
+    Rule(input_grad.full_correlation, always, copies=True, correlates=True, halves=True),
 )
 KERNEL_GRADS_ON_CPU = (
     Rule(kernel_grad.one_product, single_window),
-    Rule(kernel_grad.batch_as_depth, depthwise_on_onednn),
+    Rule(kernel_grad.batch_as_depth, depthwise_on_onednn, halves=True),
     Rule(kernel_grad.direct_kernel_grad, depthwise_of_few_taps, copies=True),
     Rule(kernel_grad.tap_by_tap, depthwise, copies=True),
     Rule(kernel_grad.lax_kernel_grad, not_images),
-    Rule(kernel_grad.pointwise, strided_pointwise, copies=True),
-    Rule(_each_group(kernel_grad.winograd), wide_kernel, copies=True),
-    Rule(_each_group(kernel_grad.winograd_of_phases), wide_phases, copies=True),
-    Rule(_each_group(kernel_grad.width_blocked_patches), narrow_patches, copies=True, block=_kernel_grad_block),
-    Rule(_each_group(kernel_grad.batch_as_channels), large_batch, copies=True),
-    Rule(_each_group(kernel_grad.patches), always, copies=True),
+    Rule(kernel_grad.pointwise, strided_pointwise, copies=True, halves=True),
+    Rule(_each_group(kernel_grad.winograd), wide_kernel, copies=True, halves=True),
+    Rule(_each_group(kernel_grad.winograd_of_phases), wide_phases, copies=True, halves=True),
+    Rule(_each_group(kernel_grad.width_blocked_patches), narrow_patches, copies=True, block=_kernel_grad_block, halves=True),
+    Rule(_each_group(kernel_grad.batch_as_channels), large_batch, copies=True, halves=True),
+    Rule(_each_group(kernel_grad.patches), always, copies=True, halves=True),
 )
 CPU: Table = {FORWARD: CONVS_ON_CPU, INPUT_GRAD: INPUT_GRADS_ON_CPU, KERNEL_GRAD: KERNEL_GRADS_ON_CPU}
 

@@ -67,10 +67,17 @@ def whole_lax_conv(
     )
 
 
-def by_onednn(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
-    """Computes the convolution by oneDNN, which rounds as float32 does whatever the precision."""
+def by_onednn(
+    x: jax.Array,
+    w: jax.Array,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    preferred_element_type: jax.typing.DTypeLike | None = None,
+) -> jax.Array:
+    """Computes the convolution by oneDNN, which sums in float32 whatever the precision."""
     del precision
-    return onednn.conv(x, w, windows, groups)
+    return onednn.conv(x, w, windows, groups, preferred_element_type)
 
 
 def winograd_by_onednn(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:

@@ -3,7 +3,8 @@
     dw[t, c, f] = sum_n sum_o x[n, o * stride + t * dilation, c] dy[n, o, f]
 
 Each takes x (N, *S, C) and dy (N, *S', F) of one float dtype and the `Windows` of the convolution, and returns
-(*K, C // groups, F) in that dtype. `cnnjax.ops.conv.choose` says which one is taken. Most sum over tiles of
+(*K, C // groups, F) in that dtype; those that read bfloat16 (`choose.Rule.halves`) return the float32 of their sums.
+`cnnjax.ops.conv.choose` says which one is taken. Most sum over tiles of
 two-dimensional images, so that what they write down stays small: the patches of all images would take K times the
 memory of x.
 """
@@ -126,7 +127,7 @@ def batch_as_depth(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, p
     x = pad_spatial(x, tuple((min(low, 0), min(high, 0)) for low, high in windows.exact_padding))
     padding = ((0, 0), *((max(low, 0), max(high, 0)) for low, high in windows.exact_padding))
     volume = slide(x.shape[:3], dy.shape[:3], stride=(1, *windows.dilation), padding=padding)
-    return onednn.conv(x[None], dy[:, :, :, None], volume, dy.shape[-1])[0, 0][:, :, None]
+    return onednn.conv(x[None], dy[:, :, :, None], volume, dy.shape[-1], "float32")[0, 0][:, :, None]
 
 
 def tap_by_tap(x: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
@@ -168,6 +169,8 @@ def winograd(x: jax.Array, dy: jax.Array, windows: Windows) -> jax.Array:
 
     def part(x: jax.Array, dy: jax.Array) -> jax.Array:
         counts = dy.shape[1] // outputs[0], along
+        # Tiles of bfloat16 would lose digits that their products do not bring back.
+        x, dy = x.astype("float32"), dy.astype("float32")
         xs = transform_tiles(x, of_input, outputs, counts)
         dys = transform_tiles(dy, [matrix.T for matrix in of_output], outputs, counts)
         flat = xs.reshape(elements, -1, channels), dys.reshape(elements, -1, features)
@@ -221,7 +224,7 @@ def width_blocked_patches(x: jax.Array, dy: jax.Array, windows: Windows, block: 
     images, tile_rows = _tile(dy.shape, row_bytes, 2 * PATCHES_TILE_BYTES)
     total = _sum_over_tiles(part, x, dy, blocked, images, tile_rows)
     total = total.reshape(*blocked.window, -1, block * features)
-    w = jax.ShapeDtypeStruct((*windows.window, channels, features), x.dtype)
+    w = jax.ShapeDtypeStruct((*windows.window, channels, features), total.dtype)
     return jax.linear_transpose(lambda w: banded_kernel(w, windows, block), w)(total)[0]
 
 
@@ -238,7 +241,7 @@ def batch_as_channels(x: jax.Array, dy: jax.Array, windows: Windows) -> jax.Arra
         dy = jnp.transpose(dy, (1, 2, 0, 3))[:, :, None]  # (H', W', 1, N, F)
         tile = Windows(x.shape[1:4], dy.shape[:3], (*windows.dilation, 1), (*windows.stride, 1), ((0, 0),) * 3,
                        (*windows.window, x.shape[3]))  # fmt: skip
-        return onednn.conv(x, dy, tile, 1)[0]
+        return onednn.conv(x, dy, tile, 1, "float32")[0]
 
     images = largest_divisor(x.shape[0], BATCH_AS_CHANNELS_IMAGES)
     rows = largest_divisor(windows.output[0], BATCH_AS_CHANNELS_PIXELS // (windows.output[1] * images))
@@ -312,7 +315,7 @@ def _sum_over_tiles(
 
 def _matmul(a: jax.Array, b: jax.Array, transpose_a: bool = False) -> jax.Array:
     """Multiplies matrices, a b or a^T b, or as many pairs of them."""
-    if onednn.is_available() and a.dtype == "float32":
+    if onednn.takes((a.dtype, b.dtype)):
         return onednn.matmul(a, b, transpose_a)
     batch = tuple(range(a.ndim - 2))
     return lax.dot_general(a, b, (((a.ndim - 1 - transpose_a,), (b.ndim - 2,)), (batch, batch)))

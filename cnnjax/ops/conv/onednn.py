@@ -16,10 +16,12 @@ import json
 import math
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 
 from cnnjax.ops.geometry import Windows, slide
@@ -65,21 +67,48 @@ def _release() -> str:
 
 
 def supports(*arrays: Any) -> bool:
-    """Returns whether convolutions of these arrays may be computed here: float32, sequences or images, none empty."""
-    return is_available() and all(a.dtype == "float32" and a.ndim in (3, 4) and a.size for a in arrays)
+    """Returns whether convolutions of these arrays may be computed here.
+
+    They may be of float32, or where the processor multiplies it of bfloat16; sequences or images, none empty.
+    """
+    return takes({a.dtype for a in arrays}) and all(a.ndim in (3, 4) and a.size for a in arrays)
+
+
+def takes(dtypes: Iterable[jax.typing.DTypeLike]) -> bool:
+    """Returns whether oneDNN may be called with operands of these dtypes."""
+    known = {jnp.dtype("float32"), *([jnp.dtype("bfloat16")] if multiplies_bfloat16() else [])}
+    return is_available() and {jnp.dtype(dtype) for dtype in dtypes} in [{dtype} for dtype in known]
 
 
 @functools.cache
 def has_avx512() -> bool:
     """Returns whether the processor has AVX-512, for which oneDNN has kernels of its own."""
+    return "avx512f" in _processor_flags()
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Returns whether the processor multiplies bfloat16 and adds in float32: AVX512_BF16 or AMX.
+
+    Says no where the user holds oneDNN back: where it then has no kernel it ends the process.
+    """
+    held_back = {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"} & set(os.environ)
+    return not held_back and not _processor_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def _processor_flags() -> set[str]:
     try:
-        return "avx512f" in Path("/proc/cpuinfo").read_text()
+        return set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        return False
+        return set()
 
 
-def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array:
+def conv(
+    x: jax.Array, w: jax.Array, windows: Windows, groups: int, dtype: jax.typing.DTypeLike | None = None
+) -> jax.Array:
     """Computes the convolution of x (N, *S, C) with w (*K, C // groups, F): (N, *S', F).
+
+    Sums are of float32. The result is of `dtype`, float32 or that of x; None means that of x.
 
     Raises:
       ValueError: the padding is negative, or the output is not what such windows give.
@@ -101,11 +130,11 @@ def conv(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array
         "window": {"pad_left": low, "pad_right": high, "strides": stride, "window_dilations": dilation},
     }
     shape = (x.shape[0], *output, w.shape[-1])
-    return _call("__onednn$convolution", {"onednn_conv_config": config}, shape, x, w)
+    return _call("__onednn$convolution", {"onednn_conv_config": config}, shape, dtype or x.dtype, x, w)
 
 
 def matmul(a: jax.Array, b: jax.Array, transpose_a: bool) -> jax.Array:
-    """Multiplies float32 matrices, a b or a^T b: (..., M, P), or (..., P, M), and (..., P, N)."""
+    """Multiplies matrices, a b or a^T b: (..., M, P), or (..., P, M), and (..., P, N); the result is of float32."""
     if a.ndim > 2 and not has_avx512():
         # oneDNN's AVX2 kernels write beyond their memory where they multiply several matrices in one call.
         batch = tuple(range(a.ndim - 2))
@@ -113,14 +142,16 @@ def matmul(a: jax.Array, b: jax.Array, transpose_a: bool) -> jax.Array:
         return jax.lax.dot_general(a, b, (((summed,), (b.ndim - 2,)), (batch, batch)))
     config = {"transpose_a": transpose_a, "transpose_b": False}
     shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-1])
-    return _call("__onednn$matmul", {"onednn_matmul_config": config}, shape, a, b)
+    return _call("__onednn$matmul", {"onednn_matmul_config": config}, shape, "float32", a, b)
 
 
-def _call(name: str, config: dict[str, Any], shape: tuple[int, ...], a: jax.Array, b: jax.Array) -> jax.Array:
+def _call(
+    name: str, config: dict[str, Any], shape: tuple[int, ...], dtype: jax.typing.DTypeLike, a: jax.Array, b: jax.Array
+) -> jax.Array:
     _keep_out_of_cache()
     call = jax.ffi.ffi_call(
         name,
-        jax.ShapeDtypeStruct(shape, a.dtype),
+        jax.ShapeDtypeStruct(shape, dtype),
         custom_call_api_version=2,
         legacy_backend_config=json.dumps(config),
     )

@@ -25,7 +25,7 @@ from cnnjax.ops.checks import Precision, is_local
 from cnnjax.ops.conv import choose, input_grad, onednn
 from cnnjax.ops.conv.choose import FORWARD, INPUT_GRAD, KERNEL_GRAD
 from cnnjax.ops.conv.chunks import map_over_images, sum_over_images
-from cnnjax.ops.conv.forward import lax_conv
+from cnnjax.ops.conv.forward import by_onednn, lax_conv
 from cnnjax.ops.geometry import Windows
 from cnnjax.ops.patches import pad_spatial
 from cnnjax.ops.primitives import aval_like, define_eager_call, define_nan_check, define_taylor_rule
@@ -243,15 +243,15 @@ def _compute(
     one_device: bool,
 ) -> jax.Array:
     """Computes one derivative on one platform: in which dtype, and by the form that is chosen for it."""
-    if platform == "cpu":  # its halves are sums of halves
-        wide = accumulator_dtype(a.dtype, b.dtype, dtype)
-    elif narrow:
+    if narrow:
         wide = a.dtype  # x or w: only a cotangent may be wider
     else:
         wide = a.dtype if a.dtype == b.dtype else accumulator_dtype(a.dtype, b.dtype)
+    if platform == "cpu" and not (_is_half_on_onednn(wide, dtype) and not plain):  # XLA's halves are sums of halves
+        wide = accumulator_dtype(a.dtype, b.dtype, dtype)
     a, b = a.astype(wide), b.astype(wide)
     if platform == "cpu" and not plain:
-        return _on_cpu(derivative, a, b, windows, groups, precision).astype(dtype)
+        return _on_cpu(derivative, a, b, windows, groups, precision, dtype)
     p = _problem(derivative, a, b, windows, groups, precision)._replace(onednn=False)
     rule = choose.rule_for(derivative, platform, p, plain=plain, one_device=one_device)
     form = partial(rule.form, conv=lax_conv) if rule.correlates else rule.form
@@ -260,33 +260,43 @@ def _compute(
     return form(a, b, windows, groups, precision).astype(dtype)
 
 
+def _is_half_on_onednn(wide: Any, dtype: Any) -> bool:
+    """True where oneDNN multiplies halves and sums in float32."""
+    return wide == "bfloat16" and dtype.itemsize <= 4 and onednn.takes([wide])
+
+
 def _on_cpu(
-    derivative: str, a: jax.Array, b: jax.Array, windows: Windows, groups: int, precision: Precision
+    derivative: str, a: jax.Array, b: jax.Array, windows: Windows, groups: int, precision: Precision, dtype: Any
 ) -> jax.Array:
     if a.ndim == 3:  # sequences are images of one row
         a, b = (
             jnp.expand_dims(array, _row_axis(name)) for name, array in zip(OPERANDS[derivative], (a, b), strict=True)
         )
         (result,) = set("xwy") - set(OPERANDS[derivative])
-        return _on_cpu(derivative, a, b, _as_images(windows), groups, precision).squeeze(_row_axis(result))
+        return _on_cpu(derivative, a, b, _as_images(windows), groups, precision, dtype).squeeze(_row_axis(result))
 
     p = _problem(derivative, a, b, windows, groups, precision)
     rule = choose.rule_for(derivative, "cpu", p, plain=False, one_device=True)
+    if a.dtype == "bfloat16" and not (rule.halves and p.onednn):
+        a, b = a.astype("float32"), b.astype("float32")
+        return _on_cpu(derivative, a, b, windows, groups, precision, dtype)
     parameters: dict[str, Any] = {"block": rule.block(p)} if rule.block else {}
     if rule.correlates:
-        parameters["conv"] = partial(_on_cpu, FORWARD)
+        parameters["conv"] = partial(_on_cpu, FORWARD, dtype=a.dtype)
+    if rule.form is by_onednn:  # it rounds its sums itself
+        parameters["preferred_element_type"] = a.dtype if dtype == a.dtype else "float32"
 
     def run(a: jax.Array, b: jax.Array) -> jax.Array:
         return rule.form(a, b, windows, groups, precision, **parameters)
 
     if not rule.copies:
-        return run(a, b)
+        return run(a, b).astype(dtype)
     images = choose.COPIED_BYTES // p.image_bytes
     if derivative == KERNEL_GRAD:
-        return sum_over_images(run, a, b, images)
+        return sum_over_images(run, a, b, images).astype(dtype)
     if derivative == FORWARD:
-        return map_over_images(lambda x: run(x, b), a, images)
-    return map_over_images(lambda dy: run(a, dy), b, images)
+        return map_over_images(lambda x: run(x, b), a, images).astype(dtype)
+    return map_over_images(lambda dy: run(a, dy), b, images).astype(dtype)
 
 
 def _row_axis(name: str) -> int:
