@@ -127,6 +127,16 @@ def wide_3x3(p: Problem) -> bool:
     return p.onednn and p.itemsize == 4 and p.windows.window == (3, 3) and p.groups == 1 and p.unit and wide and fits
 
 
+def wide_3x3_back(p: Problem) -> bool:
+    """True where `wide_3x3` holds for the full correlation."""
+    return wide_3x3(p._replace(windows=p.windows._replace(output=p.windows.sizes)))
+
+
+def unit_stride_of_one_group_on_onednn(p: Problem) -> bool:
+    """True where oneDNN may compute an input gradient as a convolution of one group."""
+    return p.onednn and unit_stride(p) and p.groups == 1
+
+
 def few_channels(p: Problem, channels: int, features: int) -> bool:
     """True where blocks of neighbours fill the registers, and the patches of one image are not too large."""
     few = p.groups == 1 and p.unit and p.taps <= MANY_TAPS and p.channels <= channels and p.features <= features
@@ -289,6 +299,8 @@ INPUT_GRADS_ON_CPU = (
     Rule(input_grad.one_product, single_window),
     Rule(input_grad.pointwise, strided_pointwise, copies=True, correlates=True, halves=True),
     Rule(input_grad.width_blocked, few_channels_back, copies=True, block=_block),
+    Rule(input_grad.winograd_by_onednn, wide_3x3_back),
+    Rule(input_grad.by_onednn, unit_stride_of_one_group_on_onednn, halves=True),
     Rule(input_grad.full_correlation, unit_stride, correlates=True, halves=True),
     Rule(input_grad.depthwise_phases, depthwise_phases, copies=True),
     Rule(input_grad.phases_as_channels, even_phases, copies=True, correlates=True, halves=True),

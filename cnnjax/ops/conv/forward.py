@@ -80,15 +80,23 @@ def by_onednn(
     return onednn.conv(x, w, windows, groups, preferred_element_type)
 
 
-def winograd_by_onednn(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
-    """Computes a wide 3x3 convolution by F(2x2, 3x3), whose products run through oneDNN."""
+def winograd_by_onednn(
+    x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Precision, *, swapped: bool = False
+) -> jax.Array:
+    """Computes a wide 3x3 convolution by F(2x2, 3x3), whose products run through oneDNN.
+
+    Where the kernel is `swapped`, w is (*K, F, C), and transposed by oneDNN.
+    """
     del precision
-    w_tiles = transform_kernel(w, 2)
-    product = partial(onednn.matmul, transpose_a=False)
-    run = partial(conv_of_tiles, w=w_tiles, windows=windows, outputs=2, product=product)
+    product = partial(onednn.matmul, transpose_b=swapped)
+    features = w.shape[-2 if swapped else -1]
+    run = partial(
+        conv_of_tiles, w=transform_kernel(w, 2), windows=windows, outputs=2, product=product, features=features
+    )
     minimal = partial(map_over_images, run, most=WINOGRAD_FORWARD_BYTES // winograd_image_bytes(windows, *w.shape[-2:]))
     # Winograd spreads NaN and infinity to neighbouring outputs.
-    return lax.cond(jnp.isfinite(x).all(), minimal, lambda x: onednn.conv(x, w, windows, groups), x)
+    direct = partial(onednn.conv, w=w, windows=windows, groups=groups, swapped=swapped)
+    return lax.cond(jnp.isfinite(x).all(), minimal, direct, x)
 
 
 def winograd_image_bytes(windows: Windows, channels: int, features: int) -> int:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.ops.checks import Precision
+from cnnjax.ops.conv import forward, onednn
 from cnnjax.ops.conv.chunks import map_over_images
 from cnnjax.ops.conv.forward import (
     PATCHES_BYTES,
@@ -96,6 +97,34 @@ def full_correlation(
 
     where dy' is dy (N, *S', F) with stride - 1 zeros set between its elements.
     """
+    dy, full = _padded_for_full_correlation(dy, windows)
+    return conv(dy, _turned(w, groups), full, groups, precision)
+
+
+def by_onednn(
+    w: jax.Array,
+    dy: jax.Array,
+    windows: Windows,
+    groups: int,
+    precision: Precision,
+    preferred_element_type: jax.typing.DTypeLike | None = None,
+) -> jax.Array:
+    """Computes `full_correlation` of one group by oneDNN, which swaps the channels' roles itself."""
+    del precision
+    dy, full = _padded_for_full_correlation(dy, windows)
+    return onednn.conv(dy, _flipped(w), full, groups, preferred_element_type, swapped=True)
+
+
+def winograd_by_onednn(
+    w: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision
+) -> jax.Array:
+    """Computes `full_correlation` of a wide 3x3 kernel by F(2x2, 3x3)."""
+    dy, full = _padded_for_full_correlation(dy, windows)
+    return forward.winograd_by_onednn(dy, _flipped(w), full, groups, precision, swapped=True)
+
+
+def _padded_for_full_correlation(dy: jax.Array, windows: Windows) -> tuple[jax.Array, Windows]:
+    """Returns dy, with zeros between its elements and cut where so needed, and the windows over it of stride 1."""
     gaps = [
         (extent - 1 - low, size + low - (count - 1) * stride - 1, stride - 1)
         for extent, size, stride, (low, _), count in zip(
@@ -109,14 +138,18 @@ def full_correlation(
         # merge this padding into the convolution, which stays a plain one of stride 1.
         dy = lax.optimization_barrier(lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *gaps, (0, 0, 0)]))
         padding = ((0, 0),) * len(gaps)
-    full = slide(dy.shape[1:-1], windows.window, dilation=windows.dilation, padding=padding)
-    return conv(dy, _turned(w, groups), full, groups, precision)
+    return dy, slide(dy.shape[1:-1], windows.window, dilation=windows.dilation, padding=padding)
+
+
+def _flipped(w: jax.Array) -> jax.Array:
+    """Flips w (*K, C, F) along its spatial axes."""
+    return lax.rev(w, range(w.ndim - 2))
 
 
 def _turned(w: jax.Array, groups: int) -> jax.Array:
     """Turns w (*K, C // groups, F) about its spatial axes, and swaps the channels' roles: (*K, F // groups, C)."""
     *window, per_group, features = w.shape
-    w = lax.rev(w, range(len(window)))
+    w = _flipped(w)
     # F stands group by group, and so will C.
     w = w.reshape(*window, per_group, groups, features // groups)
     w = jnp.moveaxis(w, -1, -3).swapaxes(-1, -2)

@@ -104,11 +104,18 @@ def _processor_flags() -> set[str]:
 
 
 def conv(
-    x: jax.Array, w: jax.Array, windows: Windows, groups: int, dtype: jax.typing.DTypeLike | None = None
+    x: jax.Array,
+    w: jax.Array,
+    windows: Windows,
+    groups: int,
+    dtype: jax.typing.DTypeLike | None = None,
+    *,
+    swapped: bool = False,
 ) -> jax.Array:
     """Computes the convolution of x (N, *S, C) with w (*K, C // groups, F): (N, *S', F).
 
-    Sums are of float32. The result is of `dtype`, float32 or that of x; None means that of x.
+    Sums are of float32. The result is of `dtype`, float32 or that of x; None means that of x. Where the kernel is
+    `swapped`, w is (*K, F, C), of one group: oneDNN reorders kernels anyway, from any order of their axes.
 
     Raises:
       ValueError: the padding is negative, or the output is not what such windows give.
@@ -120,7 +127,8 @@ def conv(
     low, high = zip(*padding, strict=True)
     rank = len(sizes)
     image = {"data": {"batch_dim": 0, "feature_dim": rank + 1, "spatial_dims": list(range(1, rank + 1))}}
-    kernel = {"input_feature_dim": rank, "output_feature_dim": rank + 1, "spatial_dims": list(range(rank))}
+    of_input, of_output = (rank + 1, rank) if swapped else (rank, rank + 1)
+    kernel = {"input_feature_dim": of_input, "output_feature_dim": of_output, "spatial_dims": list(range(rank))}
     config = {
         "dims": rank + 2,
         "feature_groups": groups,
@@ -129,19 +137,19 @@ def conv(
         "output": image,
         "window": {"pad_left": low, "pad_right": high, "strides": stride, "window_dilations": dilation},
     }
-    shape = (x.shape[0], *output, w.shape[-1])
+    shape = (x.shape[0], *output, w.shape[of_output])
     return _call("__onednn$convolution", {"onednn_conv_config": config}, shape, dtype or x.dtype, x, w)
 
 
-def matmul(a: jax.Array, b: jax.Array, transpose_a: bool) -> jax.Array:
-    """Multiplies matrices, a b or a^T b: (..., M, P), or (..., P, M), and (..., P, N); the result is of float32."""
+def matmul(a: jax.Array, b: jax.Array, transpose_a: bool = False, transpose_b: bool = False) -> jax.Array:
+    """Multiplies matrices (..., M, P) and (..., P, N), each of them transposed where so said; returns float32."""
     if a.ndim > 2 and not has_avx512():
         # oneDNN's AVX2 kernels write beyond their memory where they multiply several matrices in one call.
         batch = tuple(range(a.ndim - 2))
-        summed = a.ndim - 2 if transpose_a else a.ndim - 1
-        return jax.lax.dot_general(a, b, (((summed,), (b.ndim - 2,)), (batch, batch)))
-    config = {"transpose_a": transpose_a, "transpose_b": False}
-    shape = (*a.shape[:-2], a.shape[-1 if transpose_a else -2], b.shape[-1])
+        summed = ((a.ndim - 1 - transpose_a,), (b.ndim - 2 + transpose_b,))
+        return jax.lax.dot_general(a, b, (summed, (batch, batch)))
+    config = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+    shape = (*a.shape[:-2], a.shape[-2 + transpose_a], b.shape[-1 - transpose_b])
     return _call("__onednn$matmul", {"onednn_matmul_config": config}, shape, "float32", a, b)
 
 
