@@ -13,9 +13,9 @@ from typing import NamedTuple
 import jax
 
 from cnnjax.ops.checks import Precision
-from cnnjax.ops.conv import forward, input_grad, kernel_grad
+from cnnjax.ops.conv import forward, input_grad, kernel_grad, onednn
 from cnnjax.ops.conv.toeplitz import check_matrix_size, toeplitz
-from cnnjax.ops.conv.winograd import winograd, winograd4
+from cnnjax.ops.conv.winograd import WORD_BYTES, winograd, winograd4
 from cnnjax.ops.geometry import Windows
 from cnnjax.ops.patches import MANY_TAPS
 
@@ -42,8 +42,11 @@ MOST_GROUPS = MANY_TAPS
 FEW_GROUPS = 8
 # Images, features, and products per output pixel from which `batch_as_channels` fills oneDNN's blocks.
 LEAST_IMAGES, LEAST_FEATURES, LEAST_PRODUCTS = 16, 16, 128
-# Harmonic size C F / (C + F) of channels and features from which F(2x2, 3x3) saves more products than it adds passes.
-WIDE_FORWARD = 150
+# Harmonic size C F / (C + F) of channels and features from which F(2x2, 3x3) saves more products than it adds passes;
+# and where XLA must multiply its tiles, see `onednn.matmul`.
+WIDE_FORWARD, WIDE_FORWARD_BY_XLA = 30, 150
+# Bytes of one image's tiles, of x and y, up to which F(2x2, 3x3) works through whole images.
+WINOGRAD_IMAGE_BYTES = 40_000_000
 # The same for the kernel gradient, whose larger tiles also must save this factor of the products.
 WIDE_KERNEL_GRAD, LEAST_SAVING = 16, 2.5
 # Taps up to which the TPU's compiler is quick with the kernel gradient of few channels.
@@ -76,10 +79,10 @@ class Problem(NamedTuple):
 
     @property
     def image_bytes(self) -> int:
-        """The bytes of x and y of one image, x padded."""
+        """The bytes of x and y of one image, x padded; XLA widens halves to float32 on the way."""
         sizes = [size + sum(pair) for size, pair in zip(self.windows.sizes, self.windows.padding, strict=True)]
         pixels = math.prod(sizes) * self.channels + math.prod(self.windows.output) * self.features
-        return self.itemsize * self.groups * pixels
+        return max(self.itemsize, WORD_BYTES) * self.groups * pixels
 
 
 # ---- conditions ----
@@ -122,8 +125,9 @@ def on_onednn(p: Problem) -> bool:
 
 def wide_3x3(p: Problem) -> bool:
     """True for 3x3 with so many channels that F(2x2, 3x3) is faster than oneDNN, and more exact."""
-    wide = p.channels * p.features >= WIDE_FORWARD * (p.channels + p.features)
-    fits = forward.winograd_image_bytes(p.windows, p.channels, p.features) <= forward.WINOGRAD_FORWARD_BYTES
+    least = WIDE_FORWARD if onednn.has_avx512() else WIDE_FORWARD_BY_XLA
+    wide = p.channels * p.features >= least * (p.channels + p.features)
+    fits = forward.winograd_image_bytes(p.windows, p.channels, p.features) <= WINOGRAD_IMAGE_BYTES
     return p.onednn and p.itemsize == 4 and p.windows.window == (3, 3) and p.groups == 1 and p.unit and wide and fits
 
 

@@ -20,8 +20,8 @@ from cnnjax.ops.conv.winograd import WORD_BYTES, conv_of_tiles, transform_kernel
 from cnnjax.ops.geometry import Windows, slide
 from cnnjax.ops.patches import MANY_TAPS, columns, pad_spatial, taps
 
-# Winograd's tiles of x and y at a time, in bytes.
-WINOGRAD_FORWARD_BYTES = 40_000_000
+# Winograd's tiles of x and y at a time, in bytes: with smaller ones the loop shows, larger ones leave the cache.
+WINOGRAD_FORWARD_BYTES = 14_000_000
 # The patches of width-blocked images at a time, in bytes.
 PATCHES_BYTES = 16_000_000
 
