@@ -41,6 +41,8 @@ def line(result: Result) -> str:
         low, high = result["spread"][peer]
         spread = f" ({low:.2f}-{high:.2f})" if low < high else ""
         parts.append(f"{peer} {median(result['seconds'][peer]) * factor:.2f} {unit}: {ratio:.2f}{spread}")
+    if disturbed := result.get("disturbed"):
+        parts.append(f"disturbed by other processes: {disturbed} of {len(result['seconds'][own])} rounds")
     return " | ".join(parts)
 
 
