@@ -24,6 +24,7 @@ PEERS = {
     "flax": ("C0", "o", "flax as shipped"),
     "flax with our options": ("C2", "^", "flax's layers in our step"),
     "lax": ("C0", "D", "jax.lax"),
+    "own float32": ("C0", "D", "our own in float32"),
     "cold": ("C0", "o", "with an empty compilation cache"),
 }
 FEW_CASES = 8  # rows of a plot that get a number beside each mark

@@ -23,6 +23,7 @@ Run = Callable[[], Arrays]  # one call, computed to its end
 Contenders = dict[str, Run]
 Result = dict[str, Any]  # of one case: its name, what was measured, seconds, ratios and their spread by peer
 LEAST_SECONDS = 0.05  # of one timing: shorter calls are repeated
+LONG_SECONDS = 0.5  # calls of this length need no call before to fill the caches
 PAUSE_SECONDS = 0.005  # before a timing: threads of the contender before may still be spinning
 
 
@@ -40,29 +41,30 @@ class Timings(NamedTuple):
 
 def in_turns(contenders: Contenders, rounds: int) -> Timings:
     """Times each contender once per round, in a drawn order; a round beside busy processes is timed again."""
-    repeats = {}
+    calls = {}
     for name, run in contenders.items():
         run()
         started = time.perf_counter()
         run()
-        repeats[name] = max(1, math.ceil(LEAST_SECONDS / (time.perf_counter() - started)))
+        calls[name] = time.perf_counter() - started
     order = random.Random(0)
-    timed = [alone(lambda: one_round(contenders, repeats, order)) for _ in range(rounds)]
+    timed = [alone(lambda: one_round(contenders, calls, order)) for _ in range(rounds)]
     seconds = {name: [one[name] for one, _ in timed] for name in contenders}
     return Timings(seconds, sum(disturbed for _, disturbed in timed))
 
 
-def one_round(contenders: Contenders, repeats: dict[str, int], order: random.Random) -> dict[str, float]:
-    """Returns the seconds per call of each contender."""
+def one_round(contenders: Contenders, calls: dict[str, float], order: random.Random) -> dict[str, float]:
+    """Returns the seconds per call of each contender, of which `calls` says about how long one takes."""
     seconds = {}
     for name in order.sample(list(contenders), len(contenders)):
-        run = contenders[name]
-        run()
+        run, repeats = contenders[name], max(1, math.ceil(LEAST_SECONDS / calls[name]))
+        if calls[name] < LONG_SECONDS:
+            run()
         time.sleep(PAUSE_SECONDS)
         started = time.perf_counter()
-        for _ in range(repeats[name]):
+        for _ in range(repeats):
             run()
-        seconds[name] = (time.perf_counter() - started) / repeats[name]
+        seconds[name] = (time.perf_counter() - started) / repeats
     return seconds
 
 
@@ -71,12 +73,22 @@ def alone(measure: Callable[[], T]) -> tuple[T, bool]:
     return undisturbed(measure, refuse=FLAGS.busy == "refuse")
 
 
-def compare(name: str, measure: str, contenders: Contenders, tolerance: float) -> Result:
-    """Checks that all contenders compute the numbers of the first, and times them."""
-    own, *others = contenders
-    expected = contenders[own]()
-    for other in others:
-        check_equal(f"{other} at {name}, {measure}", expected, contenders[other](), tolerance)
+def compare(name: str, measure: str, contenders: Contenders, tolerance: float, reference: str | None = None) -> Result:
+    """Checks that all contenders compute the same numbers, and times them.
+
+    Args:
+      name: of the case.
+      measure: what is timed.
+      contenders: ours first.
+      tolerance: as for `check_equal`.
+      reference: whose numbers are right; by default ours.
+    """
+    own, *_ = contenders
+    reference = reference or own
+    expected = contenders[reference]()
+    for other in contenders:
+        if other != reference:
+            check_equal(f"{other} at {name}, {measure}", expected, contenders[other](), tolerance)
     seconds, disturbed = in_turns(contenders, FLAGS.rounds)
     layouts = [peer for peer in seconds if peer.startswith("torch ")]
     if layouts:

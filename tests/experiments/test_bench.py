@@ -68,6 +68,14 @@ def test_a_suite(tmp_path: Path, suite: str, only: str, peers: str) -> None:
     assert report["machine"]["jax"] and report["machine"]["cores"]
 
 
+def test_predictions(tmp_path: Path) -> None:
+    flags = ["--suite=predict", "--only=LeNet-5, predict 1", "--peers=lax", "--busy=mark", "--rounds=1"]
+    done = processes.run("bench", *flags, f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads((tmp_path / "predict.json").read_text())["cases"]
+    assert case["case"] == "LeNet-5, predict 1" and list(case["ratios"]) == ["own again"]
+
+
 @pytest.mark.parametrize("only", ["crops", "decode"])
 def test_loaders(tmp_path: Path, only: str) -> None:
     arguments = ["--suite=data", "--rounds=1", "--images=64", "--peers=lax", "--busy=mark"]
@@ -93,6 +101,8 @@ def test_other_numbers_and_bad_flags_are_refused(monkeypatch: pytest.MonkeyPatch
         timing.check_equal("x", np.ones(3), np.full(3, np.nan), 1e-6)
     done = processes.run("bench", "--peers=keras")
     assert done.returncode == 1 and "'keras' must be one of torch, flax, lax" in done.stderr
+    done = processes.run("bench", "--suite=step", "--dtypes=float16", "--busy=mark")
+    assert done.returncode == 1 and "--dtypes=float16: 'float16' must be one of float32, bfloat16" in done.stderr
     done = processes.run("bench", "--only=nothing", "--busy=mark")
     assert done.returncode == 1 and "no case of the suite ops" in done.stderr
 
