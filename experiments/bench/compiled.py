@@ -15,17 +15,15 @@ import jax
 import jaxlib
 import optax
 from absl import flags
+from dtypes import chosen_dtypes
 from flax import nnx
 from timing import Result
 
 from cnnjax import models, plan
-from cnnjax.app.flags import DTYPES
-from cnnjax.errors import UserError
 from cnnjax.train import losses, optimizers
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("target", ["tpu:v5e", "gpu:h100"], "aot: machines to compile for, see experiments/plan.py")
-flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "aot: of the computation")
 flags.DEFINE_integer("batch_size", 512, "aot: examples a device", lower_bound=1)
 RATE = 0.001
 
@@ -75,9 +73,7 @@ def compile_steps(peers: list[str]) -> Iterator[Result]:
     Figures of programs that an earlier run with the same `--out` has compiled, to the letter, are taken from there.
     """
     del peers  # flax is the only one
-    for dtype in FLAGS.dtypes:
-        if dtype not in DTYPES:
-            raise UserError(f"--dtypes={','.join(FLAGS.dtypes)}: {dtype!r} must be one of {', '.join(DTYPES)}.")
+    dtypes = chosen_dtypes(["float32", "bfloat16"])
     known = Known(Path(FLAGS.out) / "aot_programs.json")
     for name in FLAGS.target:
         target = plan.parse(name)
@@ -85,7 +81,7 @@ def compile_steps(peers: list[str]) -> Iterator[Result]:
         for net in NETS:
             if FLAGS.only not in net.name:
                 continue
-            for dtype in FLAGS.dtypes:
+            for dtype in dtypes:
                 print(f"{net.name}, {dtype}, {target.name}: compiling ours and flax's", flush=True)
                 ours = known.program(f"{net.name}, {dtype}, ours", _own(net, dtype, devices))
                 theirs = None

@@ -29,9 +29,10 @@ def time_feeds(peers: list[str]) -> Iterator[Result]:
     for stage, make_run in (("transfer", transfer), (f"compute: a ResNet-18 update at {PHOTO_SIDE}", compute)):
         if FLAGS.only in stage:
             run = make_run()
-            seconds = {"own": [one / PHOTOS for one in in_turns({"own": run}, FLAGS.rounds)["own"]]}
+            timed = in_turns({"own": run}, FLAGS.rounds)
+            seconds = {"own": [one / PHOTOS for one in timed.seconds["own"]]}
             yield {"case": stage, "measure": f"batch of {PHOTOS}", "unit": ("us an image", 1e6), "seconds": seconds,
-                   "ratios": {}, "spread": {}}  # fmt: skip
+                   "ratios": {}, "spread": {}, "disturbed": timed.disturbed}  # fmt: skip
 
 
 def updates(kind: str) -> Run:

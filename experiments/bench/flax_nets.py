@@ -95,49 +95,6 @@ class ResNet(nnx.Module):
         return self.dense(x.mean((1, 2)))
 
 
-class AlexNet(nnx.Module):
-    """AlexNet with two towers; flax has no local response normalisation, so that is plain JAX."""
-
-    def __init__(self, **common: Any):
-        one, two, three, four, five = ALEXNET_WIDTHS
-        self.conv1 = nnx.Conv(3, one, (11, 11), strides=4, padding=2, **common)
-        self.conv2 = nnx.Conv(one, two, (5, 5), padding=2, feature_group_count=2, **common)
-        self.conv3 = nnx.Conv(two, three, (3, 3), padding=1, **common)
-        self.conv4 = nnx.Conv(three, four, (3, 3), padding=1, feature_group_count=2, **common)
-        self.conv5 = nnx.Conv(four, five, (3, 3), padding=1, feature_group_count=2, **common)
-        self.head = Head(36 * five, **common)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps images to logits."""
-        for conv in (self.conv1, self.conv2):
-            x = max_pool(normalize(nnx.relu(conv(x))), 3)
-        x = nnx.relu(self.conv4(nnx.relu(self.conv3(x))))
-        return self.head(max_pool(nnx.relu(self.conv5(x)), 3))
-
-
-class VGG(nnx.Module):
-    """VGG-16."""
-
-    def __init__(self, **common: Any):
-        stages, inputs = [], 3
-        for count, outputs in VGG_STAGES:
-            convs = []
-            for _ in range(count):
-                convs.append(nnx.Conv(inputs, outputs, (3, 3), padding=1, **common))
-                inputs = outputs
-            stages.append(nnx.List(convs))
-        self.stages = nnx.List(stages)
-        self.head = Head(49 * inputs, **common)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps images to logits."""
-        for stage in self.stages:
-            for conv in stage:
-                x = nnx.relu(conv(x))
-            x = max_pool(x)
-        return self.head(x)
-
-
 class Head(nnx.Module):
     """The three dense layers of AlexNet and VGG, with dropout."""
 
@@ -146,10 +103,49 @@ class Head(nnx.Module):
         self.dense3 = nnx.Linear(4096, 10, rngs=rngs, **common)
         self.dropout1, self.dropout2 = nnx.Dropout(0.5, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def logits(self, x: jax.Array) -> jax.Array:
         """Maps the last feature maps to logits."""
         x = self.dropout1(nnx.relu(self.dense1(x.reshape(len(x), -1))))
         return self.dense3(self.dropout2(nnx.relu(self.dense2(x))))
+
+
+class AlexNet(Head):
+    """AlexNet with two towers; flax has no local response normalisation, so that is plain JAX."""
+
+    def __init__(self, **common: Any):
+        one, two, three, four, five = ALEXNET_WIDTHS
+        super().__init__(36 * five, **common)
+        self.conv1 = nnx.Conv(3, one, (11, 11), strides=4, padding=2, **common)
+        self.conv2 = nnx.Conv(one, two, (5, 5), padding=2, feature_group_count=2, **common)
+        self.conv3 = nnx.Conv(two, three, (3, 3), padding=1, **common)
+        self.conv4 = nnx.Conv(three, four, (3, 3), padding=1, feature_group_count=2, **common)
+        self.conv5 = nnx.Conv(four, five, (3, 3), padding=1, feature_group_count=2, **common)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images to logits."""
+        for conv in (self.conv1, self.conv2):
+            x = max_pool(normalize(nnx.relu(conv(x))), 3)
+        x = nnx.relu(self.conv4(nnx.relu(self.conv3(x))))
+        return self.logits(max_pool(nnx.relu(self.conv5(x)), 3))
+
+
+class VGG(Head):
+    """VGG."""
+
+    def __init__(self, depth: int = 16, **common: Any):
+        super().__init__(49 * VGG_STAGES[depth][-1][1], **common)
+        self.counts = [count for count, _ in VGG_STAGES[depth]]
+        widths = [3, *(width for count, width in VGG_STAGES[depth] for _ in range(count))]
+        self.convs = nnx.List([nnx.Conv(*pair, (3, 3), padding=1, **common) for pair in itertools.pairwise(widths)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps images to logits."""
+        convs = iter(self.convs)
+        for count in self.counts:
+            for conv in itertools.islice(convs, count):
+                x = nnx.relu(conv(x))
+            x = max_pool(x)
+        return self.logits(x)
 
 
 def normalize(x: jax.Array) -> jax.Array:
@@ -167,17 +163,17 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
 NETS = {"cifar_cnn": Cifar, "resnet18": ResNet, "alexnet": AlexNet, "vgg": VGG}
 
 
-def twin(name: str, rngs: nnx.Rngs, dtype: str | None = None) -> nnx.Module:
+def twin(name: str, rngs: nnx.Rngs, dtype: str | None = None, **options: Any) -> nnx.Module:
     """Returns flax's net of that name, in training mode, computing in a dtype."""
-    common: dict[str, Any] = {"dtype": None if dtype is None else jnp.dtype(dtype), "rngs": rngs}
+    common: dict[str, Any] = {"dtype": None if dtype is None else jnp.dtype(dtype), "rngs": rngs, **options}
     net = Plain(PLAIN[name], **common) if name in PLAIN else NETS[name](**common)
     net.train()
     return net
 
 
-def make_net(name: str, params: dict[str, np.ndarray]) -> nnx.Module:
+def make_net(name: str, params: dict[str, np.ndarray], **options: Any) -> nnx.Module:
     """Returns flax's net of that name, in training mode, with these weights."""
-    net = twin(name, nnx.Rngs(0))
+    net = twin(name, nnx.Rngs(0), **options)
     state = nnx.state(net, nnx.Param)
     for path, variable in nnx.to_flat_state(state):
         variable[...] = jnp.asarray(params["/".join(map(str, path))])

@@ -61,7 +61,8 @@ def time_data(peers: list[str]) -> Iterator[Result]:
 
 def result(name: str, measure: str, contenders: Contenders, images: int) -> Result:
     """Times contenders in turns, in seconds an image."""
-    seconds = {who: [one / images for one in each] for who, each in in_turns(contenders, FLAGS.rounds).items()}
+    timed = in_turns(contenders, FLAGS.rounds)
+    seconds = {who: [one / images for one in each] for who, each in timed.seconds.items()}
     own = seconds["own"]
     ratios = {who: [a / b for a, b in zip(own, each, strict=True)] for who, each in seconds.items() if who != "own"}
     rates = ", ".join(f"{who} {1 / median(each):,.0f}" for who, each in seconds.items())
@@ -73,6 +74,7 @@ def result(name: str, measure: str, contenders: Contenders, images: int) -> Resu
         "seconds": seconds,
         "ratios": {who: median(each) for who, each in ratios.items()},
         "spread": {who: [min(each), max(each)] for who, each in ratios.items()},
+        "disturbed": timed.disturbed,
     }
 
 

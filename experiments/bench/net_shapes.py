@@ -28,7 +28,11 @@ PLAIN = {
 }
 CIFAR_WIDTHS = (3, 32, 64, 128)
 ALEXNET_WIDTHS = (96, 256, 384, 384, 256)
-VGG_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, and their channels
+#: Convolutions of each stage and their channels, by depth.
+VGG_STAGES = {
+    11: ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512)),
+    16: ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)),
+}
 RESNET_WIDTHS = (64, 64, 64, 128, 128, 256, 256, 512, 512)  # channels before and after each block
 
 

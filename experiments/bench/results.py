@@ -24,6 +24,7 @@ PEERS = {
     "flax": ("C0", "o", "flax as shipped"),
     "flax with our options": ("C2", "^", "flax's layers in our step"),
     "lax": ("C0", "D", "jax.lax"),
+    "own float32": ("C0", "D", "our own in float32"),
     "cold": ("C0", "o", "with an empty compilation cache"),
 }
 FEW_CASES = 8  # rows of a plot that get a number beside each mark
@@ -41,6 +42,8 @@ def line(result: Result) -> str:
         low, high = result["spread"][peer]
         spread = f" ({low:.2f}-{high:.2f})" if low < high else ""
         parts.append(f"{peer} {median(result['seconds'][peer]) * factor:.2f} {unit}: {ratio:.2f}{spread}")
+    if disturbed := result.get("disturbed"):
+        parts.append(f"disturbed by other processes: {disturbed} of {len(result['seconds'][own])} rounds")
     return " | ".join(parts)
 
 
