@@ -3,7 +3,7 @@
 Resuming thus needs no iterator state.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
@@ -26,9 +26,14 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     Returns:
       `(n,)` int32 on the host, read-only because it is shared with the next caller.
     """
-    order = np.array(jax.random.permutation(rng.key(seed, rng.SHUFFLE, epoch), n), np.int32)
+    order = np.array(_permutation(np.int64(seed), np.int64(epoch), n), np.int32)
     order.flags.writeable = False
     return order
+
+
+@partial(jax.jit, static_argnums=2)  # one program; called as it is, JAX compiles six
+def _permutation(seed: jax.Array, epoch: jax.Array, n: int) -> jax.Array:
+    return jax.random.permutation(rng.key(seed, rng.SHUFFLE, epoch), n)  # type: ignore[arg-type]
 
 
 def sample(seed: int, epoch: int, n: int, count: int) -> np.ndarray:

@@ -234,10 +234,12 @@ def channel_stats(train_images: np.ndarray | Iterable[np.ndarray]) -> tuple[tupl
     for images in [train_images] if isinstance(train_images, np.ndarray) else train_images:
         check_pixels(images)
         for start in range(0, len(images), _CHUNK):
-            pixels = images[start : start + _CHUNK].reshape(-1, images.shape[-1]).astype(np.uint32)
-            n += len(pixels)
-            total = total + pixels.sum(axis=0, dtype=np.uint64)
-            squares = squares + (pixels * pixels).sum(axis=0, dtype=np.uint64)
+            pixels = images[start : start + _CHUNK]
+            n += pixels.size // pixels.shape[-1]
+            # over the images first: NumPy adds along the rest of an array many times faster than three channels apart
+            rows = pixels.reshape(len(pixels), -1).astype(np.uint16)
+            total = total + _by_channel(rows.sum(axis=0, dtype=np.uint32), images.shape[-1])
+            squares = squares + _by_channel((rows * rows).sum(axis=0, dtype=np.uint32), images.shape[-1])
     if not n:
         raise ValueError("train_images is empty: there is nothing to average")
     means, stds = [], []
@@ -246,6 +248,11 @@ def channel_stats(train_images: np.ndarray | Iterable[np.ndarray]) -> tuple[tupl
         # Python's integers are exact, so the difference of two large numbers loses nothing.
         stds.append(math.sqrt(n * s2 - s1 * s1) / (255 * n) or 1.0)
     return tuple(means), tuple(stds)
+
+
+def _by_channel(sums: np.ndarray, channels: int) -> np.ndarray:
+    """Adds the sums of all pixels `(H * W * C,)` to one of each channel, `(C,)`."""
+    return sums.reshape(-1, channels).sum(axis=0, dtype=np.uint64)
 
 
 def standardize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

@@ -6,6 +6,7 @@ ImageNet classification with deep convolutional neural networks.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,17 @@ FORMS = {
 }
 #: Smallest side of the image that leaves a window for the last pooling, in pixels.
 SMALLEST = 63
+
+
+def scaled_normal(scale: float) -> nnx.Initializer:
+    """Returns `nnx.initializers.variance_scaling(scale, "fan_in", "normal")`, of the same bits in any program."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32, **_: Any) -> jax.Array:
+        # XLA would merge the deviation with the constants of the draw, which rounds to other bits
+        drawn = jax.lax.optimization_barrier(jax.random.normal(key, tuple(shape), dtype))
+        return drawn * jnp.sqrt(jnp.array(scale / math.prod(shape[:-1]), dtype))
+
+    return init
 
 
 class AlexNet(nnx.Module):
@@ -93,7 +105,7 @@ class AlexNet(nnx.Module):
         def init_for(inputs: int) -> dict[str, Any]:  # inputs of a unit as published
             init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within 1 / sqrt(fan_in)
             if form != "one-tower":
-                init = nnx.initializers.variance_scaling(0.01**2 * inputs, "fan_in", "normal")
+                init = scaled_normal(0.01**2 * inputs)
             return {"kernel_init": init, "dtype": dtype, "rngs": rngs}
 
         fan_in = [maps * window**2 for maps, window in zip(published, (5, 3, 3, 3, 6), strict=True)]

@@ -13,6 +13,7 @@ from typing import Any
 from flax import nnx
 
 from cnnjax.errors import UserError
+from cnnjax.models.draw import draw_at_once
 
 Make = Callable[..., nnx.Module]
 MODELS: dict[str, Make] = {}
@@ -73,9 +74,13 @@ def build(config: Mapping[str, Any]) -> nnx.Module:
     options = dict(config["model"])
     name = options.pop("name")
     make = find(name)
-    offered = {**options, "dtype": config.get("dtype", "float32"), "rngs": nnx.Rngs(config.get("seed", 0))}
+    offered = {**options, "dtype": config.get("dtype", "float32")}
+    seed = config.get("seed", 0)
     try:
-        model = make(**_taken(make, offered))
+        if _is_own(make):
+            model = draw_at_once(make, _taken(make, offered), seed)
+        else:  # whether a net of one's own can be traced, nobody knows
+            model = make(**_taken(make, {**offered, "rngs": nnx.Rngs(seed)}))
     except (TypeError, ValueError) as error:
         raise UserError(f"the model {name} cannot be built from {options}: {error}.") from error
     if not isinstance(model, nnx.Module):
@@ -101,6 +106,11 @@ def find(name: str) -> Make:
     if not hasattr(module, attribute):
         raise UserError(f"{where} has no {attribute!r}: the model must be one of its classes or functions.")
     return getattr(module, attribute)
+
+
+def _is_own(make: Make) -> bool:
+    """True for the nets of this package."""
+    return isinstance(make, type) and make.__module__.startswith(f"{__package__}.")
 
 
 def _module(name: str) -> Any:

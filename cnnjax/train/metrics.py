@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 from cnnjax.train.examples import SPLITS
 
 Record = dict[str, Any]  # "step" and "epoch", ints, and scores by name, floats
@@ -86,13 +90,11 @@ class MetricsLog:
         self.records = [record for record in read(path) if record["step"] <= step]
         if not writes:
             return
-        from tensorboardX import SummaryWriter
-
         fresh = path.with_suffix(".new")
         fresh.write_text("".join(json.dumps(record) + "\n" for record in self.records))
         os.replace(fresh, path)
         self._file = open(path, "a")  # noqa: SIM115
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
+        self._events = _summary_writer(str(workdir / "events"), purge_step=step + 1)
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Adds the record `{"step", "epoch", **values}`.
@@ -124,20 +126,33 @@ class MetricsLog:
 
 def add_hyperparameters(workdir: Path, config: Mapping[str, Any], record: Record) -> None:
     """Adds a run to TensorBoard's hparams view: its settings that are scalars, and the scores of a record."""
-    from tensorboardX import SummaryWriter
-
     settings = {name: value for name, value in config.items() if isinstance(value, bool | int | float | str)}
     scores = {f"hparam/{name}": value for name, value in record.items() if name not in ("step", "epoch")}
-    with SummaryWriter(str(workdir / "events")) as events:
+    with _summary_writer(str(workdir / "events")) as events:
         events.add_hparams(settings, scores, name="hparams", global_step=record["step"])
 
 
 def add_pictures(workdir: Path, step: int, names: Sequence[str]) -> None:
     """Adds each `WORKDIR/NAME.png` to the TensorBoard events, at `step`."""
     from PIL import Image
-    from tensorboardX import SummaryWriter
 
-    with SummaryWriter(str(workdir / "events")) as events:
+    with _summary_writer(str(workdir / "events")) as events:
         for name in names:
             with Image.open(workdir / f"{name}.png") as image:
                 events.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+
+def _summary_writer(folder: str, **options: Any) -> SummaryWriter:
+    """Opens TensorBoard events.
+
+    tensorboardX imports torch for the names of its types, which takes longer than all else before the first update: it
+    does without where torch cannot be imported.
+    """
+    hidden = {} if "torch" in sys.modules else {"torch": None}
+    sys.modules.update(hidden)  # type: ignore[arg-type]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+    return SummaryWriter(folder, **options)

@@ -114,10 +114,12 @@ def initial(
       optimizer: any transformation of optax.
       average: whether to keep a moving average of the parameters.
     """
-    net, params, rest = split(model)
-    params, rest = jax.tree.map(jnp.copy, (params, rest))
-    averaged = jax.tree.map(jnp.copy, params) if average else {}
-    return net, TrainState(params, rest, optimizer.init(params), jnp.zeros((), jnp.int32), average=averaged)
+    net, own_params, own_rest = split(model)
+    params, rest, averaged = _copy(own_params), _copy(own_rest), _copy(own_params) if average else {}
+    opt_state = jax.jit(optimizer.init)(params)  # one program; called as it is, JAX compiles one for every shape
+    own = {id(leaf) for leaf in jax.tree.leaves(params)}  # jit hands on arguments that it returns as they are
+    opt_state = jax.tree.map(lambda leaf: _copy(leaf) if id(leaf) in own else leaf, opt_state)
+    return net, TrainState(params, rest, opt_state, jax.device_put(np.int32(0)), average=averaged)
 
 
 def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
@@ -183,6 +185,11 @@ def load_state(model: nnx.Module, params: Tree, rest: Tree) -> nnx.Module:
     given = TrainState(params, rest, (), jnp.zeros((), jnp.int32))
     state = from_arrays(to_arrays(given), like)
     return _inference(net, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
+
+
+def _copy(tree: Tree) -> Tree:
+    """Copies arrays, without a program to compile."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding, may_alias=False), tree)
 
 
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree, Tree]:
