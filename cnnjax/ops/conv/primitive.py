@@ -27,7 +27,8 @@ from cnnjax.ops.conv import choose, input_grad, onednn
 from cnnjax.ops.conv.choose import FORWARD, INPUT_GRAD, KERNEL_GRAD
 from cnnjax.ops.conv.chunks import map_over_images, sum_over_images
 from cnnjax.ops.conv.forward import lax_conv
-from cnnjax.ops.conv.mapped import as_one, one_by_one
+from cnnjax.ops.conv.kernel_grad import patches_of_each
+from cnnjax.ops.conv.mapped import as_one, one_by_one, small_patches
 from cnnjax.ops.geometry import Windows
 from cnnjax.ops.patches import pad_spatial
 from cnnjax.ops.primitives import aval_like, define_eager_call, define_nan_check, define_taylor_rule
@@ -259,8 +260,12 @@ def _compute_mapped(
         return compute(a, b, groups)
     arrays = dict(zip(OPERANDS[derivative], (a, b), strict=True))
     # oneDNN and the products are slow with many narrow groups, and as fast in a loop as outside.
-    form = one_by_one if common["platform"] == "cpu" and not common["plain"] else as_one
-    return form(compute, arrays, result, mapped, groups).astype(dtype)
+    if common["platform"] != "cpu" or common["plain"]:
+        return as_one(compute, arrays, result, mapped, groups).astype(dtype)
+    if derivative == KERNEL_GRAD and mapped == "xwy" and groups == 1 and small_patches(a, common["windows"]):
+        a, b = (array.astype(accumulator_dtype(a.dtype, b.dtype, dtype)) for array in (a, b))
+        return patches_of_each(a, b, common["windows"]).astype(dtype)
+    return one_by_one(compute, arrays, result, mapped, groups).astype(dtype)
 
 
 def _compute(
