@@ -116,8 +116,7 @@ def _max_of_rows(
     if window is None:
         tables = [adaptive_table(size, count)[0] for size, count in zip(x.shape[1:-1], output, strict=True)]
         if choose.row_form(sum(table.shape[1] for table in tables)) == "taps":
-            best, index = _first_along_axes(x, tables)
-            return best if give == "value" else index
+            return _max_along_axes(x, tables) if give == "value" else _first_along_axes(x, tables)
         index = _first_of_rows(x, [table[None, :, :, None] for table in tables])
     else:
         taps = [np.arange(k, dtype=np.int32)[None, None, :, None] for k in window]
@@ -132,23 +131,32 @@ def _at(x: jax.Array, index: jax.Array, take: Callable[..., jax.Array] = _at_ind
     return y.reshape(index.shape)
 
 
-def _first_along_axes(x: jax.Array, tables: list[np.ndarray]) -> tuple[jax.Array, jax.Array]:
-    """Finds the largest element of windows that are alike in all examples, and its index, the first of equals.
+def _max_along_axes(x: jax.Array, tables: list[np.ndarray]) -> jax.Array:
+    """Returns the largest element of windows that are alike in all examples; NaN wins."""
+    for axis, table in enumerate(tables, 1):
+        x = functools.reduce(lax.max, [_take(x, rows, axis) for rows in table.T])
+    return x
+
+
+def _first_along_axes(x: jax.Array, tables: list[np.ndarray]) -> jax.Array:
+    """Finds the index of the largest element of such windows, the first of equals.
 
     The last axis comes first: the first row with the largest row maximum, and in it the first column.
     """
-    sizes = x.shape[1:-1]
-    index: Any = np.arange(math.prod(sizes), dtype=np.int32).reshape(1, *sizes, 1)
-    best = x
+    best, index, starts, scale = x, np.zeros((1,) * x.ndim, np.int32), np.zeros((1,) * x.ndim, np.int32), 1
     for axis, table in reversed([*enumerate(tables, 1)]):
-        (first, *values), (first_index, *indices) = (
-            [_take(array, rows, axis) for rows in table.T] for array in (best, index)
-        )
-        best, index = first, jnp.broadcast_to(first_index, first.shape)
-        for value, position in zip(values, indices, strict=True):
+        rows = table.T
+        source, inner = best, jnp.broadcast_to(index, best.shape)
+        if scale > 1:  # each tap reads what the axis before has given
+            source, inner = lax.optimization_barrier((source, inner))
+        best, index = _take(source, rows[0], axis), _take(inner, rows[0], axis)
+        for tap, each in enumerate(rows[1:], 1):
+            value, position = _take(source, each, axis), _take(inner, each, axis) + np.int32(tap * scale)
             keep = keeps_best(best, value)
             best, index = jnp.where(keep, best, value), jnp.where(keep, index, position)
-    return best, index
+        starts = starts + _along(rows[0] * scale, axis, x.ndim)
+        scale *= x.shape[axis]
+    return index + starts.astype(np.int32)
 
 
 @jax.jit
