@@ -265,6 +265,30 @@ def patches(x: jax.Array, dy: jax.Array, windows: Windows) -> jax.Array:
     return total.reshape(*windows.window, x.shape[-1], dy.shape[-1])
 
 
+def patches_of_each(x: jax.Array, dy: jax.Array, windows: Windows) -> jax.Array:
+    """Computes the gradients of many small problems, x (P, N, *S, C) and dy (P, N, *S', F): a product of many matrices.
+
+    So each problem takes the time of its product, and not of the calls that make it.
+    """
+    many, images = x.shape[:2]
+    pixels = images * math.prod(windows.output)
+
+    def part(x: jax.Array, dy: jax.Array) -> jax.Array:
+        x = pad_spatial(x.reshape(len(dy) * images, *x.shape[2:]), windows.exact_padding)
+        cols = columns(x, windows).reshape(len(dy), pixels, -1)
+        return _matmul(cols, dy.reshape(len(dy), pixels, dy.shape[-1]), transpose_a=True)
+
+    size = largest_divisor(many, 3 * PATCHES_TILE_BYTES // patches_bytes(x, windows))
+    tiles = [array.reshape(many // size, size, *array.shape[1:]) for array in (x, dy)]
+    dw = part(x, dy) if size == many else lax.map(lambda tile: part(*tile), tiles)
+    return dw.reshape(many, *windows.window, x.shape[-1], dy.shape[-1])
+
+
+def patches_bytes(x: jax.Array, windows: Windows) -> int:
+    """Returns the bytes of the patches of one problem of `patches_of_each`."""
+    return x.dtype.itemsize * x.shape[1] * math.prod(windows.output) * math.prod(windows.window) * x.shape[-1]
+
+
 def _tile(shape: tuple[int, ...], row_bytes: int, most_bytes: int) -> tuple[int, int]:
     """Returns how many images, and rows of one, of dy (N, H', W', F) make a tile of at most so many bytes."""
     batch, height = shape[:2]

@@ -7,8 +7,9 @@ the other two, and the three derivatives are each other's transposes:
     input_grad    d T / d x  (w, dy)  =  conv_input_grad          (N, *S, C)
     kernel_grad   d T / d w  (x, dy)  =  conv_kernel_grad         (*K, C // groups, F)
 
-so that derivatives of all orders, forward and reverse, come back to these three. Which form computes one of them is
-chosen when the program is lowered, as only then the platform is known: see `cnnjax.ops.conv.choose`.
+so that derivatives of all orders, forward and reverse, come back to these three; and so do those of many problems at
+once: see `cnnjax.ops.conv.mapped`. Which form computes one of them is chosen when the program is lowered, as only then
+the platform is known: see `cnnjax.ops.conv.choose`.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from cnnjax.ops.conv import choose, forward, input_grad, onednn
 from cnnjax.ops.conv.choose import FORWARD, INPUT_GRAD, KERNEL_GRAD
 from cnnjax.ops.conv.chunks import map_over_images, sum_over_images
 from cnnjax.ops.conv.forward import lax_conv
+from cnnjax.ops.conv.kernel_grad import patches_of_each
+from cnnjax.ops.conv.mapped import as_one, one_by_one, small_patches
 from cnnjax.ops.geometry import Windows
 from cnnjax.ops.patches import pad_spatial
 from cnnjax.ops.primitives import aval_like, define_eager_call, define_nan_check, define_taylor_rule
@@ -33,8 +36,9 @@ from cnnjax.ops.promotion import accumulator_dtype
 
 # What each derivative is computed from, and what it is the derivative in.
 OPERANDS = {FORWARD: ("x", "w"), INPUT_GRAD: ("w", "y"), KERNEL_GRAD: ("x", "y")}
-DERIVATIVE_IN = {"y": FORWARD, "x": INPUT_GRAD, "w": KERNEL_GRAD}
-STATIC = ("derivative", "windows", "groups", "precision", "dtype", "narrow", "plain")
+RESULTS = {FORWARD: "y", INPUT_GRAD: "x", KERNEL_GRAD: "w"}
+DERIVATIVE_IN = {name: derivative for derivative, name in RESULTS.items()}
+STATIC = ("derivative", "windows", "groups", "precision", "dtype", "narrow", "plain", "mapped")
 
 
 def conv(
@@ -92,7 +96,7 @@ def _parameters(
     derivative: str, windows: Windows, groups: int, precision: Precision, dtype: Any, narrow: bool, plain: bool
 ) -> dict[str, Any]:
     dtype = jnp.dtype(dtype)
-    return dict(zip(STATIC, (derivative, windows, groups, precision, dtype, narrow, plain), strict=True))
+    return dict(zip(STATIC, (derivative, windows, groups, precision, dtype, narrow, plain, ""), strict=True))
 
 
 def _bind(a: jax.Array, b: jax.Array, **parameters: Any) -> jax.Array:
@@ -137,15 +141,19 @@ conv_p = Primitive("cnnjax_conv")
 
 
 @conv_p.def_abstract_eval
-def _abstract_result(a: Any, b: Any, *, derivative: str, windows: Windows, groups: int, dtype: Any, **_: Any) -> Any:
-    arrays = dict(zip(OPERANDS[derivative], (a.shape, b.shape), strict=True))
+def _abstract_result(
+    a: Any, b: Any, *, derivative: str, windows: Windows, groups: int, dtype: Any, mapped: str, **_: Any
+) -> Any:
+    named = dict(zip(OPERANDS[derivative], (a.shape, b.shape), strict=True))
+    arrays = {name: shape[1:] if name in mapped else shape for name, shape in named.items()}
     if derivative == FORWARD:
         shape = (arrays["x"][0], *windows.output, arrays["w"][-1])
     elif derivative == INPUT_GRAD:
         shape = (arrays["y"][0], *windows.sizes, arrays["w"][-2] * groups)
     else:
         shape = (*windows.window, arrays["x"][-1] // groups, arrays["y"][-1])
-    return aval_like(a, shape, dtype)
+    count = {shape[0] for name, shape in named.items() if name in mapped and RESULTS[derivative] in mapped}
+    return aval_like(a, (*count, *shape), dtype)
 
 
 def _transpose_rule(position: int) -> Callable[..., jax.Array]:
@@ -155,7 +163,7 @@ def _transpose_rule(position: int) -> Callable[..., jax.Array]:
         operands = OPERANDS[derivative]
         wanted, given = operands[position], operands[1 - position]
         result = DERIVATIVE_IN[wanted]
-        (of,) = set("xwy") - set(operands)
+        of = RESULTS[derivative]
         arrays = {of: cotangent, given: (a, b)[1 - position]}
         linear = (a, b)[position]  # known by its type alone
         wanted_dtype = linear.aval.dtype
@@ -169,33 +177,43 @@ def _transpose_rule(position: int) -> Callable[..., jax.Array]:
 ad.defbilinear(conv_p, _transpose_rule(0), _transpose_rule(1))
 
 
-def _batching_rule(arguments: Any, axes: Any, *, derivative: str, groups: int, **common: Any) -> tuple[jax.Array, int]:
-    operands = OPERANDS[derivative]
-    size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
-    arrays = dict(zip(operands, arguments, strict=True))
-    mapped = {name: axis for name, axis in zip(operands, axes, strict=True) if axis is not None}
-    parameters = {"derivative": derivative, **common}
+def _batching_rule(
+    arguments: Any, axes: Any, *, derivative: str, mapped: str, dtype: Any, **common: Any
+) -> tuple[jax.Array, int]:
+    result = RESULTS[derivative]
+    arrays = dict(zip(OPERANDS[derivative], arguments, strict=True))
+    new = {name: axis for name, axis in zip(arrays, axes, strict=True) if axis is not None}
+    size = next(arrays[name].shape[axis] for name, axis in new.items())
 
-    if "w" not in mapped and derivative != KERNEL_GRAD:  # one kernel for all: the mapped axis joins the batch
-        ((name, axis),) = mapped.items()
-        many = jnp.moveaxis(arrays[name], axis, 0)
-        arrays[name] = many.reshape(-1, *many.shape[2:])
-        y = conv_p.bind(*(arrays[name] for name in operands), groups=groups, **parameters)
-        return y.reshape(*many.shape[:2], *y.shape[1:]), 0
+    def bind(mapped: str, dtype: Any) -> jax.Array:
+        return conv_p.bind(*arrays.values(), derivative=derivative, mapped=mapped, dtype=dtype, **common)
 
-    # Else it joins the channels, as groups beside the groups; or the features, where x is one for all.
-    shared = groups == 1 and "x" in operands and "x" not in mapped
-    for name in operands:
-        if name in mapped:
-            arrays[name] = _merge_into_channels(jnp.moveaxis(arrays[name], mapped[name], -2))
-        elif not shared:
-            arrays[name] = _merge_into_channels(jnp.repeat(arrays[name][..., None, :], size, axis=-2))
-    y = conv_p.bind(*(arrays[name] for name in operands), groups=groups if shared else groups * size, **parameters)
-    return y.reshape(*y.shape[:-1], size, -1), y.ndim - 1
+    if "w" not in new and derivative != KERNEL_GRAD:  # one kernel for all: the axis joins the batch
+        ((name, axis),) = new.items()
+        batch = int(name in mapped)
+        many = jnp.moveaxis(arrays[name], axis, batch)
+        images = many.shape[batch + 1]
+        arrays[name] = many.reshape(*many.shape[:batch], size * images, *many.shape[batch + 2 :])
+        y, batch = bind(mapped, dtype), int(result in mapped)
+        return y.reshape(*y.shape[:batch], size, images, *y.shape[batch + 1 :]), batch
 
-
-def _merge_into_channels(array: jax.Array) -> jax.Array:
-    return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
+    for name, axis in new.items():
+        arrays[name] = jnp.moveaxis(arrays[name], axis, 0)
+    both = "".join(name for name in "xwy" if name in (*new, *mapped, result))
+    if not mapped:
+        return bind(both, dtype), 0
+    # The axis joins the index that is there. Where that is summed over, the sum has to wait.
+    count = next(array.shape[int(name in new)] for name, array in arrays.items() if name in mapped)
+    for name, array in arrays.items():
+        if name in both:
+            own = array.shape[(name in new) + (name in mapped) :]
+            array = array.reshape(size if name in new else 1, count if name in mapped else 1, *own)
+            arrays[name] = jnp.broadcast_to(array, (size, count, *own)).reshape(size * count, *own)
+    if result in mapped:
+        y = bind(both, dtype)
+        return y.reshape(size, count, *y.shape[1:]), 0
+    y = bind(both, accumulator_dtype(dtype))
+    return y.reshape(size, count, *y.shape[1:]).sum(1).astype(dtype), 0
 
 
 batching.primitive_batchers[conv_p] = _batching_rule
@@ -217,7 +235,7 @@ def _lowering(platform: str) -> Callable[..., Any]:
             # XLA can neither share out a loop over the batch or a custom call, nor serialise the latter; and the forms
             # of one device work with sizes that are numbers, where an exported program may have symbols.
             parameters["plain"] = True
-        run = partial(_compute, platform=platform, one_device=one_device, **parameters)
+        run = partial(_compute_mapped, platform=platform, one_device=one_device, **parameters)
         return mlir.lower_fun(run, multiple_results=False)(ctx, a, b)
 
     return rule
@@ -226,6 +244,28 @@ def _lowering(platform: str) -> Callable[..., Any]:
 mlir.register_lowering(conv_p, _lowering("gpu"))
 for _platform in ("cpu", "tpu"):
     mlir.register_lowering(conv_p, _lowering(_platform), platform=_platform)
+
+
+def _compute_mapped(
+    a: jax.Array, b: jax.Array, *, derivative: str, groups: int, dtype: Any, mapped: str, **common: Any
+) -> jax.Array:
+    """Computes one derivative of one problem, or of many: see `cnnjax.ops.conv.mapped`."""
+    result = RESULTS[derivative]
+    wide = accumulator_dtype(dtype) if mapped and result not in mapped else dtype
+
+    def compute(a: jax.Array, b: jax.Array, groups: int) -> jax.Array:
+        return _compute(a, b, derivative=derivative, groups=groups, dtype=wide, **common)
+
+    if not mapped:
+        return compute(a, b, groups)
+    arrays = dict(zip(OPERANDS[derivative], (a, b), strict=True))
+    # oneDNN and the products are slow with many narrow groups, and as fast in a loop as outside.
+    if common["platform"] != "cpu" or common["plain"]:
+        return as_one(compute, arrays, result, mapped, groups).astype(dtype)
+    if derivative == KERNEL_GRAD and mapped == "xwy" and groups == 1 and small_patches(a, common["windows"]):
+        a, b = (array.astype(accumulator_dtype(a.dtype, b.dtype, dtype)) for array in (a, b))
+        return patches_of_each(a, b, common["windows"]).astype(dtype)
+    return one_by_one(compute, arrays, result, mapped, groups).astype(dtype)
 
 
 def _compute(
@@ -272,7 +312,7 @@ def _on_cpu(
         a, b = (
             jnp.expand_dims(array, _row_axis(name)) for name, array in zip(OPERANDS[derivative], (a, b), strict=True)
         )
-        (result,) = set("xwy") - set(OPERANDS[derivative])
+        result = RESULTS[derivative]
         return _on_cpu(derivative, a, b, _as_images(windows), groups, precision, dtype).squeeze(_row_axis(result))
 
     p = _problem(derivative, a, b, windows, groups, precision)

@@ -20,6 +20,8 @@
     both, on a TPU              reduce_window   windows that overlap, not dilated
     adaptive pools              usual           windows alike and as far apart, at most `UNROLLED_TAPS` along all axes
                                 rows            else
+    rows of indices             taps            alike in all examples, of at most `SUM_TAPS` indices
+                                table           else
     what a gradient keeps       offsets         offsets of at most `KEPT_BYTES`, or a symbolic batch
                                 input           more: the winners are found again
     how much at once            whole           temporaries of at most `BLOCK_BYTES`, any platform but one CPU device
@@ -121,6 +123,11 @@ def scatter_form(
 def adaptive_form(window: tuple[int, ...]) -> Literal["usual", "rows"]:
     """Chooses how an adaptive pool is computed whose windows are all alike and as far apart."""
     return "usual" if sum(window) <= UNROLLED_TAPS else "rows"
+
+
+def row_form(indices: int) -> Literal["taps", "table"]:
+    """Chooses how rows of so many indices are read, where they are alike in all examples and channels."""
+    return "taps" if indices <= SUM_TAPS else "table"
 
 
 def keeps_offsets(windows: Windows, batch: Any, channels: int, dtype: np.dtype) -> bool:

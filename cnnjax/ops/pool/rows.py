@@ -18,6 +18,7 @@ from cnnjax.ops.geometry import Sizes
 from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import Linear, define_linear, define_selection
+from cnnjax.ops.pool.maxima import keeps_best
 from cnnjax.ops.pool.windows import accumulator_dtype
 from cnnjax.ops.primitives import aval_like
 
@@ -28,6 +29,24 @@ def adaptive_table(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     starts, stops = window * size // count, -(-(window + 1) * size // count)
     sizes = stops - starts
     return np.minimum(starts[:, None] + np.arange(sizes.max()), stops[:, None] - 1), sizes
+
+
+def windows_over(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices `(S, m)` of the windows over each element, repeated up to m, and how many there are."""
+    table, _ = adaptive_table(size, count)
+    element = np.arange(size)
+    covers = (table[:, :1] <= element) & (element <= table[:, -1:])
+    first, counts = covers.argmax(0), covers.sum(0)
+    return np.minimum(first[:, None] + np.arange(counts.max()), (first + counts - 1)[:, None]), counts
+
+
+def _take(x: Any, rows: np.ndarray, axis: int) -> jax.Array:
+    return jnp.take(x, rows, axis, mode="clip")
+
+
+def _along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """Lays values along one axis of so many, and, where they have two dimensions, along one more behind it."""
+    return values.reshape(*(1,) * axis, *values.shape, *(1,) * (rank - axis - 1))
 
 
 # ---- elements at an index, a linear primitive: x (N, plane, C) to y (N, Q, C), of the shape of the index ----
@@ -96,6 +115,8 @@ def _max_of_rows(
 ) -> jax.Array:
     if window is None:
         tables = [adaptive_table(size, count)[0] for size, count in zip(x.shape[1:-1], output, strict=True)]
+        if choose.row_form(sum(table.shape[1] for table in tables)) == "taps":
+            return _max_along_axes(x, tables) if give == "value" else _first_along_axes(x, tables)
         index = _first_of_rows(x, [table[None, :, :, None] for table in tables])
     else:
         taps = [np.arange(k, dtype=np.int32)[None, None, :, None] for k in window]
@@ -108,6 +129,34 @@ def _at(x: jax.Array, index: jax.Array, take: Callable[..., jax.Array] = _at_ind
     flat = index.reshape(index.shape[0], math.prod(index.shape[1:-1]), index.shape[-1])
     y = take(x.reshape(x.shape[0], plane, x.shape[-1]), flat, of="y", plane=plane)
     return y.reshape(index.shape)
+
+
+def _max_along_axes(x: jax.Array, tables: list[np.ndarray]) -> jax.Array:
+    """Returns the largest element of windows that are alike in all examples; NaN wins."""
+    for axis, table in enumerate(tables, 1):
+        x = functools.reduce(lax.max, [_take(x, rows, axis) for rows in table.T])
+    return x
+
+
+def _first_along_axes(x: jax.Array, tables: list[np.ndarray]) -> jax.Array:
+    """Finds the index of the largest element of such windows, the first of equals.
+
+    The last axis comes first: the first row with the largest row maximum, and in it the first column.
+    """
+    best, index, starts, scale = x, np.zeros((1,) * x.ndim, np.int32), np.zeros((1,) * x.ndim, np.int32), 1
+    for axis, table in reversed([*enumerate(tables, 1)]):
+        rows = table.T
+        source, inner = best, jnp.broadcast_to(index, best.shape)
+        if scale > 1:  # each tap reads what the axis before has given
+            source, inner = lax.optimization_barrier((source, inner))
+        best, index = _take(source, rows[0], axis), _take(inner, rows[0], axis)
+        for tap, each in enumerate(rows[1:], 1):
+            value, position = _take(source, each, axis), _take(inner, each, axis) + np.int32(tap * scale)
+            keep = keeps_best(best, value)
+            best, index = jnp.where(keep, best, value), jnp.where(keep, index, position)
+        starts = starts + _along(rows[0] * scale, axis, x.ndim)
+        scale *= x.shape[axis]
+    return index + starts.astype(np.int32)
 
 
 @jax.jit
@@ -134,7 +183,10 @@ def _first_of_rows(x: jax.Array, tables: list[Any]) -> jax.Array:
 
 def _row_temporaries(x: Any, *starts: Any, output: Sizes, window: Sizes | None, give: str) -> int:
     if window is None:
-        window = tuple(-(-size // count) + 1 for size, count in zip(x.shape[1:-1], output, strict=True))
+        tables = [adaptive_table(size, count)[0] for size, count in zip(x.shape[1:-1], output, strict=True)]
+        window = tuple(table.shape[1] for table in tables)
+        if choose.row_form(sum(window)) == "taps":
+            return choose.row_temporaries(x.size // x.shape[-2] * output[-1], x.dtype.itemsize)
     elements = x.shape[0] * x.shape[-1] * math.prod(output) * math.prod(window)
     return choose.row_temporaries(elements, x.dtype.itemsize)
 
@@ -166,10 +218,7 @@ def _mean_of_rows_shape(a: Any, *, of: str, sizes: Sizes, output: Sizes) -> Any:
 
 def _mean_of_rows(a: jax.Array, *, of: str, sizes: Sizes, output: Sizes) -> jax.Array:
     wide = a.astype(accumulator_dtype(a.dtype))
-    if of == "y":
-        return _average(wide, output).astype(a.dtype)
-    x = aval_like(jax.typeof(wide), (a.shape[0], *sizes, a.shape[-1]))
-    return jax.linear_transpose(lambda x: _average(x, output), x)(wide)[0].astype(a.dtype)
+    return (_average(wide, output) if of == "y" else _spread(wide, sizes)).astype(a.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -177,12 +226,30 @@ def _average(x: jax.Array, output: Sizes) -> jax.Array:
     # the mean of a box is the mean over one dimension of the means over the next
     for axis, count in enumerate(output, 1):
         table, sizes = adaptive_table(x.shape[axis], count)
-        outside = np.arange(table.shape[1]) >= sizes[:, None]
-        tail = (1,) * (x.ndim - axis - 1)
-        outside = outside.reshape(*(1,) * axis, *outside.shape, *tail)
-        rows = jnp.where(outside, 0, jnp.take(x, table, axis, mode="clip"))
-        x = rows.sum(axis + 1) / sizes.reshape(*(1,) * axis, -1, *tail).astype(x.dtype)
+        x = _sum_of_rows(x, axis, table, sizes) / _along(sizes, axis, x.ndim).astype(x.dtype)
     return x
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _spread(dy: jax.Array, sizes: Sizes) -> jax.Array:
+    """Computes the transpose of `_average`: each element has its share of the windows over it."""
+    for axis, size in enumerate(sizes, 1):
+        _, shares = adaptive_table(size, dy.shape[axis])
+        share = dy / _along(shares, axis, dy.ndim).astype(dy.dtype)
+        dy = _sum_of_rows(share, axis, *windows_over(size, dy.shape[axis]))
+    return dy
+
+
+def _sum_of_rows(x: jax.Array, axis: int, table: np.ndarray, sizes: np.ndarray) -> jax.Array:
+    """Sums rows `(S', k)` of elements of x along one axis, of which the first few count."""
+    if choose.row_form(table.shape[1]) == "taps":
+        total: Any = 0
+        for tap, rows in enumerate(table.T):
+            read, inside = _take(x, rows, axis), _along(tap < sizes, axis, x.ndim)
+            total += read if inside.all() else jnp.where(inside, read, np.zeros((), x.dtype))
+        return total
+    inside = _along(np.arange(table.shape[1]) < sizes[:, None], axis, x.ndim)
+    return jnp.where(inside, _take(x, table, axis), np.zeros((), x.dtype)).sum(axis + 1)
 
 
 def _mean_temporaries(a: Any, *, of: str, sizes: Sizes, output: Sizes) -> int:
