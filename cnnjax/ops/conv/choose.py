@@ -1,266 +1,58 @@
-"""Which form computes a convolution or one of its gradients: every rule and threshold, for each platform.
+"""Which form computes a convolution or one of its gradients: every rule, for each platform.
 
-The tables stand at the end: the first row whose condition holds is taken. The conditions stand above them, and the
-limits they compare with here. To change how, say, kernel gradients are computed, change `KERNEL_GRADS_ON_CPU` and
+The first row of a table whose condition holds is taken. The conditions, and the thresholds that they compare with,
+stand in `cnnjax.ops.conv.problem`. To change how, say, kernel gradients are computed, change `KERNEL_GRADS_ON_CPU` and
 `cnnjax/ops/conv/kernel_grad.py`. `experiments/bench` times what is chosen beside other libraries.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 
-from cnnjax.ops.checks import Precision
-from cnnjax.ops.conv import forward, input_grad, kernel_grad, onednn
+from cnnjax.ops.conv import forward, input_grad, kernel_grad
+from cnnjax.ops.conv.problem import (
+    Problem,
+    always,
+    block,
+    depthwise,
+    depthwise_of_few_taps,
+    depthwise_on_onednn,
+    depthwise_phases,
+    even_phases,
+    few_channels_back,
+    few_channels_forward,
+    few_groups,
+    kernel_grad_block,
+    large_batch,
+    narrow_patches,
+    not_images,
+    on_onednn,
+    overlapping_or_pointwise,
+    phases,
+    pointwise,
+    single_window,
+    slow_to_compile_on_tpu,
+    strided_pointwise,
+    unit_stride,
+    unit_stride_of_one_group_on_onednn,
+    wide_3x3,
+    wide_3x3_back,
+    wide_kernel,
+    wide_phases,
+)
 from cnnjax.ops.conv.toeplitz import check_matrix_size, toeplitz
-from cnnjax.ops.conv.winograd import WORD_BYTES, winograd, winograd4
+from cnnjax.ops.conv.winograd import winograd, winograd4
 from cnnjax.ops.geometry import Windows
-from cnnjax.ops.patches import MANY_TAPS
 
 FORWARD, INPUT_GRAD, KERNEL_GRAD = "forward", "input_grad", "kernel_grad"
-
-# ---- limits ----
 
 # Largest x and y together, in bytes, of which a form may write padded copies; larger batches are worked through in
 # chunks.
 COPIED_BYTES = 52_000_000
 # Largest x and y of one image, in bytes, of which a form may write padded copies: with the chunk itself that is 64 MiB.
 COPIED_IMAGE_BYTES = 48_000_000
-# Channels of x (and features) up to which a product leaves most of a vector register empty.
-FEW_CHANNELS, FEW_FEATURES = 16, 32
-# Channels up to which blocks of four neighbours pay, not of two.
-VERY_FEW_CHANNELS = 2
-# Channels up to which the patches of a kernel gradient are made for blocks of neighbours; and on a TPU at all.
-FEW_CHANNELS_OF_PATCHES = 4
-# Multiplications below which XLA's own convolution is as fast, and compiles faster.
-SMALL_PRODUCT = 2**14
-# Groups up to which the kernel gradient of each is computed by itself.
-MOST_GROUPS = MANY_TAPS
-# Groups up to which a program for several devices computes the kernel gradient of each by itself.
-FEW_GROUPS = 8
-# Images, features, and products per output pixel from which `batch_as_channels` fills oneDNN's blocks.
-LEAST_IMAGES, LEAST_FEATURES, LEAST_PRODUCTS = 16, 16, 128
-# Harmonic size C F / (C + F) of channels and features from which F(2x2, 3x3) saves more products than it adds passes;
-# and where XLA must multiply its tiles, see `onednn.matmul`.
-WIDE_FORWARD, WIDE_FORWARD_BY_XLA = 30, 150
-# Bytes of one image's tiles, of x and y, up to which F(2x2, 3x3) works through whole images.
-WINOGRAD_IMAGE_BYTES = 40_000_000
-# The same for the kernel gradient, whose larger tiles also must save this factor of the products.
-WIDE_KERNEL_GRAD, LEAST_SAVING = 16, 2.5
-# Taps up to which the TPU's compiler is quick with the kernel gradient of few channels.
-TPU_FAST_TAPS = 9
-# Product of strides above which the phases of an input gradient are computed together.
-MANY_PHASES = 8
-
-
-class Problem(NamedTuple):
-    """What a choice looks at. Channels and features are those of one group."""
-
-    batch: int
-    windows: Windows
-    channels: int
-    features: int
-    groups: int
-    itemsize: int
-    precision: Precision
-    onednn: bool
-
-    @property
-    def taps(self) -> int:
-        """The taps of the window."""
-        return math.prod(self.windows.window)
-
-    @property
-    def unit(self) -> bool:
-        """True where stride and dilation are 1."""
-        return set(self.windows.stride) == set(self.windows.dilation) == {1}
-
-    @property
-    def image_bytes(self) -> int:
-        """The bytes of x and y of one image, x padded; XLA widens halves to float32 on the way."""
-        sizes = [size + sum(pair) for size, pair in zip(self.windows.sizes, self.windows.padding, strict=True)]
-        pixels = math.prod(sizes) * self.channels + math.prod(self.windows.output) * self.features
-        return max(self.itemsize, WORD_BYTES) * self.groups * pixels
-
-
-# ---- conditions ----
-
-
-def always(p: Problem) -> bool:
-    """Holds where no row before it does."""
-    return True
-
-
-def single_window(p: Problem) -> bool:
-    """True where one window is the whole of x."""
-    return math.prod(p.windows.output) == 1 and set(p.windows.dilation) == {1}
-
-
-def pointwise(p: Problem) -> bool:
-    """True for windows of one."""
-    return p.taps == 1
-
-
-def strided_pointwise(p: Problem) -> bool:
-    """True for windows of one with strides, which skip pixels."""
-    return pointwise(p) and max(p.windows.stride) > 1
-
-
-def depthwise_of_few_taps(p: Problem) -> bool:
-    """True for groups of one channel whose taps are few enough to be written out one by one."""
-    return p.channels == 1 and p.groups > 1 and p.taps <= MANY_TAPS
-
-
-def depthwise(p: Problem) -> bool:
-    """True for groups of one channel."""
-    return p.channels == 1 and p.groups > 1
-
-
-def on_onednn(p: Problem) -> bool:
-    """True where oneDNN may compute it."""
-    return p.onednn
-
-
-def wide_3x3(p: Problem) -> bool:
-    """True for 3x3 with so many channels that F(2x2, 3x3) is faster than oneDNN, and more exact."""
-    least = WIDE_FORWARD if onednn.has_avx512() else WIDE_FORWARD_BY_XLA
-    wide = p.channels * p.features >= least * (p.channels + p.features)
-    fits = forward.winograd_image_bytes(p.windows, p.channels, p.features) <= WINOGRAD_IMAGE_BYTES
-    return p.onednn and p.itemsize == 4 and p.windows.window == (3, 3) and p.groups == 1 and p.unit and wide and fits
-
-
-def wide_3x3_back(p: Problem) -> bool:
-    """True where `wide_3x3` holds for the full correlation."""
-    return wide_3x3(p._replace(windows=p.windows._replace(output=p.windows.sizes)))
-
-
-def unit_stride_of_one_group_on_onednn(p: Problem) -> bool:
-    """True where oneDNN may compute an input gradient as a convolution of one group."""
-    return p.onednn and unit_stride(p) and p.groups == 1
-
-
-def few_channels(p: Problem, channels: int, features: int) -> bool:
-    """True where blocks of neighbours fill the registers, and the patches of one image are not too large."""
-    few = p.groups == 1 and p.unit and p.taps <= MANY_TAPS and p.channels <= channels and p.features <= features
-    return few and _patches_fit(p)
-
-
-def _patches_fit(p: Problem) -> bool:
-    image = forward.blocked_image_bytes(p.windows, p.channels, _block(p), p.itemsize)
-    return image <= forward.PATCHES_BYTES
-
-
-def few_channels_forward(p: Problem) -> bool:
-    """True where a convolution has few channels, and is not too small to be worth it."""
-    products = p.batch * math.prod(p.windows.output) * p.taps * p.channels * p.features
-    return products >= SMALL_PRODUCT and few_channels(p, FEW_CHANNELS, FEW_FEATURES)
-
-
-def few_channels_back(p: Problem) -> bool:
-    """True where an input gradient has few channels; oneDNN is slow with very few only."""
-    return few_channels(p, VERY_FEW_CHANNELS if p.onednn else FEW_CHANNELS, FEW_CHANNELS)
-
-
-def unit_stride(p: Problem) -> bool:
-    """True without strides."""
-    return max(p.windows.stride) == 1
-
-
-def few_groups(p: Problem) -> bool:
-    """True where a program with a piece for each group stays short."""
-    return p.groups <= FEW_GROUPS
-
-
-def overlapping_or_pointwise(p: Problem) -> bool:
-    """True where each window reaches into the next, and for windows of one."""
-    reach = zip(p.windows.extents, p.windows.stride, strict=True)
-    return pointwise(p) or all(extent > stride for extent, stride in reach)
-
-
-def slow_to_compile_on_tpu(p: Problem) -> bool:
-    """True for kernels of many taps that read few channels, without strides; if not too many for one product."""
-    few = p.channels <= FEW_CHANNELS_OF_PATCHES and p.groups == 1
-    return few and p.unit and TPU_FAST_TAPS < p.taps <= MANY_TAPS
-
-
-def phases(p: Problem) -> bool:
-    """True where an input gradient falls apart into one for each phase of the strides."""
-    w = p.windows
-    return max(w.stride) > 1 and all(1 in pair for pair in zip(w.stride, w.dilation, strict=True))
-
-
-def even_phases(p: Problem) -> bool:
-    """True where the phases together multiply by few zeros, or are too many or too narrow for a product each."""
-    w = p.windows
-    whole = all(k % stride == 0 for k, stride in zip(w.window, w.stride, strict=True))
-    return phases(p) and (whole or math.prod(w.stride) > MANY_PHASES or p.channels == 1)
-
-
-def depthwise_phases(p: Problem) -> bool:
-    """True for `even_phases` of groups of one channel."""
-    taps_of_phase = math.prod(-(-k // s) for k, s in zip(p.windows.window, p.windows.stride, strict=True))
-    return even_phases(p) and p.features == 1 and p.groups > 1 and taps_of_phase <= MANY_TAPS
-
-
-def depthwise_on_onednn(p: Problem) -> bool:
-    """True for images of one channel to a group, without strides."""
-    return depthwise(p) and p.onednn and p.features == 1 and max(p.windows.stride) == 1 and len(p.windows.window) == 2
-
-
-def not_images(p: Problem) -> bool:
-    """True for volumes, and for more groups than can be computed one by one."""
-    return len(p.windows.window) != 2 or p.groups > MOST_GROUPS
-
-
-def _saves_by_winograd(windows: Windows, channels: int, features: int) -> bool:
-    if not set(windows.window) <= set(kernel_grad.WINOGRAD_OUTPUTS):
-        return False
-    counts, elements = kernel_grad.winograd_windows(windows)
-    saving = math.prod(windows.window) * math.prod(windows.output) / (elements * math.prod(counts))
-    return saving >= LEAST_SAVING and channels * features >= WIDE_KERNEL_GRAD * (channels + features)
-
-
-def wide_kernel(p: Problem) -> bool:
-    """True for wide kernels of 3 and 5; a precision that was asked for keeps minimal filtering away."""
-    return p.onednn and p.precision is None and p.unit and _saves_by_winograd(p.windows, p.channels, p.features)
-
-
-def wide_phases(p: Problem) -> bool:
-    """True where the phases of a strided convolution, as channels, make a wide kernel."""
-    stride, dilation = p.windows.stride, p.windows.dilation
-    if not p.onednn or p.precision is not None or max(dilation) > 1 or max(stride) == 1:
-        return False
-    return _saves_by_winograd(kernel_grad.phase_windows(p.windows), p.channels * math.prod(stride), p.features)
-
-
-def narrow_patches(p: Problem) -> bool:
-    """True where a patch has so few elements that blocks of neighbours fill the registers better."""
-    in_a_row = p.windows.dilation[-1] == p.windows.stride[-1] == 1
-    row_bytes = p.itemsize * p.taps * p.channels * p.windows.output[-1]
-    fits = row_bytes <= kernel_grad.PATCHES_TILE_BYTES
-    return p.taps > 1 and p.channels <= FEW_CHANNELS_OF_PATCHES and in_a_row and fits
-
-
-def large_batch(p: Problem) -> bool:
-    """True where oneDNN's blocks of images are full."""
-    enough = p.batch >= LEAST_IMAGES and p.features >= LEAST_FEATURES and p.taps * p.channels >= LEAST_PRODUCTS
-    return p.onednn and p.taps > 1 and enough
-
-
-# ---- parameters of forms that depend on the problem ----
-
-
-def _block(p: Problem) -> int:
-    """Neighbours to a block: four with very few channels."""
-    return 4 if p.channels <= VERY_FEW_CHANNELS and p.features <= FEW_CHANNELS else 2
-
-
-def _kernel_grad_block(p: Problem) -> int:
-    # With more features blocks of two would be faster alone. But XLA fuses what makes dy with its reshape to blocks,
-    # barrier or not, and then takes much longer for that.
-    return 4 if p.features <= FEW_CHANNELS else 1
 
 
 class Rule(NamedTuple):
@@ -296,13 +88,13 @@ CONVS_ON_CPU = (
     Rule(forward.by_onednn, on_onednn, halves=True),
     Rule(forward.direct, depthwise_of_few_taps, copies=True),
     Rule(forward.pointwise, pointwise, copies=True),
-    Rule(forward.finite_width_blocked, few_channels_forward, copies=True, block=_block),
+    Rule(forward.finite_width_blocked, few_channels_forward, copies=True, block=block),
     Rule(forward.lax_conv, always),
 )
 INPUT_GRADS_ON_CPU = (
     Rule(input_grad.one_product, single_window),
     Rule(input_grad.pointwise, strided_pointwise, copies=True, correlates=True, halves=True),
-    Rule(input_grad.width_blocked, few_channels_back, copies=True, block=_block),
+    Rule(input_grad.width_blocked, few_channels_back, copies=True, block=block),
     Rule(input_grad.winograd_by_onednn, wide_3x3_back),
     Rule(input_grad.by_onednn, unit_stride_of_one_group_on_onednn, halves=True),
     Rule(input_grad.full_correlation, unit_stride, correlates=True, halves=True),
@@ -320,7 +112,13 @@ KERNEL_GRADS_ON_CPU = (
     Rule(kernel_grad.pointwise, strided_pointwise, copies=True, halves=True),
     Rule(_each_group(kernel_grad.winograd), wide_kernel, copies=True, halves=True),
     Rule(_each_group(kernel_grad.winograd_of_phases), wide_phases, copies=True, halves=True),
-    Rule(_each_group(kernel_grad.width_blocked_patches), narrow_patches, copies=True, block=_kernel_grad_block, halves=True),
+    Rule(
+        _each_group(kernel_grad.width_blocked_patches),
+        narrow_patches,
+        copies=True,
+        block=kernel_grad_block,
+        halves=True,
+    ),
     Rule(_each_group(kernel_grad.batch_as_channels), large_batch, copies=True, halves=True),
     Rule(_each_group(kernel_grad.patches), always, copies=True, halves=True),
 )

@@ -115,9 +115,7 @@ def by_onednn(
     return onednn.conv(dy, _flipped(w), full, groups, preferred_element_type, swapped=True)
 
 
-def winograd_by_onednn(
-    w: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision
-) -> jax.Array:
+def winograd_by_onednn(w: jax.Array, dy: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
     """Computes `full_correlation` of a wide 3x3 kernel by F(2x2, 3x3)."""
     dy, full = _padded_for_full_correlation(dy, windows)
     return forward.winograd_by_onednn(dy, _flipped(w), full, groups, precision, swapped=True)

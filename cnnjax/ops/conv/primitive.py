@@ -283,11 +283,9 @@ def _compute(
     one_device: bool,
 ) -> jax.Array:
     """Computes one derivative on one platform: in which dtype, and by the form that is chosen for it."""
-    if narrow:
-        wide = a.dtype  # x or w: only a cotangent may be wider
-    else:
-        wide = a.dtype if a.dtype == b.dtype else accumulator_dtype(a.dtype, b.dtype)
-    if platform == "cpu" and not (_is_half_on_onednn(wide, dtype) and not plain):  # XLA's halves are sums of halves
+    one_dtype = narrow or a.dtype == b.dtype  # a is x or w: only a cotangent may be wider
+    wide = a.dtype if one_dtype else accumulator_dtype(a.dtype, b.dtype)
+    if platform == "cpu" and (plain or not _is_half_on_onednn(wide, dtype)):  # XLA's halves are sums of halves
         wide = accumulator_dtype(a.dtype, b.dtype, dtype)
     a, b = a.astype(wide), b.astype(wide)
     if platform == "cpu" and not plain:
