@@ -143,7 +143,8 @@ def _first_along_axes(x: jax.Array, tables: list[np.ndarray]) -> jax.Array:
 
     The last axis comes first: the first row with the largest row maximum, and in it the first column.
     """
-    best, index, starts, scale = x, np.zeros((1,) * x.ndim, np.int32), np.zeros((1,) * x.ndim, np.int32), 1
+    best, index = x, jnp.zeros((1,) * x.ndim, jnp.int32)
+    starts, scale = np.zeros((1,) * x.ndim, np.int32), 1
     for axis, table in reversed([*enumerate(tables, 1)]):
         rows = table.T
         source, inner = best, jnp.broadcast_to(index, best.shape)
