@@ -21,9 +21,10 @@ weight_decay 5e-4, augment. The paper divided the rate by ten whenever the valid
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 from typing import Any
 

@@ -25,9 +25,10 @@ Flags that are not given come from the recipe, by default the model's:
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 from typing import Any
 

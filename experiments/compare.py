@@ -14,9 +14,10 @@ Prints the table, and leaves compare.png and compare.json in --out.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 import json
 import math

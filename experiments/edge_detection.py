@@ -26,9 +26,10 @@ The sample is grace_hopper.jpg, which comes with matplotlib: nothing is download
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -23,9 +23,10 @@ the published 2.4 / fan_in the signal starves: 98.41 % at a rate of 2e-5, 98.15 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 from functools import partial
 from typing import Any

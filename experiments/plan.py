@@ -21,9 +21,10 @@ Prints one report a target and a table of all, and leaves plan.json and plan.png
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import compile_only, interruptions
+    from cnnjax.app import compile_only, garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
     compile_only.install()
 
 import dataclasses

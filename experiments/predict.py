@@ -10,9 +10,10 @@ trained on gray images.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 import sys
 from pathlib import Path

@@ -25,9 +25,10 @@ other work).
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 import dataclasses
 import zlib

@@ -18,9 +18,10 @@ Flags that are not given come from the recipe, by default adamw:
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 import re
 from typing import Any

@@ -22,9 +22,10 @@ stood still, three times in 74 epochs; here it falls along a cosine.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 from typing import Any
 

@@ -14,9 +14,10 @@ each of these rates. Too large a rate makes the loss oscillate, or ends it in Na
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports, which take seconds
-    from cnnjax.app import interruptions
+    from cnnjax.app import garbage, interruptions
 
     interruptions.install()
+    garbage.pause()
 
 import dataclasses
 import math

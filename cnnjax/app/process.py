@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from cnnjax.app import deterministic, hosts, interruptions
+from cnnjax.app import deterministic, garbage, hosts, interruptions
 from cnnjax.data import cache
 from cnnjax.errors import UserError
 from cnnjax.ops.conv import onednn
@@ -28,6 +28,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     A UserError ends it with one sentence and exit code 1.
     """
     interruptions.install()
+    garbage.resume()
 
     def run_guarded(argv: list[str]) -> int:
         if not FLAGS["verbosity"].present:

@@ -24,9 +24,10 @@ def draw_at_once(make: Callable[..., nnx.Module], keywords: Mapping[str, Any], s
     """
     if not trace_state_clean():  # a program is being traced already
         return make(**keywords, rngs=nnx.Rngs(seed))
-    draw, graphs = _program(_Call(make, repr(sorted(keywords.items())), keywords))
-    state = draw(np.int64(seed))
-    return nnx.merge(graphs[-1], state)
+    state = _program(_Call(make, repr(sorted(keywords.items())), keywords))(np.int64(seed))
+    net = nnx.eval_shape(lambda: make(**keywords, rngs=nnx.Rngs(0)))
+    nnx.update(net, state)
+    return net
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +40,10 @@ class _Call:
 
 
 @functools.lru_cache(maxsize=8)
-def _program(call: _Call) -> tuple[Callable[[np.int64], nnx.State], list[nnx.GraphDef]]:
-    """Returns the jitted draw of a net's state, and where it leaves the net's static half."""
-    graphs: list[nnx.GraphDef] = []
+def _program(call: _Call) -> Callable[[np.int64], nnx.State]:
+    """Returns the jitted draw of a net's state."""
 
     def draw(seed: jax.Array) -> nnx.State:
-        graph, state = nnx.split(call.make(**call.keywords, rngs=nnx.Rngs(jax.random.key(seed))))
-        graphs.append(graph)
-        return state
+        return nnx.state(call.make(**call.keywords, rngs=nnx.Rngs(jax.random.key(seed))))
 
-    return jax.jit(draw, compiler_options=FAST_TO_COMPILE if jax.default_backend() == "cpu" else None), graphs
+    return jax.jit(draw, compiler_options=FAST_TO_COMPILE if jax.default_backend() == "cpu" else None)

@@ -10,13 +10,14 @@ fails a check is moved to `WORKDIR/damaged` and never deleted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ import numpy as np
 from cnnjax.errors import UserError
 from cnnjax.train import devices
 from cnnjax.train.state import TrainState, by_name, nested, to_arrays
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 Arrays = dict[str, np.ndarray]
 SUMS = "SHA256SUMS"
@@ -48,7 +52,8 @@ class Checkpoints:
     """Saves the checkpoints of one workdir; with several processes each writes its own parts, as Orbax shares them.
 
     Keeps the last `keep` and the one with the lowest validation loss. Saving is asynchronous and atomic.
-    Call `set_aside` for damaged ones before: Orbax may fail to open a folder that holds them.
+    Call `set_aside` for damaged ones before: Orbax may fail to open a folder that holds them. It is imported and opens
+    the folder at the first save, so that the first update does not wait for it.
 
     Args:
       workdir: the run's folder.
@@ -57,20 +62,25 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int, *, validated: bool = True):
+        self.folder = workdir / "checkpoints"
+        self._keep, self._validated = keep, validated
+        self._saving: int | None = None
+        self._saved = max(steps(workdir), default=None)
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Orbax's manager of the folder."""
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as managers
 
-        self.folder = workdir / "checkpoints"
-        self._saving: int | None = None
-        self._saved = max(steps(workdir), default=None)
         best = managers.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         with _clear_errors(self.folder, "opening"):
-            self._manager = ocp.CheckpointManager(
+            return ocp.CheckpointManager(
                 self.folder.resolve(),
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                    preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(self._keep), best]),
                     # overruled by the policy, but without it Orbax writes no metrics; with it, it asks for them
-                    best_fn=_rank if validated else None,
+                    best_fn=_rank if self._validated else None,
                     cleanup_tmp_directories=True,  # of saves that a kill interrupted
                 ),
             )
@@ -144,7 +154,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            if "_manager" in vars(self):
+                self._manager.close()
 
 
 class Restored(NamedTuple):
