@@ -23,6 +23,8 @@ Augment = Callable[..., Any]
 Views = Callable[[Any], Any]
 Batches = Callable[[Tree, Tree, Any, Any], tuple[Tree, Tree]]
 Predict = Callable[[TrainState, Any], Any]
+LARGEST_BATCH = 256
+"""Examples per device and call of a prediction, if it is not told."""
 
 
 def pixels_to_float(examples: Tree) -> Tree:
@@ -106,7 +108,7 @@ def make_predict(
     net: GraphDefs,
     mesh: Mesh,
     prepare: Prepare | None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     *,
     views: Views | None = None,
     probabilities: bool = True,
@@ -119,22 +121,28 @@ def make_predict(
       net: as `split` returns it.
       mesh: with the axis `"batch"`.
       prepare: turns examples into the model's input; `None` leaves them.
-      batch_size: examples per device and call. The last batch is padded with zeros, whose outputs are dropped.
+      batch_size: examples per device and call; the last batch is padded with zeros, whose outputs are dropped. `None`
+        means 256, as in evaluation, and of fewer examples the next power of two per device; each is compiled at its
+        first use. The bits of an output depend on the size of its batch.
       views: turns a batch `(B, H, W, C)` into V views of it, `(V, B, H', W', C)`.
       probabilities: whether outputs are logits, so that views are averaged as the logarithm of the mean softmax;
         otherwise by the mean of the outputs.
     """
     apply = make_apply(net, mesh, prepare, views=views, probabilities=probabilities)
-    size = batch_size * mesh.size
 
     def predict(state: TrainState, x: Tree) -> Tree:
-        parts = [
-            jax.tree.map(lambda leaf, count=count: leaf[:count], apply(state.evaluated(), state.rest, padded))
-            for padded, count in padded_batches(x, size)
-        ]
-        return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *parts)
+        params, n = state.evaluated(), len(jax.tree.leaves(x)[0])
+        size = mesh.size * (batch_size or min(LARGEST_BATCH, power_of_two(-(-n // mesh.size))))
+        calls = [(apply(params, state.rest, padded), count) for padded, count in padded_batches(x, size)]
+        parts = [jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], outputs) for outputs, count in calls]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     return predict
+
+
+def power_of_two(count: int) -> int:
+    """Returns the smallest power of two that is at least `count`."""
+    return 1 << max(count - 1, 0).bit_length()
 
 
 def make_apply(
@@ -171,8 +179,13 @@ def padded_batches(x: Tree, size: int) -> Iterator[tuple[Tree, int]]:
 
 
 def pad_batch(x: Tree, size: int) -> Tree:
-    """Pads arrays `(n, ...)` with zeros to `(size, ...)`."""
-    return jax.tree.map(lambda leaf: np.pad(leaf, [(0, size - len(leaf)), *[(0, 0)] * (leaf.ndim - 1)]), x)
+    """Pads arrays `(n, ...)` with zeros to `(size, ...)`; returns whole ones as they are."""
+
+    def pad(leaf: np.ndarray) -> np.ndarray:
+        missing = size - len(leaf)
+        return np.pad(leaf, [(0, missing), *[(0, 0)] * (leaf.ndim - 1)]) if missing else leaf
+
+    return jax.tree.map(pad, x)
 
 
 def to_float32(outputs: jax.Array) -> jax.Array:

@@ -84,6 +84,24 @@ def test_every_example_is_evaluated_once() -> None:
     np.testing.assert_allclose(predict(first, images), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_few_examples_are_padded_to_a_power_of_two() -> None:
+    model = tiny.Tiny(rngs=nnx.Rngs(0))
+    net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
+    images = tiny.examples(300, 2).x
+    traced: list[int] = []
+
+    def prepare(pixels: Any) -> Any:
+        traced.append(len(pixels))
+        return pixels / 255
+
+    predict = step.make_predict(net, devices.data_mesh(), prepare)
+    model.eval()
+    expected = np.asarray(model(jnp.asarray(images, jnp.float32) / 255))
+    for count in (1, 2, 3, 37, 300):
+        np.testing.assert_allclose(predict(first, images[:count]), expected[:count], rtol=1e-5, atol=1e-6)
+    assert sorted(set(traced)) == [1, 2, 4, 64, 256]
+
+
 def test_batch_statistics_are_carried_and_float32(one_epoch: Path) -> None:
     saved = arrays(one_epoch)
     assert saved["rest/norm/mean"].dtype == np.float32 and np.abs(saved["rest/norm/mean"]).max() > 0.01

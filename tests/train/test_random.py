@@ -120,7 +120,7 @@ def test_random_pools_train_and_are_evaluated_alike_each_time(kind: str, tmp_pat
     assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
     net, *_ = state.split(Pooling(kind))
     images = tiny.examples(37, 2).x
-    predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255)
+    predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255, batch_size=256)
     np.testing.assert_array_equal(predict(result.state, images), result.outputs)
     rule = optimizers.optimizer("sgd", 0.0)  # the parameters stay: only the draws differ from update to update
     net, first = state.initial(Pooling(kind), rule)
