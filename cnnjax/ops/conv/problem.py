@@ -33,6 +33,8 @@ LEAST_IMAGES, LEAST_FEATURES, LEAST_PRODUCTS = 16, 16, 128
 WIDE_FORWARD, WIDE_FORWARD_BY_XLA = 30, 150
 # The same for the kernel gradient, whose larger tiles also must save this factor of the products.
 WIDE_KERNEL_GRAD, LEAST_SAVING = 16, 2.5
+# Tiles of all images from which F(2x2, 3x3) saves more than the transform of its kernel takes.
+LEAST_TILES = 256
 # Bytes of one image's tiles, of x and y, up to which F(2x2, 3x3) works through whole images.
 WINOGRAD_IMAGE_BYTES = 40_000_000
 # Taps up to which the TPU's compiler is quick with the kernel gradient of few channels.
@@ -111,10 +113,13 @@ def on_onednn(p: Problem) -> bool:
 
 def wide_3x3(p: Problem) -> bool:
     """True for 3x3 with so many channels that F(2x2, 3x3) is faster than oneDNN, and more exact."""
+    if not p.onednn or p.itemsize != WORD_BYTES or p.windows.window != (3, 3) or p.groups != 1 or not p.unit:
+        return False
     least = WIDE_FORWARD if onednn.has_avx512() else WIDE_FORWARD_BY_XLA
     wide = p.channels * p.features >= least * (p.channels + p.features)
+    many = p.batch * math.prod(-(-count // 2) for count in p.windows.output) >= LEAST_TILES
     fits = forward.winograd_image_bytes(p.windows, p.channels, p.features) <= WINOGRAD_IMAGE_BYTES
-    return p.onednn and p.itemsize == 4 and p.windows.window == (3, 3) and p.groups == 1 and p.unit and wide and fits
+    return wide and many and fits
 
 
 def wide_3x3_back(p: Problem) -> bool:

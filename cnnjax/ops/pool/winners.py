@@ -93,13 +93,7 @@ def scatter_max(
 
 
 def _scatter_over_tiles(dy: jax.Array, argmax_offset: jax.Array, windows: Windows) -> jax.Array:
-    """Scatters where windows tile x, tap by tap, and puts the taps side by side.
-
-    Halves are moved as the integers of their bits: XLA would widen them on the way.
-    """
-    if dy.dtype in (jnp.bfloat16, jnp.float16):
-        bits = _scatter_over_tiles(lax.bitcast_convert_type(dy, jnp.uint16), argmax_offset, windows)
-        return lax.bitcast_convert_type(bits, dy.dtype)
+    """Scatters where windows tile x, tap by tap, and puts the taps side by side."""
     zero = np.zeros((), dy.dtype)
     offsets = [np.asarray(tap_offset(tap, windows), argmax_offset.dtype) for tap in np.ndindex(*windows.window)]
     parts = [jnp.where(argmax_offset == here, dy, zero) for here in offsets]
