@@ -32,6 +32,7 @@ from cnnjax.ops.conv.problem import (
     overlapping_or_pointwise,
     phases,
     pointwise,
+    pointwise_to_sample,
     single_window,
     slow_to_compile_on_tpu,
     strided_pointwise,
@@ -83,7 +84,7 @@ def _each_group(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 CONVS_ON_CPU = (
     Rule(forward.im2col, single_window),
-    Rule(forward.pointwise, strided_pointwise, copies=True, halves=True),
+    Rule(forward.pointwise, pointwise_to_sample, copies=True, halves=True),
     Rule(forward.winograd_by_onednn, wide_3x3),
     Rule(forward.by_onednn, on_onednn, halves=True),
     Rule(forward.direct, depthwise_of_few_taps, copies=True),

@@ -33,8 +33,10 @@ LEAST_IMAGES, LEAST_FEATURES, LEAST_PRODUCTS = 16, 16, 128
 WIDE_FORWARD, WIDE_FORWARD_BY_XLA = 30, 150
 # The same for the kernel gradient, whose larger tiles also must save this factor of the products.
 WIDE_KERNEL_GRAD, LEAST_SAVING = 16, 2.5
-# Tiles of all images from which F(2x2, 3x3) saves more than the transform of its kernel takes.
-LEAST_TILES = 256
+# Tiles of all images from which F(2x2, 3x3) saves more than the transform of its kernel takes; those times channels and
+# features from which it saves more than its calls take; and the factor of the products that it must save, which is 2.25
+# where tiles of 2x2 cover the output exactly.
+LEAST_TILES, LEAST_TILE_PRODUCTS, LEAST_FORWARD_SAVING = 256, 2**22, 1.7
 # Bytes of one image's tiles, of x and y, up to which F(2x2, 3x3) works through whole images.
 WINOGRAD_IMAGE_BYTES = 40_000_000
 # Taps up to which the TPU's compiler is quick with the kernel gradient of few channels.
@@ -96,6 +98,11 @@ def strided_pointwise(p: Problem) -> bool:
     return pointwise(p) and max(p.windows.stride) > 1
 
 
+def pointwise_to_sample(p: Problem) -> bool:
+    """True for `strided_pointwise` but where oneDNN's kernels skip the pixels themselves as fast."""
+    return strided_pointwise(p) and not (p.onednn and onednn.has_avx512())
+
+
 def depthwise_of_few_taps(p: Problem) -> bool:
     """True for groups of one channel whose taps are few enough to be written out one by one."""
     return p.channels == 1 and p.groups > 1 and p.taps <= MANY_TAPS
@@ -117,9 +124,11 @@ def wide_3x3(p: Problem) -> bool:
         return False
     least = WIDE_FORWARD if onednn.has_avx512() else WIDE_FORWARD_BY_XLA
     wide = p.channels * p.features >= least * (p.channels + p.features)
-    many = p.batch * math.prod(-(-count // 2) for count in p.windows.output) >= LEAST_TILES
+    tiles = math.prod(-(-count // 2) for count in p.windows.output)
+    many = p.batch * tiles >= max(LEAST_TILES, LEAST_TILE_PRODUCTS / (p.channels * p.features))
+    saves = 9 * math.prod(p.windows.output) >= LEAST_FORWARD_SAVING * 16 * tiles
     fits = forward.winograd_image_bytes(p.windows, p.channels, p.features) <= WINOGRAD_IMAGE_BYTES
-    return wide and many and fits
+    return wide and many and saves and fits
 
 
 def wide_3x3_back(p: Problem) -> bool:
