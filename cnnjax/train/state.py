@@ -188,8 +188,14 @@ def load_state(model: nnx.Module, params: Tree, rest: Tree) -> nnx.Module:
 
 
 def _copy(tree: Tree) -> Tree:
-    """Copies arrays, without a program to compile."""
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding, may_alias=False), tree)
+    """Copies arrays, without a program to compile; while one is traced, within it."""
+
+    def copy(leaf: jax.Array) -> jax.Array:
+        if isinstance(leaf, jax.core.Tracer):
+            return jnp.copy(leaf)
+        return jax.device_put(leaf, leaf.sharding, may_alias=False)
+
+    return jax.tree.map(copy, tree)
 
 
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree, Tree]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cnnjax import ops
-from cnnjax.ops.conv import forward, onednn
+from cnnjax.ops.conv import forward, onednn, problem
 from cnnjax.ops.geometry import slide
 from tests.cases import array
 
@@ -123,6 +123,8 @@ needs_onednn = pytest.mark.skipif(not onednn.is_available(), reason="this jaxlib
 @pytest.mark.parametrize("forward_bytes", [4 * 16 * 3 * 3 * 700, 10**9])  # an image at a time, all at once
 def test_very_wide_convolutions_are_exact_and_keep_nan_where_it_is(monkeypatch, forward_bytes) -> None:
     monkeypatch.setattr(forward, "WINOGRAD_FORWARD_BYTES", forward_bytes)
+    for least in ("LEAST_TILES", "LEAST_TILE_PRODUCTS", "LEAST_FORWARD_SAVING"):
+        monkeypatch.setattr(problem, least, 1)
     x, w = (np.random.default_rng(0).normal(size=s).astype("float32") for s in ((2, 7, 5, 300), (3, 3, 300, 400)))
     text = jax.jit(ops.conv).lower(x, w).as_text()
     products = 1 if onednn.has_avx512() else 0  # elsewhere XLA's own
