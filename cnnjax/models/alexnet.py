@@ -41,7 +41,10 @@ SMALLEST = 63
 
 
 def scaled_normal(scale: float) -> nnx.Initializer:
-    """Returns `nnx.initializers.variance_scaling(scale, "fan_in", "normal")`, of the same bits in any program."""
+    """Returns `nnx.initializers.variance_scaling(scale, "fan_in", "normal")`, rounded alike in any program.
+
+    JAX 0.10 rounds that one's numbers in another way within a program than outside.
+    """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32, **_: Any) -> jax.Array:
         # XLA would merge the deviation with the constants of the draw, which rounds to other bits

@@ -75,9 +75,9 @@ def supports(*arrays: Any) -> bool:
 
 
 def takes(dtypes: Iterable[jax.typing.DTypeLike]) -> bool:
-    """Returns whether oneDNN may be called with operands of these dtypes."""
-    known = {jnp.dtype("float32"), *([jnp.dtype("bfloat16")] if multiplies_bfloat16() else [])}
-    return is_available() and {jnp.dtype(dtype) for dtype in dtypes} in [{dtype} for dtype in known]
+    """Returns whether oneDNN may be called with operands of these dtypes, which must be one."""
+    found = {jnp.dtype(dtype).name for dtype in dtypes}
+    return is_available() and (found == {"float32"} or (found == {"bfloat16"} and multiplies_bfloat16()))
 
 
 @functools.cache
