@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from cnnjax.errors import UserError
+from cnnjax.train.examples import SPLITS
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
-from cnnjax.train.examples import SPLITS
 
 Record = dict[str, Any]  # "step" and "epoch", ints, and scores by name, floats
 

@@ -62,7 +62,8 @@ class Rule(NamedTuple):
     form: computes the result. when: the condition. copies: it writes copies of x or dy, so that large batches are
     worked through in chunks. block: how many neighbours the form takes to a block. correlates: the form calls a
     convolution of stride 1, for which the table of the same platform holds. halves: it may read bfloat16 where
-    oneDNN does, and sums in float32; the others are given float32.
+    oneDNN does, and sums in float32; the others are given float32. rounds: it takes `preferred_element_type`, to which
+    it rounds its sums itself.
     """
 
     form: Callable[..., jax.Array]
@@ -71,6 +72,7 @@ class Rule(NamedTuple):
     block: Callable[[Problem], int] | None = None
     correlates: bool = False
     halves: bool = False
+    rounds: bool = False
 
 
 Table = dict[str, tuple[Rule, ...]]  # the rows of each derivative
@@ -84,9 +86,9 @@ def _each_group(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 CONVS_ON_CPU = (
     Rule(forward.im2col, single_window),
-    Rule(forward.pointwise, pointwise_to_sample, copies=True, halves=True),
+    Rule(forward.pointwise, pointwise_to_sample, copies=True),
     Rule(forward.winograd_by_onednn, wide_3x3),
-    Rule(forward.by_onednn, on_onednn, halves=True),
+    Rule(forward.by_onednn, on_onednn, halves=True, rounds=True),
     Rule(forward.direct, depthwise_of_few_taps, copies=True),
     Rule(forward.pointwise, pointwise, copies=True),
     Rule(forward.finite_width_blocked, few_channels_forward, copies=True, block=block),
@@ -97,7 +99,7 @@ INPUT_GRADS_ON_CPU = (
     Rule(input_grad.pointwise, strided_pointwise, copies=True, correlates=True, halves=True),
     Rule(input_grad.width_blocked, few_channels_back, copies=True, block=block),
     Rule(input_grad.winograd_by_onednn, wide_3x3_back),
-    Rule(input_grad.by_onednn, unit_stride_of_one_group_on_onednn, halves=True),
+    Rule(input_grad.by_onednn, unit_stride_of_one_group_on_onednn, halves=True, rounds=True),
     Rule(input_grad.full_correlation, unit_stride, correlates=True, halves=True),
     Rule(input_grad.depthwise_phases, depthwise_phases, copies=True),
     Rule(input_grad.phases_as_channels, even_phases, copies=True, correlates=True, halves=True),

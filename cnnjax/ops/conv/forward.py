@@ -89,10 +89,7 @@ def winograd_by_onednn(
     """
     del precision
     product = partial(onednn.matmul, transpose_b=swapped)
-    features = w.shape[-2 if swapped else -1]
-    run = partial(
-        conv_of_tiles, w=transform_kernel(w, 2), windows=windows, outputs=2, product=product, features=features
-    )
+    run = partial(conv_of_tiles, w=transform_kernel(w, 2), windows=windows, outputs=2, product=product)
     minimal = partial(map_over_images, run, most=WINOGRAD_FORWARD_BYTES // winograd_image_bytes(windows, *w.shape[-2:]))
     # Winograd spreads NaN and infinity to neighbouring outputs.
     direct = partial(onednn.conv, w=w, windows=windows, groups=groups, swapped=swapped)

@@ -10,19 +10,11 @@ the derivative in one that has none is a sum over i, and the three derivatives s
 their images.)
 """
 
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-
-from cnnjax.ops.conv.kernel_grad import patches_bytes
-from cnnjax.ops.geometry import Windows
-from cnnjax.ops.patches import MANY_TAPS
-
-# Patches of one problem, in bytes, up to which calls take longer than products.
-SMALL_PATCHES_BYTES = 2**18
 
 # Computes a derivative of a single problem from its two operands: (a, b, groups) -> result.
 Derivative = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -42,11 +34,6 @@ def one_by_one(derivative: Derivative, operands: Operands, result: str, mapped: 
         return lax.map(one, stacked)
     first = jax.eval_shape(one, {name: array[0] for name, array in stacked.items()})
     return lax.scan(lambda total, problem: (total + one(problem), None), jnp.zeros_like(first), stacked)[0]
-
-
-def small_patches(x: jax.Array, windows: Windows) -> bool:
-    """True where problems x (P, N, *S, C) are so small that their patches are better written down for many at once."""
-    return x.size > 0 and patches_bytes(x, windows) <= SMALL_PATCHES_BYTES and math.prod(windows.window) <= MANY_TAPS
 
 
 def as_one(derivative: Derivative, operands: Operands, result: str, mapped: str, groups: int) -> jax.Array:

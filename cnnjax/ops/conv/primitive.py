@@ -23,12 +23,13 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from cnnjax.ops.checks import Precision, is_local
-from cnnjax.ops.conv import choose, forward, input_grad, onednn
+from cnnjax.ops.conv import choose, input_grad, onednn
 from cnnjax.ops.conv.choose import FORWARD, INPUT_GRAD, KERNEL_GRAD
 from cnnjax.ops.conv.chunks import map_over_images, sum_over_images
 from cnnjax.ops.conv.forward import lax_conv
 from cnnjax.ops.conv.kernel_grad import patches_of_each
-from cnnjax.ops.conv.mapped import as_one, one_by_one, small_patches
+from cnnjax.ops.conv.mapped import as_one, one_by_one
+from cnnjax.ops.conv.problem import small_patches
 from cnnjax.ops.geometry import Windows
 from cnnjax.ops.patches import pad_spatial
 from cnnjax.ops.primitives import aval_like, define_eager_call, define_nan_check, define_taylor_rule
@@ -321,7 +322,7 @@ def _on_cpu(
     parameters: dict[str, Any] = {"block": rule.block(p)} if rule.block else {}
     if rule.correlates:
         parameters["conv"] = partial(_on_cpu, FORWARD, dtype=a.dtype)
-    if rule.form in (forward.by_onednn, input_grad.by_onednn):  # they round their sums themselves
+    if rule.rounds:
         parameters["preferred_element_type"] = a.dtype if dtype == a.dtype else "float32"
 
     def run(a: jax.Array, b: jax.Array) -> jax.Array:

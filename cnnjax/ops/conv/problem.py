@@ -6,6 +6,8 @@ The tables stand in `cnnjax.ops.conv.choose`.
 import math
 from typing import NamedTuple
 
+import jax
+
 from cnnjax.ops.checks import Precision
 from cnnjax.ops.conv import forward, kernel_grad, onednn
 from cnnjax.ops.conv.winograd import WORD_BYTES
@@ -41,6 +43,8 @@ LEAST_TILES, LEAST_TILE_PRODUCTS, LEAST_FORWARD_SAVING = 256, 2**22, 1.7
 WINOGRAD_IMAGE_BYTES = 40_000_000
 # Taps up to which the TPU's compiler is quick with the kernel gradient of few channels.
 TPU_FAST_TAPS = 9
+# Patches of one problem, in bytes, up to which calls take longer than products.
+SMALL_PATCHES_BYTES = 2**18
 # Product of strides above which the phases of an input gradient are computed together.
 MANY_PHASES = 8
 
@@ -119,7 +123,7 @@ def on_onednn(p: Problem) -> bool:
 
 
 def wide_3x3(p: Problem) -> bool:
-    """True for 3x3 with so many channels that F(2x2, 3x3) is faster than oneDNN, and more exact."""
+    """True for 3x3 with so many channels that F(2x2, 3x3) is faster than oneDNN's direct sums, and about as exact."""
     if not p.onednn or p.itemsize != WORD_BYTES or p.windows.window != (3, 3) or p.groups != 1 or not p.unit:
         return False
     least = WIDE_FORWARD if onednn.has_avx512() else WIDE_FORWARD_BY_XLA
@@ -247,6 +251,15 @@ def large_batch(p: Problem) -> bool:
     """True where oneDNN's blocks of images are full."""
     enough = p.batch >= LEAST_IMAGES and p.features >= LEAST_FEATURES and p.taps * p.channels >= LEAST_PRODUCTS
     return p.onednn and p.taps > 1 and enough
+
+
+def small_patches(x: jax.Array, windows: Windows) -> bool:
+    """True where problems x (P, N, *S, C) are so small that their patches are better written down for many at once."""
+    return (
+        x.size > 0
+        and kernel_grad.patches_bytes(x, windows) <= SMALL_PATCHES_BYTES
+        and math.prod(windows.window) <= MANY_TAPS
+    )
 
 
 # ---- parameters of forms that depend on the problem ----

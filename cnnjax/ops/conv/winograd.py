@@ -40,13 +40,13 @@ def winograd(
     """
     w = transform_kernel(w, outputs)
     if groups == 1:  # an einsum over the one group would copy its operands
-        return conv_of_tiles(x, w, windows, outputs, partial(jnp.matmul, precision=precision), w.shape[-1])
+        return conv_of_tiles(x, w, windows, outputs, partial(jnp.matmul, precision=precision))
 
     def product(x: jax.Array, w: jax.Array) -> jax.Array:
         x, w = x.reshape(*x.shape[:-1], groups, -1), w.reshape(*w.shape[:-1], groups, -1)
         return jnp.einsum("pngc,pcgf->pngf", x, w, precision=precision).reshape(*x.shape[:2], -1)
 
-    return conv_of_tiles(x, w, windows, outputs, product, w.shape[-1])
+    return conv_of_tiles(x, w, windows, outputs, product)
 
 
 def winograd4(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precision: Precision) -> jax.Array:
@@ -55,12 +55,7 @@ def winograd4(x: jax.Array, w: jax.Array, windows: Windows, groups: int, precisi
 
 
 def conv_of_tiles(
-    x: jax.Array,
-    w: jax.Array,
-    windows: Windows,
-    outputs: int,
-    product: Callable[[jax.Array, jax.Array], jax.Array],
-    features: int,
+    x: jax.Array, w: jax.Array, windows: Windows, outputs: int, product: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> jax.Array:
     """Convolves x (N, *S, C) with a kernel of `transform_kernel`, by a matrix product (P, M, C) (P, C, F)."""
     rank = len(windows.window)
@@ -69,7 +64,7 @@ def conv_of_tiles(
     x = lax.optimization_barrier(pad_to_tiles(x, windows, (outputs,) * rank))
     x = transform_tiles(x, of_input, (outputs,) * rank, counts)
     y = product(x.reshape(math.prod(x.shape[:rank]), -1, x.shape[-1]), w.reshape(-1, *w.shape[-2:]))
-    y = y.reshape(*x.shape[:-1], features)
+    y = y.reshape(*x.shape[:-1], y.shape[-1])
     for axis, matrix in enumerate(of_output):  # to (N, *(tiles, m), F)
         y = _along(matrix, y, rank - axis - 1, to=rank + axis + 1)
     y = y.reshape(y.shape[0], *(count * outputs for count in counts), y.shape[-1])
