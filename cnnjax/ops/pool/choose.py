@@ -151,7 +151,7 @@ def sum_temporaries(windows: Windows, x_bytes: int, y_bytes: int, *, transposed:
 
 def max_temporaries(windows: Windows, x_bytes: int) -> int:
     """Estimates the bytes of temporary arrays that the largest elements take: one padded copy."""
-    return 0 if _tile_exactly(windows) else x_bytes
+    return 0 if _tile(windows) else x_bytes
 
 
 def winner_temporaries(windows: Windows, x_bytes: int, y_bytes: int) -> int:
@@ -159,7 +159,7 @@ def winner_temporaries(windows: Windows, x_bytes: int, y_bytes: int) -> int:
     form = gather_form(windows)
     if form == "gather":  # indices and their masks, four bytes each
         return x_bytes + 6 * y_bytes
-    return 0 if _tile_exactly(windows) else x_bytes + 3 * y_bytes
+    return 0 if _tile(windows) else x_bytes + 3 * y_bytes
 
 
 def plane_temporaries(elements: int) -> int:
@@ -195,6 +195,11 @@ def block_sizes(batch: int, channels: int, temporary_bytes: int) -> tuple[int, i
     if temporary_bytes <= BLOCK_BYTES * batch:
         return examples, channels
     return examples, largest_divisor(channels, channels * batch * BLOCK_BYTES // temporary_bytes)
+
+
+def _tile(windows: Windows) -> bool:
+    """True where windows without holes stand side by side from the first pixel on; what they leave over is not read."""
+    return windows.stride == windows.window and max(windows.dilation) == 1 and not any(map(any, windows.padding))
 
 
 def _tile_exactly(windows: Windows) -> bool:
