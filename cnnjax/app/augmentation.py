@@ -42,9 +42,7 @@ def augmentation(prepared: Prepared, **crop: Any) -> train.Augment | None:
     if changing is None or not alternates(prepared):
         return changing
 
-    def flip_first(
-        key: jax.Array, x: jax.Array, y: jax.Array, *, info: data.BatchInfo
-    ) -> tuple[jax.Array, jax.Array]:
+    def flip_first(key: jax.Array, x: jax.Array, y: jax.Array, *, info: data.BatchInfo) -> tuple[jax.Array, jax.Array]:
         return apply_augment(changing, key, data.alternating_flip(x, info), y, None)
 
     return flip_first

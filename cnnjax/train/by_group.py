@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnnjax.train.muon import muon
-
 NORM_BIASES = r"norms?(/\d+)?/bias$"
 WHITENING_EPOCHS = 3
 """Epochs in which airbench trains the bias of its first layer."""
@@ -61,7 +59,7 @@ def nesterov_sgd(
 ) -> optax.GradientTransformation:
     """Returns SGD with Nesterov momentum and weight decay, in PyTorch's form.
 
-        g <- grad + weight_decay w,   m <- momentum m + g,   w <- w - learning_rate (g + momentum m)
+    g <- grad + weight_decay w,   m <- momentum m + g,   w <- w - learning_rate (g + momentum m)
     """
     decayed = optax.add_decayed_weights(weight_decay)
     return optax.chain(decayed, optax.sgd(learning_rate, momentum=momentum, nesterov=True))

@@ -110,7 +110,8 @@ class Run:
             return task.make_update(net, task.optimizer)
         return own_update(
             net, task.optimizer, task.loss, options.seed, metrics=task.metrics, accumulate=options.accumulate,
-            ema=options.ema, lookahead_every=options.lookahead, total=self.total, gather=self._gather if options.shard == "params" else None,
+            ema=options.ema, lookahead_every=options.lookahead, total=self.total,
+            gather=self._gather if options.shard == "params" else None,
         )  # fmt: skip
 
     def _gather(self, params: Tree) -> Tree:

@@ -120,7 +120,11 @@ def settle_config(path: Path, config: Mapping[str, Any], *, writes: bool = True)
         may_change.discard("eval_every")  # early stopping counts evaluations
     changed = differences(*({**ONE_PROCESS, **one.get("environment", {})} for one in (old, config)))
     rates = old.get("schedule", ""), config.get("schedule", "")  # None: of an own optimiser, compared as a function
-    if rates in (("constant", "constant"), (None, None)) and config["epochs"] >= old["epochs"] and not config.get("lookahead"):
+    if (
+        rates in (("constant", "constant"), (None, None))
+        and config["epochs"] >= old["epochs"]
+        and not config.get("lookahead")
+    ):
         may_change.add("epochs")
     pair = {**SINCE, **old}, {**SINCE, **config}
     if "data" in old and "data" in config:

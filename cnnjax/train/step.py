@@ -50,8 +50,8 @@ def make_batches(
       mesh: with the axis `"batch"`.
       seed: with the step, decides the augmentation.
       prepare: turns examples, uint8 made float32, into the model's input; `None` leaves them.
-      augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare`; `None` for none. Where it has
-        a keyword-only argument `info`, that is the `data.BatchInfo` of the batch.
+      augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare`; `None` for none. Where it
+        has a keyword-only argument `info`, that is the `data.BatchInfo` of the batch.
       updates_per_epoch: by which the epoch of a batch is known, for `info`.
     """
     over_devices = NamedSharding(mesh, PartitionSpec(None, "batch"))

@@ -72,7 +72,10 @@ def test_updates_are_those_of_pytorch(name: str, convs: int) -> None:
     for number in range(total):
         now, _ = update(now, jnp.asarray(x[number]), jnp.asarray(y[number], jnp.int32))
     airbench_twin.train(twin, list(zip(x, y, strict=True)), lr=2.0, wd=0.5, per_epoch=per_epoch, every=5)
-    found = {"/".join(map(str, _path(path))): leaf for path, leaf in jax.tree_util.tree_leaves_with_path((now.params, now.rest))}
+    found = {
+        "/".join(map(str, _path(path))): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path((now.params, now.rest))
+    }
     expected = airbench_twin.arrays(twin)
     assert {name.partition("/")[2] for name in found} == expected.keys()
     for own, leaf in found.items():
