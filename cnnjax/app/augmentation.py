@@ -20,11 +20,12 @@ SETTINGS = ("augment", "flip", "jitter", "cutout", "mixup", "cutmix", "label_smo
 """Flags that decide what training sees."""
 
 
-def augmentation(prepared: Prepared, **crop: Any) -> train.Augment | None:
+def augmentation(prepared: Prepared, *, whole_cutout: bool = False, **crop: Any) -> train.Augment | None:
     """Returns the augmentation that the flags ask for, for `train.fit`; None where images stay as they are.
 
     Args:
       prepared: the data.
+      whole_cutout: whether `--cutout` covers whole squares, by the mean colour; else what of them is inside, by black.
       **crop: `pad` and `mode` of `data.crop_flip`, of images that are not larger than what the net sees.
 
     Raises:
@@ -37,7 +38,7 @@ def augmentation(prepared: Prepared, **crop: Any) -> train.Augment | None:
     distorted = None
     if not prepared.random_resized:
         distorted = distortion(spec, prepared.sample, augment=FLAGS.augment, alternating=alternates(prepared), **crop)
-    on_images = [one for one in (distorted, jitter(), cutout()) if one is not None]
+    on_images = [one for one in (distorted, jitter(), cutout(spec, whole_cutout)) if one is not None]
     changing = together(on_images, mix(len(prepared.class_names)))
     if changing is None or not alternates(prepared):
         return changing
@@ -111,9 +112,12 @@ def jitter() -> train.Augment | None:
     return partial(data.colour_jitter, brightness=strength, contrast=strength, saturation=strength)
 
 
-def cutout() -> train.Augment | None:
-    """Returns what `--cutout` does to the images."""
-    return partial(data.cutout, size=FLAGS.cutout) if FLAGS.cutout else None
+def cutout(spec: data.InputSpec, whole: bool = False) -> train.Augment | None:
+    """Returns what `--cutout` does to the images, see `augmentation`."""
+    if not FLAGS.cutout:
+        return None
+    others = {"inside": True, "fill": tuple(255 * mean for mean in spec.mean)} if whole else {}
+    return partial(data.cutout, size=FLAGS.cutout, **others)
 
 
 def mix(classes: int) -> Callable[..., tuple[jax.Array, jax.Array]] | None:

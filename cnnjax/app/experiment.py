@@ -50,6 +50,7 @@ class Experiment:
       warmup_epochs: epochs in which the learning rate rises where `--warmup` is not given; at most half of the run.
       first_layer: layer whose kernels are drawn: its path in the parameters, such as `"blocks/0/conv"`; None finds it.
       crop: `pad` and `mode` of `data.crop_flip`, by which `--augment` crops colour images of the net's own size.
+      whole_cutout: as for `augmentation.augmentation`.
       start: sets what a new run starts from beside what is drawn, from the net and the training images as it sees them.
       loss: as for `train.fit`; None means the cross-entropy.
       before_epoch: makes `train.fit`'s argument from the model.
@@ -70,6 +71,7 @@ class Experiment:
     warmup_epochs: int = 0
     first_layer: str | None = "conv1"
     crop: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    whole_cutout: bool = False
     start: Callable[[nnx.Module, Prepared], nnx.Module] | None = None
     loss: train.Loss | None = None
     before_epoch: Callable[[nnx.Module], train.BeforeEpoch] | None = None
@@ -129,7 +131,7 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
     spec = prepared.spec
     with run_dir.claim(folder):
         config = configuration(experiment, prepared, options, folder)
-        augment = augmentation.augmentation(prepared, **experiment.crop)
+        augment = augmentation.augmentation(prepared, whole_cutout=experiment.whole_cutout, **experiment.crop)
         net = models.build(config)
         if FLAGS.local_batch_norm:
             split_batch_norm(net, config["local_batch_norm"])

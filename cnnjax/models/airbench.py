@@ -28,8 +28,8 @@ class Airbench(nnx.Module):
 
     A 2x2 convolution that whitens patches, see `whiten`, and GELU; three blocks; a 3x3 max-pool, and a dense layer
     without bias, whose outputs are scaled. A block is [3x3 convolution, 2x2 max-pool, batch norm, GELU], then one or
-    two times [3x3 convolution, batch norm, GELU]; with two, their input is added before the last GELU. Batch norms have
-    a bias but no scale; their running statistics are PyTorch's, of which 0.6 is kept.
+    two times [3x3 convolution, batch norm, GELU]; with two, their input is added to what they give. Batch norms have a
+    bias but no scale; their running statistics are PyTorch's, of which 0.6 is kept.
 
     Args:
       num_classes: number of logits.
@@ -103,7 +103,11 @@ class Airbench95(Airbench):
 
 
 class Airbench96(Airbench):
-    """The net of airbench96, wider, with three convolutions a block; see `Airbench` for the arguments."""
+    """The net of airbench96, wider, with three convolutions a block; see `Airbench` for the arguments.
+
+    The paper does not say whether the last GELU of a block comes before the sum, as here, or after it, as in later
+    versions of the author's script.
+    """
 
     default_widths = (128, 512, 512)
     convs = 3
@@ -127,11 +131,8 @@ class Block(nnx.Module):
         x = shortcut = ops.gelu(self.norms[0](self.pool(self.convs[0](x))))
         last = len(self.convs) - 1
         for number in range(1, last + 1):
-            x = self.norms[number](self.convs[number](x))
-            if number == last > 1:
-                x = x + shortcut
-            x = ops.gelu(x)
-        return x
+            x = ops.gelu(self.norms[number](self.convs[number](x)))
+        return x + shortcut if last > 1 else x
 
 
 def whiten(net: Airbench, images: ArrayLike) -> Airbench:

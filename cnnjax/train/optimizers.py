@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cnnjax.train.by_group import airbench, path_name
+from cnnjax.train.by_group import airbench, airbench_muon, path_name
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adadelta", "sdlm", "airbench")
-SCHEDULES = ("constant", "cosine", "onecycle", "lenet5", "triangle")
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adadelta", "sdlm", "airbench", "airbench_muon")
+GROUPED = {"airbench": airbench, "airbench_muon": airbench_muon}
+"""Optimisers with groups of parameters, and a weight decay for each."""
+SCHEDULES = ("constant", "linear", "cosine", "onecycle", "lenet5", "triangle")
 DECAYS = ("all", "kernels")
 
 
@@ -20,6 +23,7 @@ def schedule(name: str, learning_rate: float, updates: int, *, warmup: int = 0) 
 
     Args:
       name: `constant`: `learning_rate` throughout.
+        `linear`: from `learning_rate` to 0 along a line.
         `cosine`: from `learning_rate` to 0 along half a cosine.
         `onecycle`: from 1/25 of `learning_rate` up to it over the first 30 % of the updates, then down to 1/10,000 of
         the start, both along half a cosine, with the constants of PyTorch's `OneCycleLR`.
@@ -50,6 +54,8 @@ def schedule(name: str, learning_rate: float, updates: int, *, warmup: int = 0) 
         return optax.join_schedules([rise, after], [warmup])
     if name == "constant":
         return optax.constant_schedule(learning_rate)
+    if name == "linear":
+        return optax.linear_schedule(learning_rate, 0.0, updates)
     if name == "cosine":
         return optax.cosine_decay_schedule(learning_rate, updates)
     if name == "onecycle":
@@ -78,7 +84,7 @@ def optimizer(
 
     Args:
       name: `sgd`; `momentum`, SGD with momentum 0.9; `adam` and `adamw`, with betas 0.9 and 0.999; `adadelta`, with
-        rho 0.95 and epsilon 1e-6; `sdlm`, see `scale_by_curvature`; or `airbench`, see `by_group.airbench`.
+        rho 0.95 and epsilon 1e-6; `sdlm`, see `scale_by_curvature`; `airbench` and `airbench_muon`, see `by_group`.
       learning_rate: a number or a schedule.
       weight_decay: adds `weight_decay * w` to the gradient, as in PyTorch; adamw subtracts it from the weight instead,
         times the learning rate.
@@ -86,7 +92,8 @@ def optimizer(
         the scales of norms.
       grad_clip: bound of the gradient's global norm, applied first; `None` means no bound.
       nesterov: of `momentum` alone: the gradient is taken where the momentum leads, in Sutskever's form, as in PyTorch.
-      updates_per_epoch: for `airbench`, which trains one bias for 3 epochs; None trains it throughout.
+      updates_per_epoch: for `airbench` and `airbench_muon`, which train one bias for 3 epochs; None trains it
+        throughout.
 
     Raises:
       ValueError: no such optimiser, no such `decay`, or `nesterov` of another than `momentum`.
@@ -105,16 +112,17 @@ def optimizer(
         "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay, mask=decays),
         "adadelta": lambda: optax.adadelta(learning_rate, rho=0.95, eps=1e-6),
         "sdlm": lambda: optax.chain(scale_by_curvature(), optax.scale_by_learning_rate(learning_rate)),
-        "airbench": lambda: airbench(learning_rate, weight_decay=weight_decay, updates_per_epoch=updates_per_epoch),
     }
+    for one, make in GROUPED.items():
+        makers[one] = partial(make, learning_rate, weight_decay=weight_decay, updates_per_epoch=updates_per_epoch)
     if name not in makers:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, was {name!r}")
-    if decays and name == "airbench":
+    if decays and name in GROUPED:
         raise ValueError(f"decay must be 'all' where the optimizer is {name!r}, was {decay!r}")
     if nesterov and name != "momentum":
         raise ValueError(f"nesterov must be False where the optimizer is {name!r}: only momentum has it")
     parts = [] if grad_clip is None else [optax.clip_by_global_norm(grad_clip)]
-    if weight_decay and name not in ("adamw", "airbench"):
+    if weight_decay and name not in ("adamw", *GROUPED):
         parts.append(optax.add_decayed_weights(weight_decay, mask=decays))
     return optax.with_extra_args_support(optax.chain(*parts, makers[name]()))
 

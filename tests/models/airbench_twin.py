@@ -23,11 +23,8 @@ class Group(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = first = F.gelu(self.norms[0](F.max_pool2d(self.convs[0](x), 2)))
         for number in range(1, len(self.convs)):
-            x = self.norms[number](self.convs[number](x))
-            if number == 2:
-                x = x + first
-            x = F.gelu(x)
-        return x
+            x = F.gelu(self.norms[number](self.convs[number](x)))
+        return x + first if len(self.convs) == 3 else x
 
 
 class Twin(nn.Module):
