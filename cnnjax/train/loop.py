@@ -101,6 +101,7 @@ class Run:
         if self.folder is not None:
             validated = "validation" in task.splits
             self.checkpoints = checkpoint.Checkpoints(self.folder, options.keep, validated=validated)
+        self.tested: tuple[Tree, Tree] | None = None
         self.calls = 0
         self.pending: collections.deque[tuple[int, Scalars]] = collections.deque()
 
@@ -190,7 +191,9 @@ class Run:
             self.checkpoints.wait()
         finished = self.finished()
         scored = finished and "test" in self.task.splits
-        outputs, labels = self.evaluator.outputs(self.state, self.task.splits["test"]) if scored else (None, None)
+        if scored and self.tested is None:
+            self.tested = self.evaluator.outputs(self.state, self.task.splits["test"])
+        outputs, labels = self.tested or (None, None)
         self.report_skipped(at_end=True)
         if finished and self.folder is not None and self.first < self.step and self.log.records and devices.is_main():
             self.log.flush()
@@ -302,7 +305,10 @@ class Run:
         others = {name: split for name, split in self.task.splits.items() if name != "train"}
         evaluating = epoch % self.options.eval_every == 0 or self.step == self.total
         for name, split in others.items() if evaluating else ():
-            found = self.evaluator.scores(self.state, split)
+            if name == "test" and self.step == self.total:  # the result has these outputs
+                found, self.tested = self.evaluator.scores_and_outputs(self.state, split)
+            else:
+                found = self.evaluator.scores(self.state, split)
             self.check_finite(f"the {name} loss after update {self.step}", found["loss"])
             scores |= {f"{name}_{what}": value for what, value in found.items()}
         self.log.write(self.step, epoch, {**means, **scores})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -51,36 +53,41 @@ def test_the_first_layer_is_whitened_in_place() -> None:
 
 
 @pytest.mark.parametrize(("name", "convs"), [("airbench94", 2), ("airbench96", 3)])
-def test_updates_are_those_of_pytorch(name: str, convs: int) -> None:
+def test_updates_are_those_of_pytorch(name: str, convs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve, with lookahead after 5 and 10 and at the end, the whitening bias frozen after 6."""
-    pytest.importorskip("torch")
-    from tests.models import airbench_twin
-
-    widths, total, per_epoch, batch = (8, 12, 16), 12, 2, 32
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "experiments/bench")
+    twins = importlib.import_module("torch_airbench")
+    widths, total, per_epoch, batch, peak, decay = (8, 12, 16), 12, 2, 32, 0.01, 0.25
     model = models.build({"model": {"name": name, "widths": widths}})
     draw = np.random.default_rng(0)
     x = draw.normal(size=(total, batch, 32, 32, 3)).astype(np.float32)
     y = draw.integers(0, 10, (total, batch))
     airbench.whiten(model, x[0])
-    rate = optimizers.schedule("triangle", 2.0 * batch / 1024 / (1 + 1 / 0.15), total)
-    rule = optimizers.optimizer("airbench", rate, weight_decay=0.5 / 2.0, updates_per_epoch=per_epoch)
+    rate = optimizers.schedule("triangle", peak, total)
+    rule = optimizers.optimizer("airbench", rate, weight_decay=decay, updates_per_epoch=per_epoch)
     net, now = state.initial(model, rule, lookahead=True)
-    twin = airbench_twin.Twin(widths, convs)
-    airbench_twin.load(twin, now.params, now.rest)
+    twin = twins.load(twins.Airbench(widths, convs), by_path(now))
     loss = partial(train.cross_entropy, label_smoothing=0.2)
     update = jax.jit(train.make_update(net, rule, loss, lookahead_every=5, total=total))
+    sgd, ahead = twins.optimizer(twin, peak, decay, batch), twins.Lookahead(twin, total)
     for number in range(total):
         now, _ = update(now, jnp.asarray(x[number]), jnp.asarray(y[number], jnp.int32))
-    airbench_twin.train(twin, list(zip(x, y, strict=True)), lr=2.0, wd=0.5, per_epoch=per_epoch, every=5)
-    found = {
-        "/".join(map(str, _path(path))): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path((now.params, now.rest))
-    }
-    expected = airbench_twin.arrays(twin)
-    assert {name.partition("/")[2] for name in found} == expected.keys()
-    for own, leaf in found.items():
-        np.testing.assert_allclose(leaf, expected[own.partition("/")[2]], rtol=2e-3, atol=2e-4, err_msg=own)
+        factor = 0.2 + 0.4 * number if number < 2 else 1 - 0.93 * (number - 2) / 10
+        for group, scale in zip(sgd.param_groups, (64, 1), strict=True):
+            group["lr"] = factor * peak / batch * scale
+        twin.whiten.bias.requires_grad = number < 3 * per_epoch
+        sgd.zero_grad(set_to_none=True)
+        twins.summed_loss(twin(torch.tensor(x[number].transpose(0, 3, 1, 2))), torch.tensor(y[number])).backward()
+        sgd.step()
+        ahead.update()
+    found, expected = by_path(now), twins.arrays_of(twin)
+    assert found.keys() == expected.keys()
+    for path, array in found.items():
+        np.testing.assert_allclose(array, expected[path], rtol=2e-3, atol=2e-4, err_msg=path)
 
 
-def _path(path: jax.tree_util.KeyPath) -> list[object]:
-    return [getattr(one, "key", getattr(one, "idx", None)) for one in path]
+def by_path(now: train.TrainState) -> dict[str, np.ndarray]:
+    """Parameters and running statistics."""
+    arrays = state.to_arrays(now)
+    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(("params/", "rest/"))}
