@@ -116,7 +116,7 @@ def cutout(spec: data.InputSpec, whole: bool = False) -> train.Augment | None:
     """Returns what `--cutout` does to the images, see `augmentation`."""
     if not FLAGS.cutout:
         return None
-    others = {"inside": True, "fill": tuple(255 * mean for mean in spec.mean)} if whole else {}
+    others: dict[str, Any] = {"inside": True, "fill": tuple(255 * mean for mean in spec.mean)} if whole else {}
     return partial(data.cutout, size=FLAGS.cutout, **others)
 
 

@@ -70,10 +70,11 @@ def lookahead(slow: Tree, fast: Tree, updates: ArrayLike, *, every: int, total: 
     meets, ends = done % every == 0, done == total
 
     def move(slow: jax.Array, fast: jax.Array) -> jax.Array:
-        return jnp.where(meets & jnp.issubdtype(fast.dtype, jnp.floating), slow + (1 - decay) * (fast - slow), slow)
+        floats = jnp.issubdtype(fast.dtype, jnp.floating)
+        return jnp.where(meets, slow + (1 - decay) * (fast - slow), slow) if floats else slow
 
     def follow(slow: jax.Array, fast: jax.Array) -> jax.Array:
-        return jnp.where((meets | ends) & jnp.issubdtype(fast.dtype, jnp.floating), slow, fast)
+        return jnp.where(meets | ends, slow, fast) if jnp.issubdtype(fast.dtype, jnp.floating) else fast
 
     slow = jax.tree.map(move, slow, fast)
     return slow, jax.tree.map(follow, slow, fast)

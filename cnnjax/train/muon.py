@@ -15,7 +15,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 class MuonState(NamedTuple):
     """Holds the number of updates done and the momentum."""
 
-    count: jax.Array
+    done: jax.Array
     momentum: optax.Updates
 
 
@@ -71,7 +71,7 @@ def muon(
     ) -> tuple[optax.Updates, MuonState]:
         if params is None:
             raise ValueError("params must be the parameters, was None: muon brings them to a norm")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = learning_rate(state.done) if callable(learning_rate) else learning_rate
         kept = jax.tree.map(lambda m, g: momentum * m + g, state.momentum, updates)
 
         def change(g: jax.Array, m: jax.Array, w: jax.Array) -> jax.Array:
@@ -79,6 +79,6 @@ def muon(
             direction = orthogonalize((g + momentum * m).reshape(-1, filters), steps).reshape(g.shape)
             return w * (jnp.sqrt(jnp.float32(filters)) / jnp.linalg.norm(w.ravel()) - 1) - rate * direction
 
-        return jax.tree.map(change, updates, kept, params), MuonState(state.count + 1, kept)
+        return jax.tree.map(change, updates, kept, params), MuonState(state.done + 1, kept)
 
     return optax.GradientTransformation(init, update)

@@ -234,7 +234,7 @@ def torch_airbench_step(
     import torch
     import torch_airbench
 
-    net = torch_airbench.load(torch_airbench.Airbench(), params).to(memory_format=getattr(torch, layout))
+    net = torch_airbench.load(torch_airbench.Airbench(), params, layout)
     train = torch_airbench.make_step(
         net, torch.compile(net) if compiled else net, case.rate, AIRBENCH_DECAY, AIRBENCH_UPDATES, case.batch,
         partial(torch.autocast, "cpu", dtype=getattr(torch, dtype), enabled=dtype != "float32"),

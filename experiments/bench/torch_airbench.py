@@ -22,7 +22,7 @@ class Block(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(own, width, 3, padding=1, bias=False) for own in channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-12, momentum=0.4) for _ in channels)
         for norm in self.norms:
-            norm.weight.requires_grad = False  # type: ignore[union-attr]
+            norm.weight.requires_grad = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the block; with three convolutions the input of the second is added at the end."""
@@ -126,8 +126,8 @@ def make_step(
     return step
 
 
-def load(net: Airbench, arrays: dict[str, np.ndarray]) -> Airbench:
-    """Gives the net our arrays, by path; running statistics may be among them."""
+def load(net: Airbench, arrays: dict[str, np.ndarray], layout: str = "contiguous_format") -> nn.Module:
+    """Gives the net our arrays, by path, in a layout; running statistics may be among them."""
     own = net.state_dict()
     with torch.no_grad():
         for path, array in arrays.items():
@@ -135,10 +135,10 @@ def load(net: Airbench, arrays: dict[str, np.ndarray]) -> Airbench:
             name = name.replace(".mean", ".running_mean").replace(".var", ".running_var")
             moved = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
             own[name].copy_(torch.from_numpy(np.ascontiguousarray(moved)))
-    return net
+    return net.to(memory_format=getattr(torch, layout))  # type: ignore[call-overload]
 
 
-def arrays_of(net: Airbench) -> dict[str, np.ndarray]:
+def arrays_of(net: nn.Module) -> dict[str, np.ndarray]:
     """Returns parameters and running statistics under our paths, in our layout."""
     found = {}
     for name, value in net.state_dict().items():

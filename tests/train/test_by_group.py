@@ -80,7 +80,7 @@ def test_muon_against_its_definition() -> None:
     """Three updates of a kernel of 3x3, 4 channels, 5 filters; PyTorch lays it out as (5, 4, 3, 3)."""
     draw = np.random.default_rng(0)
     w = draw.normal(size=(3, 3, 4, 5)).astype(np.float32)
-    rule = muon.muon(lambda count: 0.2 / (count + 1.0), momentum=0.6, steps=3)
+    rule = muon.muon(lambda count: 0.2 / (count.astype(jnp.float32) + 1), momentum=0.6, steps=3)
     ours, expected = jnp.asarray(w), w.transpose(3, 2, 0, 1).astype(np.float64)
     now, kept = rule.init(ours), np.zeros_like(expected)
     for number in range(3):
