@@ -59,6 +59,8 @@ flags.DEFINE_enum(
     "optimizer", "adamw", [name for name in optimizers.OPTIMIZERS if name != "sdlm"], "decides the state's memory"
 )
 flags.DEFINE_integer("accumulate", 1, "parts in which each batch is computed, to save memory", lower_bound=1)
+flags.DEFINE_integer("updates_per_call", 1, "updates in one program, such as those of an epoch", lower_bound=1)
+flags.DEFINE_integer("lookahead", None, "updates from one meeting with slow weights to the next", lower_bound=1)
 flags.DEFINE_bool("local_batch_norm", False, "batch norm by the statistics of each device's share of a batch")
 shared.define_float("ema", "decay of a moving average of the weights, which takes memory", least=0, below=1)
 flags.DEFINE_bool("largest_batch", True, "look for the largest batch that fits, by two or three more compilations")
@@ -169,6 +171,8 @@ def lowered(net: Net, devices: Sequence[jax.Device], batch_size: int) -> jax.sta
         batch_size=batch_size,
         accumulate=FLAGS.accumulate,
         ema=FLAGS.ema,
+        lookahead=FLAGS.lookahead,
+        updates=FLAGS.updates_per_call,
     )
 
 
@@ -176,7 +180,11 @@ def compiled(net: Net, target: plan.Target, devices: Sequence[jax.Device]) -> pl
     """Compiles the step for a target, and returns what it needs and takes."""
     batch_size = FLAGS.batch_size or EXAMPLES_OF_A_DEVICE * target.size * FLAGS.accumulate
     step = lowered(net, devices, batch_size)
-    return say(target, batch_size, lambda: plan.estimate(target, step, net.table, FLAGS.dtype, batch_size))
+    return say(
+        target,
+        batch_size,
+        lambda: plan.estimate(target, step, net.table, FLAGS.dtype, batch_size, updates=FLAGS.updates_per_call),
+    )
 
 
 def find_largest(net: Net, estimate: plan.Estimate, devices: Sequence[jax.Device]) -> plan.Largest:
@@ -222,6 +230,7 @@ def describe(net: Net) -> str:
     """Returns the net and the settings in a line."""
     by = " x ".join(map(str, net.shape))
     parts = f", in {FLAGS.accumulate} parts" if FLAGS.accumulate > 1 else ""
+    parts += f", lookahead {FLAGS.lookahead}" if FLAGS.lookahead else ""
     parts += ", local batch norm" if FLAGS.local_batch_norm else ""
     name = FLAGS.model.rpartition("/")[2]
     return f"{name} on {by}, {net.table.total.params:,} parameters, {FLAGS.dtype}, {FLAGS.optimizer}{parts}"
@@ -256,6 +265,8 @@ def as_json(net: Net, found: Sequence[tuple[plan.Estimate, plan.Largest | None]]
         "params": net.table.total.params,
         "optimizer": FLAGS.optimizer,
         "accumulate": FLAGS.accumulate,
+        "updates_per_call": FLAGS.updates_per_call,
+        "lookahead": FLAGS.lookahead,
         "local_batch_norm": FLAGS.local_batch_norm,
         "ema": FLAGS.ema,
         "targets": [target_as_json(estimate, largest) for estimate, largest in found],
@@ -273,6 +284,7 @@ def target_as_json(estimate: plan.Estimate, largest: plan.Largest | None) -> dic
         "chip": published,
         "batch_size": estimate.batch_size,
         "fits": estimate.fits,
+        "compile_seconds": estimate.compile_seconds,
         "peak": estimate.peak,
         "state_size": estimate.state_size,
         "operations": estimate.operations,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,25 +13,44 @@ from absl import flags
 from cnnjax import data, train
 from cnnjax.app.examples import Prepared
 from cnnjax.errors import UserError
+from cnnjax.train.step import apply_augment
 
 FLAGS = flags.FLAGS
-SETTINGS = ("augment", "jitter", "cutout", "mixup", "cutmix", "label_smoothing")
+SETTINGS = ("augment", "flip", "jitter", "cutout", "mixup", "cutmix", "label_smoothing")
 """Flags that decide what training sees."""
 
 
-def augmentation(prepared: Prepared) -> train.Augment | None:
+def augmentation(prepared: Prepared, *, whole_cutout: bool = False, **crop: Any) -> train.Augment | None:
     """Returns the augmentation that the flags ask for, for `train.fit`; None where images stay as they are.
 
+    Args:
+      prepared: the data.
+      whole_cutout: whether `--cutout` covers whole squares, by the mean colour; else what of them is inside, by black.
+      **crop: `pad` and `mode` of `data.crop_flip`, of images that are not larger than what the net sees.
+
     Raises:
-      UserError: `--cutout` is larger than the images.
+      UserError: `--cutout` is larger than the images; or `--flip` is for images that are not mirrored.
     """
     spec = prepared.spec
     if FLAGS.cutout and FLAGS.cutout >= min(spec.size):
         raise UserError(f"--cutout={FLAGS.cutout} would blank the whole image: give less than {min(spec.size)}.")
     # random crops of photographs are made as these are read
-    distorted = None if prepared.random_resized else distortion(spec, prepared.sample, augment=FLAGS.augment)
-    on_images = [one for one in (distorted, jitter(), cutout()) if one is not None]
-    mixing = mix(len(prepared.class_names))
+    distorted = None
+    if not prepared.random_resized:
+        distorted = distortion(spec, prepared.sample, augment=FLAGS.augment, alternating=alternates(prepared), **crop)
+    on_images = [one for one in (distorted, jitter(), cutout(spec, whole_cutout)) if one is not None]
+    changing = together(on_images, mix(len(prepared.class_names)))
+    if changing is None or not alternates(prepared):
+        return changing
+
+    def flip_first(key: jax.Array, x: jax.Array, y: jax.Array, *, info: data.BatchInfo) -> tuple[jax.Array, jax.Array]:
+        return apply_augment(changing, key, data.alternating_flip(x, info), y, None)
+
+    return flip_first
+
+
+def together(on_images: Sequence[train.Augment], mixing: train.Augment | None) -> train.Augment | None:
+    """Returns the changes of images one after the other, and then of images and labels; None without any."""
     if mixing is None and len(on_images) <= 1:
         return on_images[0] if on_images else None
 
@@ -50,20 +69,39 @@ def augmentation(prepared: Prepared) -> train.Augment | None:
     return change_both
 
 
-def distortion(spec: data.InputSpec, sample: Callable[[], np.ndarray], *, augment: bool) -> train.Augment | None:
+def alternates(prepared: Prepared) -> bool:
+    """True where `--flip=alternating` mirrors the images.
+
+    Raises:
+      UserError: they must not be mirrored, or are so at random as they are read; or `--augment` is not on.
+    """
+    if FLAGS.flip != "alternating":
+        return False
+    spec = prepared.spec
+    if not FLAGS.augment or prepared.random_resized or not spec.mirror or spec.channels == 1:
+        raise UserError("--flip=alternating is for colour images in memory, mirrored by --augment: leave it out.")
+    return True
+
+
+def distortion(
+    spec: data.InputSpec, sample: Callable[[], np.ndarray], *, augment: bool, alternating: bool = False, **crop: Any
+) -> train.Augment | None:
     """Returns what `--augment` does to the images, or the crop that the net sees of larger ones.
 
     Args:
       spec: of the input.
       sample: returns training images as held, whose colours are looked at.
       augment: `--augment`.
+      alternating: whether images are mirrored otherwise.
+      **crop: as for `augmentation`.
     """
+    mirror = spec.mirror and not alternating
     if spec.held_size != spec.size:
         if augment:
-            return data.random_crops(sample(), spec.size, mirror=spec.mirror)
+            return data.random_crops(sample(), spec.size, mirror=mirror)
         return partial(_centre, size=spec.size)
     channels = spec.stored_shape[-1] if spec.stored_shape else spec.channels
-    return data.augment_for(channels, mirror=spec.mirror) if augment else None
+    return data.augment_for(channels, mirror=mirror, **crop) if augment else None
 
 
 def jitter() -> train.Augment | None:
@@ -74,9 +112,12 @@ def jitter() -> train.Augment | None:
     return partial(data.colour_jitter, brightness=strength, contrast=strength, saturation=strength)
 
 
-def cutout() -> train.Augment | None:
-    """Returns what `--cutout` does to the images."""
-    return partial(data.cutout, size=FLAGS.cutout) if FLAGS.cutout else None
+def cutout(spec: data.InputSpec, whole: bool = False) -> train.Augment | None:
+    """Returns what `--cutout` does to the images, see `augmentation`."""
+    if not FLAGS.cutout:
+        return None
+    others: dict[str, Any] = {"inside": True, "fill": tuple(255 * mean for mean in spec.mean)} if whole else {}
+    return partial(data.cutout, size=FLAGS.cutout, **others)
 
 
 def mix(classes: int) -> Callable[..., tuple[jax.Array, jax.Array]] | None:

@@ -49,6 +49,9 @@ class Experiment:
       standard: in place of `pixels`: mean and deviation of each channel, of pixels in 0..1.
       warmup_epochs: epochs in which the learning rate rises where `--warmup` is not given; at most half of the run.
       first_layer: layer whose kernels are drawn: its path in the parameters, such as `"blocks/0/conv"`; None finds it.
+      crop: `pad` and `mode` of `data.crop_flip`, by which `--augment` crops colour images of the net's own size.
+      whole_cutout: as for `augmentation.augmentation`.
+      start: sets what a new run starts from beside what is drawn, from the net and the training images as it sees them.
       loss: as for `train.fit`; None means the cross-entropy.
       before_epoch: makes `train.fit`'s argument from the model.
       settings: what else decides the numbers, for the config.
@@ -67,6 +70,9 @@ class Experiment:
     standard: examples.Standard | None = None
     warmup_epochs: int = 0
     first_layer: str | None = "conv1"
+    crop: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    whole_cutout: bool = False
+    start: Callable[[nnx.Module, Prepared], nnx.Module] | None = None
     loss: train.Loss | None = None
     before_epoch: Callable[[nnx.Module], train.BeforeEpoch] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -125,11 +131,12 @@ def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, 
     spec = prepared.spec
     with run_dir.claim(folder):
         config = configuration(experiment, prepared, options, folder)
-        augment = augmentation.augmentation(prepared)
+        augment = augmentation.augmentation(prepared, whole_cutout=experiment.whole_cutout, **experiment.crop)
         net = models.build(config)
         if FLAGS.local_batch_norm:
             split_batch_norm(net, config["local_batch_norm"])
         if not checkpoint.steps(folder):  # a run that goes on has its own parameters
+            net = experiment.start(net, prepared) if experiment.start else net
             net = start_from(net, FLAGS.init_from)
         print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
         if prepared.is_streamed:

@@ -15,7 +15,8 @@ flags.disclaim_key_flags()  # they belong to the script that defines them, so th
 
 DTYPES = ("float32", "bfloat16", "float16")
 METRICS = ("accuracy", "top5")
-TEST_TIME = ("none", "mirror", "shift")
+TEST_TIME = ("none", "mirror", "shift", "airbench")
+FLIPS = ("random", "alternating")
 LARGEST_SEED = 2**31 - 1
 
 
@@ -87,12 +88,17 @@ def define_augmentation_flags() -> None:
     flags.DEFINE_bool(
         "augment", None, "distort the training images: gray ones rotated, scaled, shifted; colour ones cropped, flipped"
     )
+    flags.DEFINE_enum(
+        "flip", "random", FLIPS, "how --augment mirrors: each image at random, or a random half of them in even epochs "
+        "and the others in odd ones",
+    )  # fmt: skip
     define_float("jitter", "strength, such as 0.4, by which brightness, contrast and saturation vary", above=0)
     flags.DEFINE_integer("cutout", None, "side of a square that is blanked in each training image", lower_bound=1)
     define_float("mixup", "blend pairs of training images and labels, by shares of a Beta(this, this)", above=0)
     define_float("cutmix", "paste rectangles between training images, labels in proportion; Beta(this, this)", above=0)
     define_float("label_smoothing", "share of each label that is spread over all classes", least=0, below=1)
-    flags.DEFINE_enum("tta", "none", TEST_TIME, "evaluate by the mean over mirror images, or over shifted ones too")
+    flags.DEFINE_enum("tta", "none", TEST_TIME, "evaluate by the mean over mirror images, or over shifted ones too; "
+                      "airbench: weighted")  # fmt: skip
 
 
 def define_run_flags() -> None:
@@ -103,7 +109,7 @@ def define_run_flags() -> None:
     flags.DEFINE_string(
         "workdir", None, "the run's folder, to start or to go on with; by default a new one under runs/"
     )
-    flags.DEFINE_integer("epochs", None, "passes over the training examples", lower_bound=1)
+    define_float("epochs", "passes over the training examples, such as 10, or 9.9", above=0)
     flags.DEFINE_integer("batch_size", None, "examples per update, over all devices", lower_bound=1)
     define_optimizer_flags()
     flags.DEFINE_enum(
@@ -160,6 +166,10 @@ def define_optimizer_flags() -> None:
     flags.DEFINE_string("freeze", None, "regular expression: parameters whose path matches are not trained")
     flags.DEFINE_integer("accumulate", None, "parts in which each batch is computed, to save memory", lower_bound=1)
     flags.DEFINE_string("loss_scale", None, "float16: factor of the loss in the backward pass, or dynamic")
+    flags.DEFINE_integer(
+        "lookahead", None, "updates from one meeting of the weights with slow ones, which follow them, to the next",
+        lower_bound=1,
+    )  # fmt: skip
     define_float("ema", "decay of a moving average of the weights, which is evaluated and saved", least=0, below=1)
 
 

@@ -7,7 +7,16 @@ Importing this imports neither tfds, nor grain, nor PIL, nor matplotlib.
 """
 
 from cnnjax.data import augment, rng
-from cnnjax.data.augment import affine, augment_for, colour_axes, crop_flip, pca_jitter, random_crops
+from cnnjax.data.augment import (
+    BatchInfo,
+    affine,
+    alternating_flip,
+    augment_for,
+    colour_axes,
+    crop_flip,
+    pca_jitter,
+    random_crops,
+)
 from cnnjax.data.batches import indices, permutation, steps_per_epoch
 from cnnjax.data.damage import CorruptExample
 from cnnjax.data.dataset import Dataset, held_out, hold_out, may_mirror
@@ -29,19 +38,23 @@ from cnnjax.data.preprocess import (
 from cnnjax.data.reading import ImageSource, OpenDataset
 from cnnjax.data.sentences import Corpus, fold, movie_reviews
 from cnnjax.data.sources import digits, load_dataset, open_dataset
-from cnnjax.data.views import mirror_views, shift_views
+from cnnjax.data.views import WeightedViews, airbench_views, mirror_views, shift_views
 from cnnjax.data.word_vectors import word_vectors
 
 load = load_dataset
 
 __all__ = [
+    "BatchInfo",
     "Corpus",
     "CorruptExample",
     "Dataset",
     "ImageSource",
     "InputSpec",
     "OpenDataset",
+    "WeightedViews",
     "affine",
+    "airbench_views",
+    "alternating_flip",
     "augment",
     "augment_for",
     "centre_crop",

@@ -7,6 +7,7 @@ devices.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,20 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
 from cnnjax.data.preprocess import Size, check_pixels, height_and_width
+
+
+class BatchInfo(NamedTuple):
+    """Says which examples a batch has, and when: for augmentations that treat an example alike throughout a run.
+
+    Attributes:
+      numbers: of the examples in the training set, `(B,)` int32.
+      epoch: of the batch, an int32 scalar.
+      run_key: a scalar key, the same for all batches of a run.
+    """
+
+    numbers: jax.Array
+    epoch: jax.Array
+    run_key: jax.Array
 
 
 def random_affine(
@@ -167,6 +182,29 @@ def crop_flip(
     return jax.vmap(take)(padded, rows, columns)
 
 
+def alternating_flip(images: jax.Array, info: BatchInfo) -> jax.Array:
+    """Mirrors each image every other epoch: a random half of all images in even epochs, the others in odd ones.
+
+    So two epochs show every image both ways, where independent flips show half of the images the same way twice.
+
+    Args:
+      images: `(B, H, W, C)`, any dtype.
+      info: of the batch. Which half it is depends on `run_key` and the numbers of the images alone.
+
+    Returns:
+      `(B, H, W, C)`, dtype of `images`.
+
+    References:
+      Jordan, 94% on CIFAR-10 in 3.29 seconds on a single GPU, 2024, arXiv:2404.00498, section 3.6.
+    """
+
+    def first(number: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(info.run_key, number))
+
+    mirrored = jax.vmap(first)(info.numbers) ^ (info.epoch % 2 == 1)
+    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
 def colour_axes(train_images: np.ndarray) -> np.ndarray:
     """Computes the principal axes of the colours of the training images, for `pca_jitter`.
 
@@ -228,16 +266,18 @@ def pca_jitter(key: jax.Array, images: jax.Array, axes: np.ndarray, *, deviation
     return images + moved[:, None, None, :].astype(images.dtype)
 
 
-def augment_for(channels: int, *, mirror: bool = True) -> Callable[..., jax.Array]:
+def augment_for(channels: int, *, mirror: bool = True, **crop: Any) -> Callable[..., jax.Array]:
     """Returns the usual augmentation of a data set.
 
     Args:
       channels: of its images as stored: gray ones (1) are distorted by `affine`, others by `crop_flip`.
       mirror: False where images must not be mirrored, see `may_mirror`.
+      **crop: `pad` and `mode` of `crop_flip`.
     """
     if channels == 1:
         return affine
-    return crop_flip if mirror else partial(crop_flip, flip=False)
+    crop = {**crop, **({} if mirror else {"flip": False})}
+    return partial(crop_flip, **crop) if crop else crop_flip
 
 
 def random_crops(train_images: np.ndarray, size: Size, *, mirror: bool = True) -> Callable[..., jax.Array]:

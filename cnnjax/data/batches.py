@@ -3,6 +3,7 @@
 Resuming thus needs no iterator state.
 """
 
+import math
 from functools import lru_cache, partial
 
 import jax
@@ -58,6 +59,11 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
             f"The batch size is {batch_size}, more than the {n} training examples; choose a batch size of at most {n}."
         )
     return n // batch_size
+
+
+def updates_of_run(n: int, batch_size: int, epochs: float) -> int:
+    """Returns the updates of a run, `epochs` times those of an epoch, rounded up: epochs may be a fraction."""
+    return math.ceil(round(steps_per_epoch(n, batch_size) * epochs, 6))  # 0.1 x 30 is 3.0000000000000004
 
 
 def indices(seed: int, step: int, count: int, n: int, batch_size: int) -> np.ndarray:

@@ -12,10 +12,10 @@ import numpy as np
 
 from cnnjax.data import preprocess
 from cnnjax.data.preprocess import Size
-from cnnjax.data.views import mirror_views, shift_views
+from cnnjax.data.views import WeightedViews, airbench_views, mirror_views, shift_views
 from cnnjax.errors import UserError
 
-VIEWS = ("whole", "centre", "ten_crop", "mirror", "shift")
+VIEWS = ("whole", "centre", "ten_crop", "mirror", "shift", "airbench")
 """By what a net is evaluated: see `InputSpec.evaluation_views`."""
 
 Pixels = tuple[float, float] | str | None
@@ -101,8 +101,8 @@ class InputSpec:
             raise UserError(f"views must be one of {', '.join(VIEWS)}, was {self.views!r}.")
         if self.views == "whole" and held != self.size:
             raise UserError(f"views must be another than 'whole' where images of {held} are cropped to {self.size}.")
-        if self.views == "mirror" and not self.mirror:
-            raise UserError("views must be another than 'mirror' for characters, which are never mirrored.")
+        if self.views in ("mirror", "airbench") and not self.mirror:
+            raise UserError(f"views must be another than {self.views!r} for characters, which are never mirrored.")
 
     @classmethod
     def of(
@@ -202,8 +202,8 @@ class InputSpec:
         """Returns the views over which the net's answers are averaged when it is evaluated.
 
         By `views`: None for the whole image; the centre of `size`; corners and centre, see `data.ten_crops`; the image
-        and its mirror image, see `data.mirror_views`; shifted and mirrored, see `data.shift_views`. The last two are of
-        the centre.
+        and its mirror image, see `data.mirror_views`; shifted and mirrored, see `data.shift_views`, or weighted, see
+        `data.airbench_views`. The last three are of the centre.
 
         Returns:
           A function of `(B, *held_size, C)` that returns `(V, B, *size, C)`; or None.
@@ -222,6 +222,8 @@ class InputSpec:
             # the first three are not mirrored
             return shift_views(centre)[: 6 if self.mirror else 3]
 
+        if self.views == "airbench":
+            return WeightedViews(views_of_centre, airbench_views.weights)
         return views_of_centre
 
     def to_json(self) -> dict[str, Any]:

@@ -15,10 +15,13 @@ import numpy as np
 Pair = tuple[jax.Array, jax.Array]
 
 
-def cutout(key: jax.Array, x: jax.Array, *, size: int, fill: float | Sequence[float] = 0.0) -> jax.Array:
+def cutout(
+    key: jax.Array, x: jax.Array, *, size: int, fill: float | Sequence[float] = 0.0, inside: bool = False
+) -> jax.Array:
     """Covers a square of each image, centred on a random pixel; what of it lies outside the image is cut off.
 
     Its rows are `r - size // 2` to `r - size // 2 + size - 1` with r uniform over the image's, its columns likewise.
+    With `inside` r is uniform over those rows for which the square lies inside the image, as airbench has it.
 
     Args:
       key: a scalar key.
@@ -26,12 +29,13 @@ def cutout(key: jax.Array, x: jax.Array, *, size: int, fill: float | Sequence[fl
       size: side of the square in pixels, at least 1.
       fill: what covers it, one number or one per channel. The paper's is the mean of the data, which it has brought to
         0 before.
+      inside: whether the whole square lies inside the image.
 
     Returns:
       `(B, H, W, C)`, dtype of `x`.
 
     Raises:
-      ValueError: `size` is below 1, or `fill` has not one entry per channel.
+      ValueError: `size` is below 1, or with `inside` larger than the image, or `fill` has not one entry per channel.
 
     References:
       DeVries, Taylor, Improved regularization of convolutional neural networks with cutout, 2017, arXiv:1708.04552.
@@ -42,7 +46,12 @@ def cutout(key: jax.Array, x: jax.Array, *, size: int, fill: float | Sequence[fl
     if colour.shape not in ((), x.shape[-1:]):
         raise ValueError(f"fill must be one number or one for each of {x.shape[-1]} channels, was {fill!r}")
     batch, height, width, channels = x.shape
-    centres = random_pixels(key, batch, height, width)
+    if inside:
+        if size > min(height, width):
+            raise ValueError(f"size must be at most {min(height, width)} to lie inside {height} x {width}, was {size}")
+        centres = random_pixels(key, batch, height - size + 1, width - size + 1) + size // 2
+    else:
+        centres = random_pixels(key, batch, height, width)
     covered = rectangles(centres, jnp.full((batch, 2), size, jnp.int32), height, width)
     filling = jnp.asarray(np.broadcast_to(colour, (1, 1, 1, channels)), x.dtype)
     return jnp.where(covered[..., None], filling, x)

@@ -15,6 +15,7 @@ HOLD_OUT = 3
 DROPOUT = 4
 CURVATURE = 5
 FOLDS = 6
+FLIP = 7
 
 
 def key(seed: int, purpose: int, index: int | jax.Array = 0) -> jax.Array:
@@ -24,7 +25,7 @@ def key(seed: int, purpose: int, index: int | jax.Array = 0) -> jax.Array:
 
     Args:
       seed: int, the run's seed.
-      purpose: one of `INIT`, `SHUFFLE`, `AUGMENT`, `HOLD_OUT`, `DROPOUT`, `CURVATURE`, `FOLDS`.
+      purpose: one of `INIT`, `SHUFFLE`, `AUGMENT`, `HOLD_OUT`, `DROPOUT`, `CURVATURE`, `FOLDS`, `FLIP`.
       index: int or int32 scalar, traced or not: the epoch or the step.
 
     Returns:

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -24,7 +27,7 @@ def mirror_views(x: jax.Array) -> jax.Array:
 def shift_views(x: jax.Array, pixels: int = 1) -> jax.Array:
     """Returns the images as they are, shifted up and left, shifted down and right, and the mirror of each.
 
-    The border is filled by reflection. All views count alike in a mean; airbench counts those without a shift twice.
+    The border is filled by reflection. All views count alike in a mean; see `airbench_views` for another.
 
     Args:
       x: `(B, H, W, C)`, any dtype.
@@ -47,3 +50,26 @@ def shift_views(x: jax.Array, pixels: int = 1) -> jax.Array:
     down_right = padded[:, :height, :width]
     shifted = jnp.stack([x, up_left, down_right])
     return jnp.concatenate([shifted, shifted[..., ::-1, :]])
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedViews:
+    """Views of which some count more than others, and whose logits are averaged, not their probabilities.
+
+    Attributes:
+      make: turns a batch `(B, H, W, C)` into V views of it, `(V, B, H', W', C)`.
+      weights: of the views, V numbers that add up to 1.
+    """
+
+    make: Callable[[jax.Array], jax.Array]
+    weights: tuple[float, ...]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the views."""
+        return self.make(x)
+
+
+airbench_views = WeightedViews(shift_views, (0.25, 0.125, 0.125) * 2)
+"""Test-time augmentation of airbench: half of the mean is that of the image and its mirror image, the other half that
+of the image shifted by one pixel up and left, down and right, and their mirror images. Jordan, 2024, arXiv:2404.00498,
+section 3.1."""

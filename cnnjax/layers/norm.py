@@ -33,6 +33,8 @@ class BatchNorm(nnx.BatchNorm):
       use_scale: whether the result is multiplied by a trained scale.
       parts: number of parts of a batch that are normalised by their own statistics, as for `ops.batch_norm`; the
         running statistics take their mean. See `split_batch_norm`.
+      unbiased: whether the running variance takes a batch's variance with divisor n - 1, of n elements a channel, as in
+        PyTorch; else with n. By itself a batch is always normalised by the latter.
       rngs: as `nnx.BatchNorm` wants it; nothing random is drawn.
 
     Example:
@@ -41,7 +43,9 @@ class BatchNorm(nnx.BatchNorm):
       (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
     """
 
-    parts: int = 1  # an attribute of its own only where it is another: layers without it are described as before
+    # attributes of their own only where they are others: layers without them are described as before
+    parts: int = 1
+    unbiased: bool = False
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class BatchNorm(nnx.BatchNorm):
         use_bias: bool = True,
         use_scale: bool = True,
         parts: int = 1,
+        unbiased: bool = False,
         rngs: nnx.Rngs,
     ):
         super().__init__(
@@ -68,6 +73,8 @@ class BatchNorm(nnx.BatchNorm):
         )
         if parts != 1:
             self.parts = parts
+        if unbiased:
+            self.unbiased = unbiased
 
     def __call__(
         self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
@@ -84,7 +91,7 @@ class BatchNorm(nnx.BatchNorm):
                 return super().__call__(x, use_running_average, mask=mask)
         x = x.astype(self.dtype or x.dtype)
         normalized = ops.batch_norm(x, *self._scale_and_bias(x), epsilon=self.epsilon, parts=self.parts)
-        return self._keep_statistics(*normalized)
+        return self._keep_statistics(*normalized, count=math.prod(x.shape[:-1]))
 
     def _is_by_batch(self, use_running_average: bool | None, mask: jax.Array | None) -> bool:
         """True where x is normalised by its own statistics, all of it: flax's layer does the rest, and the refusals."""
@@ -100,9 +107,12 @@ class BatchNorm(nnx.BatchNorm):
         bias = jnp.zeros(x.shape[-1], jnp.float32) if self.bias is None else self.bias[...]
         return scale, bias
 
-    def _keep_statistics(self, y: jax.Array, *statistics: jax.Array) -> jax.Array:
-        """Takes the statistics of a batch into the running ones, and returns y."""
-        for average, now in zip((self.mean, self.var), jax.lax.stop_gradient(statistics), strict=True):
+    def _keep_statistics(self, y: jax.Array, mean: jax.Array, var: jax.Array, count: int) -> jax.Array:
+        """Takes the statistics of a batch, of `count` elements a channel, into the running ones, and returns y."""
+        if self.unbiased:
+            of_a_part = count // self.parts
+            var = var * (of_a_part / max(of_a_part - 1, 1))
+        for average, now in zip((self.mean, self.var), jax.lax.stop_gradient((mean, var)), strict=True):
             average[...] = (self.momentum * average[...] + (1 - self.momentum) * now).astype(average.dtype)
         return y
 
@@ -155,7 +165,7 @@ class BatchNormMaxPool(Layer, BatchNorm):
         normalized = ops.batch_norm_max_pool(
             x, *self._scale_and_bias(x), epsilon=self.epsilon, parts=self.parts, **self.pooling
         )
-        return self._keep_statistics(*normalized)
+        return self._keep_statistics(*normalized, count=math.prod(x.shape[:-1]))
 
     def window_geometry(self, x_shape: Sizes, y_shape: Sizes) -> WindowGeometry | None:
         """Returns the windows that are pooled."""

@@ -1,5 +1,6 @@
 """The nets, one paper per file, and `build`, which makes one from a run's configuration."""
 
+from cnnjax.models.airbench import Airbench94, Airbench95, Airbench96
 from cnnjax.models.alexnet import AlexNet
 from cnnjax.models.build import MODELS, build, register
 from cnnjax.models.cifar import CifarCNN
@@ -12,6 +13,9 @@ from cnnjax.models.vgg import VGG
 __all__ = [
     "MODELS",
     "VGG",
+    "Airbench94",
+    "Airbench95",
+    "Airbench96",
     "AlexNet",
     "CifarCNN",
     "LeNet5",
@@ -27,6 +31,9 @@ __all__ = [
     "register",
 ]
 
+register("airbench94", Airbench94)
+register("airbench95", Airbench95)
+register("airbench96", Airbench96)
 register("alexnet", AlexNet)
 register("cifar_cnn", CifarCNN)
 register("lenet5", LeNet5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 
 import jax
 
@@ -23,11 +24,13 @@ class Estimate:
       target: the machine.
       dtype: of the net's arrays.
       batch_size: examples over all devices.
+      updates: in a call of the program.
+      compile_seconds: that it took here to compile the program.
       program: as compiled; a `Refusal` where it does not fit.
       state_size: bytes on each device of the parameters, the other state and the optimiser's.
-      batch_bytes: bytes on each device of a batch.
-      operations: multiplications and additions of the convolutions and products, on each device; counted in the
-        program before it is compiled, so that all targets are compared by the same number.
+      batch_bytes: bytes on each device of the batches of a call.
+      operations: multiplications and additions of the convolutions and products of a step, on each device; counted in
+        the program before it is compiled, so that all targets are compared by the same number.
       bound: seconds that a step takes at least; None where it does not fit.
       layers: what each layer takes at least.
     """
@@ -35,6 +38,8 @@ class Estimate:
     target: Target
     dtype: str
     batch_size: int
+    updates: int
+    compile_seconds: float
     program: Program | Refusal
     state_size: int
     batch_bytes: int
@@ -58,7 +63,9 @@ class Estimate:
         return self.batch_size / self.bound.seconds if self.bound else None
 
 
-def estimate(target: Target, lowered: jax.stages.Lowered, table: Table, dtype: str, batch_size: int) -> Estimate:
+def estimate(
+    target: Target, lowered: jax.stages.Lowered, table: Table, dtype: str, batch_size: int, *, updates: int = 1
+) -> Estimate:
     """Compiles a step for its target and returns what it needs and takes.
 
     Args:
@@ -67,22 +74,28 @@ def estimate(target: Target, lowered: jax.stages.Lowered, table: Table, dtype: s
       table: of the net, as `inspect.layer_table` returns it.
       dtype: of the net's arrays, `"float32"`, `"bfloat16"` or `"float16"`.
       batch_size: examples over all devices.
+      updates: in a call of the program.
 
     Raises:
       JaxRuntimeError: XLA cannot compile it for another reason than memory.
     """
+    start = time.perf_counter()
     compiled = compile_program(lowered)
+    compile_seconds = time.perf_counter() - start
     (state, *batch), _ = lowered.args_info
     state_size = _size(state)
-    operations = program.operations(lowered) / target.size
+    operations = program.operations(lowered) / target.size / updates
     found = None
     if isinstance(compiled, Program):
-        found = roofline.bound(target, dtype, operations, compiled.traffic, compiled.collectives)
+        found = roofline.bound(target, dtype, operations, compiled.traffic / updates, compiled.collectives)
+        found = found._replace(link=found.link / updates)
     per_parameter = state_size / max(table.total.params, 1)
     return Estimate(
         target=target,
         dtype=dtype,
         batch_size=batch_size,
+        updates=updates,
+        compile_seconds=compile_seconds,
         program=compiled,
         state_size=state_size,
         batch_bytes=_size(batch) // target.size,

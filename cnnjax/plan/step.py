@@ -31,8 +31,10 @@ def lower_update(
     loss: Loss = cross_entropy,
     accumulate: int = 1,
     ema: float | None = None,
+    lookahead: int | None = None,
+    updates: int = 1,
 ) -> jax.stages.Lowered:
-    """Lowers one training update, as `train.fit` jits it: the state is donated and replicated, the batch sharded.
+    """Lowers training updates, as `train.fit` jits a call: the state is donated and replicated, the batch sharded.
 
     Args:
       make_model: makes any `nnx.Module`, called as `model(x)`. It is traced, so no weights are drawn.
@@ -45,9 +47,11 @@ def lower_update(
       loss: as for `train.fit`.
       accumulate: as for `train.fit`.
       ema: as for `train.fit`.
+      lookahead: as for `train.fit`.
+      updates: in the call, see `train.Options.updates_per_call`.
 
     Returns:
-      The lowered program of `(state, x, y) -> (state, values)`; x is `(1, batch_size, *example_shape)`. Its
+      The lowered program of `(state, x, y) -> (state, values)`; x is `(updates, batch_size, *example_shape)`. Its
       `compile()` needs the compiler of that platform.
 
     Raises:
@@ -60,11 +64,11 @@ def lower_update(
             f"{len(devices) * accumulate}."
         )
     mesh = _mesh(devices)
-    net, state = _shapes(make_model, optimizer, average=ema is not None)
+    net, state = _shapes(make_model, optimizer, average=ema is not None, lookahead=lookahead is not None)
     label = label or jax.ShapeDtypeStruct((), jnp.int32)
-    x = jax.ShapeDtypeStruct((1, batch_size, *example_shape), example_dtype)
-    y = jax.ShapeDtypeStruct((1, batch_size, *label.shape), label.dtype)
-    update = make_update(net, optimizer, loss, accumulate=accumulate, ema=ema)
+    x = jax.ShapeDtypeStruct((updates, batch_size, *example_shape), example_dtype)
+    y = jax.ShapeDtypeStruct((updates, batch_size, *label.shape), label.dtype)
+    update = make_update(net, optimizer, loss, accumulate=accumulate, ema=ema, lookahead_every=lookahead)
     train_step = make_train_step(update, devices[0].platform)
     batch = _on(mesh, PartitionSpec(None, "batch"), x, y)
     return train_step.lower(*_on(mesh, PartitionSpec(), state), *batch)  # type: ignore[attr-defined]
@@ -96,13 +100,17 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def _shapes(
-    make_model: Callable[[], Any], optimizer: optax.GradientTransformation, *, average: bool = False
+    make_model: Callable[[], Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    average: bool = False,
+    lookahead: bool = False,
 ) -> tuple[GraphDefs, TrainState]:
     """Returns the graph definitions, and the state as shapes and dtypes."""
     found: list[GraphDefs] = []
 
     def start() -> TrainState:
-        net, state = initial(make_model(), optimizer, average=average)
+        net, state = initial(make_model(), optimizer, average=average, lookahead=lookahead)
         found.append(net)
         return state
 

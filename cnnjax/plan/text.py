@@ -30,14 +30,16 @@ def report(estimate: Estimate, net: str) -> list[str]:
     if isinstance(program, Program) and estimate.bound is not None:
         rows += [
             ("", _memory_parts(estimate)),
-            ("a device does", _work_line(estimate, program)),
+            (f"a device {'does' if estimate.updates == 1 else 'a call'}", _work_line(estimate, program)),
             ("program", _program_line(program)),
             ("at least", _bound_line(estimate, estimate.bound)),
         ]
-        if program.seconds is not None:
+        if program.seconds is not None and estimate.updates == 1:  # XLA does not count how often a loop turns
             rows.append(("XLA's estimate", f"{_ms(program.seconds)} a step: {_rate(batch / program.seconds)}"))
         rows.append(("bottleneck", BOTTLENECKS[estimate.bound.bottleneck]))
-    head = f"{target.name}: {target.size} x {target.chip.label}, batch {batch:,}: {net}"
+    rows.append(("compiled in", f"{estimate.compile_seconds:.0f} s here, once: not among the seconds of a step"))
+    calls = f", {estimate.updates} updates a call" if estimate.updates > 1 else ""
+    head = f"{target.name}: {target.size} x {target.chip.label}, batch {batch:,}{calls}: {net}"
     return [head, *(f"  {name:15} {text}" for name, text in rows), *_layer_lines(estimate.layers)]
 
 
@@ -70,7 +72,7 @@ def memory_uses(estimate: Estimate) -> dict[str, float]:
 def _work_line(estimate: Estimate, program: Program) -> str:
     """Says what a device computes and moves in a step."""
     words = [
-        f"{_flops(estimate.operations)} of convolutions and products",
+        f"{_flops(estimate.operations * estimate.updates)} of convolutions and products",
         f"{_size(program.traffic)} to and from memory",
     ]
     words += [
@@ -133,7 +135,7 @@ def comparison(found: Sequence[tuple[Estimate, Largest | None]]) -> list[str]:
             f"{largest.batch_size:,}" if largest else "",
             _ms(bound.seconds) if bound else "",
             _rate(estimate.examples_per_second),
-            _ms(program.seconds) if isinstance(program, Program) and program.seconds else "",
+            _ms(program.seconds) if isinstance(program, Program) and program.seconds and estimate.updates == 1 else "",
             bound.bottleneck if bound else "",
         ))  # fmt: skip
     return _aligned(rows)

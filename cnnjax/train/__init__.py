@@ -1,6 +1,6 @@
 """Training: `fit` for any net, loss, optimiser and data, and the parts it is made of."""
 
-from cnnjax.train.averages import ema
+from cnnjax.train.averages import ema, lookahead
 from cnnjax.train.checkpoint import restore
 from cnnjax.train.examples import Examples
 from cnnjax.train.fit import fit
@@ -39,6 +39,7 @@ __all__ = [
     "fit",
     "freeze",
     "load",
+    "lookahead",
     "loss_scale_of",
     "make_batches",
     "make_predict",

@@ -1,9 +1,10 @@
-"""The average of the weights over the updates, which often generalises better than the last ones."""
+"""Averages of the weights over the updates, which often generalise better than the last ones."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -39,3 +40,41 @@ def ema(average: Tree, params: Tree, decay: float, updates: ArrayLike | None = N
         return optax.incremental_update(params, average, 1 - decay)
     count = jnp.asarray(updates, jnp.float32)
     return optax.incremental_update(params, average, 1 - jnp.minimum(decay, (1 + count) / (10 + count)))
+
+
+def lookahead(slow: Tree, fast: Tree, updates: ArrayLike, *, every: int, total: int) -> tuple[Tree, Tree]:
+    """Returns slow and fast arrays after one more update of the fast ones: every so often both meet.
+
+    After `every` updates, and again and again, the slow ones move towards the fast ones, which go on from there:
+
+        slow <- d slow + (1 - d) fast,   fast <- slow,   d = 0.95^every (t / total)^3
+
+    After the last update the fast ones become the slow ones, which do not move where it is no multiple of `every`.
+
+    Args:
+      slow: tree of arrays; before the first update, the fast ones themselves.
+      fast: tree of arrays, as the optimiser and batch norm left them. Others than floats, such as counts, are theirs.
+      updates: t, done so far, this one included.
+      every: updates from one meeting to the next.
+      total: updates of the whole run.
+
+    Returns:
+      `(slow, fast)`.
+
+    References:
+      Zhang, Lucas, Hinton, Ba, Lookahead optimizer: k steps forward, 1 step back, 2019, arXiv:1907.08610. The schedule,
+      and that running statistics count: Jordan, 2024, arXiv:2404.00498.
+    """
+    done = jnp.asarray(updates, jnp.int32)
+    decay = 0.95**every * (done.astype(jnp.float32) / total) ** 3
+    meets, ends = done % every == 0, done == total
+
+    def move(slow: jax.Array, fast: jax.Array) -> jax.Array:
+        floats = jnp.issubdtype(fast.dtype, jnp.floating)
+        return jnp.where(meets, slow + (1 - decay) * (fast - slow), slow) if floats else slow
+
+    def follow(slow: jax.Array, fast: jax.Array) -> jax.Array:
+        return jnp.where(meets | ends, slow, fast) if jnp.issubdtype(fast.dtype, jnp.floating) else fast
+
+    slow = jax.tree.map(move, slow, fast)
+    return slow, jax.tree.map(follow, slow, fast)

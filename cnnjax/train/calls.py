@@ -29,11 +29,13 @@ def default_updates_per_call(
     return next((number for number in range(most, most // 2, -1) if per_epoch % number == 0), most)
 
 
-def updates_in_call(done: int, updates_per_call: int, per_epoch: int) -> int:
+def updates_in_call(done: int, updates_per_call: int, per_epoch: int, total: int | None = None) -> int:
     """Returns the number of updates in the next call, after `done` updates.
 
     Calls start at multiples of `updates_per_call` within an epoch and end with it. Their bounds decide the bits, so
-    they depend on nothing but the configuration.
+    they depend on nothing but the configuration. The last call ends at `total`, where given: in the middle of an epoch
+    where a run has a fraction of one.
     """
     within = done % per_epoch
-    return min(updates_per_call - within % updates_per_call, per_epoch - within)
+    count = min(updates_per_call - within % updates_per_call, per_epoch - within)
+    return count if total is None else min(count, total - done)

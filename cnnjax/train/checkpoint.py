@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 SUMS = "SHA256SUMS"
-NET = ("params/", "rest/", "average/")
+NET = ("params/", "rest/", "average/", "slow/")
 """Parts of a state whose arrays must be finite."""
 
 

@@ -97,8 +97,8 @@ def state_shardings(mesh: Mesh, state: TrainState, *, shard: bool) -> TrainState
     everywhere = jax.tree.map(lambda leaf: whole, state)
     if not shard:
         return everywhere
-    params, opt_state, average = jax.tree.map(split, (state.params, state.opt_state, state.average))
-    return everywhere._replace(params=params, opt_state=opt_state, average=average)
+    parts = jax.tree.map(split, {name: getattr(state, name) for name in ("params", "opt_state", "average", "slow")})
+    return everywhere._replace(**parts)
 
 
 def gather(mesh: Mesh, tree: Tree) -> Tree:

@@ -64,34 +64,39 @@ class Evaluator:
 
         Loss and metrics are means over a batch; those of the batches are weighted by their examples.
         """
-        sums: dict[str, float] = {}
-        counts: list[int] = []
-
-        def of_batches() -> Iterator[Scalars]:
-            for batch in self._batches(state, split):
-                if batch.counted:
-                    counts.append(batch.counted)
-                    yield self._values(batch.outputs, batch.y, batch.counted, batch.rows)
-
-        for number, values in enumerate(_fetch(of_batches())):
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * counts[number]
-        return {name: total / sum(counts) for name, total in sums.items()}
+        return self._evaluate(state, split, scores=True, outputs=False)[0]
 
     def outputs(self, state: TrainState, split: Split) -> tuple[Tree, Tree]:
         """Returns the outputs and the labels of all examples, on the host, in order, whole in each process."""
-        rows: list[np.ndarray] = []
+        return self._evaluate(state, split, scores=False, outputs=True)[1]
 
-        def of_batches() -> Iterator[Tree]:
+    def scores_and_outputs(self, state: TrainState, split: Split) -> tuple[dict[str, float], tuple[Tree, Tree]]:
+        """Returns what `scores` and `outputs` return, of one pass over the examples."""
+        return self._evaluate(state, split, scores=True, outputs=True)
+
+    def _evaluate(
+        self, state: TrainState, split: Split, *, scores: bool, outputs: bool
+    ) -> tuple[dict[str, float], tuple[Tree, Tree]]:
+        sums: dict[str, float] = {}
+        batches: list[Batch] = []
+        parts: list[Tree] = []
+
+        def of_batches() -> Iterator[tuple[Scalars, Tree]]:
             for batch in self._batches(state, split):
-                rows.append(np.arange(batch.counted) if batch.rows is None else np.asarray(batch.rows))
-                yield devices.readable((batch.outputs, batch.y))
+                batches.append(batch._replace(outputs=None, y=None))  # whose memory is needed
+                counts = scores and batch.counted
+                values = self._values(batch.outputs, batch.y, batch.counted, batch.rows) if counts else {}
+                yield values, devices.readable((batch.outputs, batch.y)) if outputs else ()
 
-        parts = [
-            jax.tree.map(lambda leaf, at=rows[number]: leaf[at], fetched)
-            for number, fetched in enumerate(_fetch(of_batches()))
-        ]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        for number, (values, fetched) in enumerate(_fetch(of_batches())):
+            batch = batches[number]
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * batch.counted
+            rows = np.arange(batch.counted) if batch.rows is None else np.asarray(batch.rows)
+            parts.append(jax.tree.map(lambda leaf, rows=rows: leaf[rows], fetched))
+        total = sum(batch.counted for batch in batches)
+        together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return {name: value / total for name, value in sums.items()}, together
 
     def _batches(self, state: TrainState, split: Split) -> Iterator[Batch]:
         n, size = len(split), self._size

@@ -68,16 +68,17 @@ class HostFeed:
       total: updates of the run.
       workers: threads that read a source.
       skipped: takes the corrupt examples, in whose place the next ones come; None raises.
+      numbered: whether the augmentation is told which examples a batch has.
     """
 
     def __init__(
         self, split: Split, mesh: Mesh, make: Batches, seed: int, batch_size: int, *, next_call: Callable[[int], int],
-        total: int, workers: int, skipped: Skipped | None,
+        total: int, workers: int, skipped: Skipped | None, numbered: bool = False,
     ):  # fmt: skip
         self._split, self._mesh, self._make, self._next_call, self._total = split, mesh, make, next_call, total
         self._seed, self._batch_size, self._workers, self._skipped = seed, batch_size, workers, skipped
         self._per_epoch = batches.steps_per_epoch(len(split), batch_size)
-        self._own = devices.own_rows(mesh, batch_size)
+        self._own, self._numbered = devices.own_rows(mesh, batch_size), numbered
         self._sender = ThreadPoolExecutor(1, "feed")
         self._ahead: tuple[int, int, Future[Examples]] | None = None
         self._reading, self._at = self._read_from(0), 0
@@ -87,15 +88,21 @@ class HostFeed:
         ahead, self._ahead = self._ahead, None
         expected = ahead is not None and ahead[:2] == (step, count)
         examples = ahead[2].result() if ahead is not None and expected else self._send(step, count)
+        numbers = [self._numbers(step, count)] if self._numbered else []
         following = step + count
         if more := self._next_call(following):
             self._ahead = following, more, self._sender.submit(self._send, following, more)
-        return self._make(examples.x, examples.y, None, devices.replicate(self._mesh, np.int32(step)))
+        return self._make(examples.x, examples.y, None, devices.replicate(self._mesh, np.int32(step)), *numbers)
 
     def close(self) -> None:
         """Stops reading ahead."""
         self._sender.shutdown(wait=True, cancel_futures=True)
         self._reading.close()
+
+    def _numbers(self, step: int, count: int) -> Tree:
+        """Returns the indices of the examples of a call, on the devices that have these."""
+        chosen = batches.indices(self._seed, step, count, len(self._split), self._batch_size)
+        return devices.share_out(self._mesh, chosen[:, self._own], axis=1)
 
     def _rows(self, step: int) -> np.ndarray:
         """Returns the numbers of this process's examples of an update; those of epoch e start at `e * len(split)`."""

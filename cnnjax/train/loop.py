@@ -78,7 +78,8 @@ class Run:
                 f"give a multiple of {self.mesh.size * options.accumulate}."
             )
         self.per_epoch, self.total = task.per_epoch, task.total
-        net, state = initial(model, task.optimizer, average=options.ema is not None)
+        average, slow = options.ema is not None, options.lookahead is not None
+        net, state = initial(model, task.optimizer, average=average, lookahead=slow)
         self._settle_config()
         self.feed = self._make_feed()
         self.plain_batches = step.make_batches(self.mesh, options.seed, task.prepare, None)
@@ -100,6 +101,7 @@ class Run:
         if self.folder is not None:
             validated = "validation" in task.splits
             self.checkpoints = checkpoint.Checkpoints(self.folder, options.keep, validated=validated)
+        self.tested: tuple[Tree, Tree] | None = None
         self.calls = 0
         self.pending: collections.deque[tuple[int, Scalars]] = collections.deque()
 
@@ -109,7 +111,8 @@ class Run:
             return task.make_update(net, task.optimizer)
         return own_update(
             net, task.optimizer, task.loss, options.seed, metrics=task.metrics, accumulate=options.accumulate,
-            ema=options.ema, gather=self._gather if options.shard == "params" else None,
+            ema=options.ema, lookahead_every=options.lookahead, total=self.total,
+            gather=self._gather if options.shard == "params" else None,
         )  # fmt: skip
 
     def _gather(self, params: Tree) -> Tree:
@@ -135,18 +138,21 @@ class Run:
 
     def _make_feed(self) -> Feed:
         task, options = self.task, self.options
-        make = step.make_batches(self.mesh, options.seed, task.prepare, task.augment)
+        make = step.make_batches(self.mesh, options.seed, task.prepare, task.augment, self.per_epoch)
         training = task.splits["train"]
         if options.stream == "never" or (options.stream == "auto" and fits_on_device(training)):
             return DeviceFeed(training, self.mesh, make, options.seed, options.batch_size)  # type: ignore[arg-type]
         return HostFeed(
             training, self.mesh, make, options.seed, options.batch_size, next_call=self._updates_from,
             total=self.total, workers=task.workers, skipped=self.skipped,
+            numbered=task.augment is not None and step.takes_info(task.augment),
         )  # fmt: skip
 
     def _updates_from(self, done: int) -> int:
         """Returns the number of updates in the call after `done`; 0 at the end of the run."""
-        return 0 if done >= self.total else updates_in_call(done, self.task.updates_per_call, self.per_epoch)
+        if done >= self.total:
+            return 0
+        return updates_in_call(done, self.task.updates_per_call, self.per_epoch, self.total)
 
     def _resume(self, state: TrainState) -> TrainState:
         """Returns the newest intact checkpoint; `state` where there is none.
@@ -185,7 +191,9 @@ class Run:
             self.checkpoints.wait()
         finished = self.finished()
         scored = finished and "test" in self.task.splits
-        outputs, labels = self.evaluator.outputs(self.state, self.task.splits["test"]) if scored else (None, None)
+        if scored and self.tested is None:
+            self.tested = self.evaluator.outputs(self.state, self.task.splits["test"])
+        outputs, labels = self.tested or (None, None)
         self.report_skipped(at_end=True)
         if finished and self.folder is not None and self.first < self.step and self.log.records and devices.is_main():
             self.log.flush()
@@ -222,7 +230,7 @@ class Run:
         epoch, within = divmod(self.step, self.per_epoch)
         if within == 0:
             self.state = self.with_extra(self.state, epoch)
-        count = updates_in_call(self.step, self.task.updates_per_call, self.per_epoch)
+        count = self._updates_from(self.step)
         self.state, values = self.train_step(self.state, *self.feed(self.step, count))
         for value in values.values():
             value.copy_to_host_async()
@@ -252,7 +260,7 @@ class Run:
         Thus checkpoint N never lacks a record of a step up to N.
         """
         self.report_skipped()
-        ending = self.step % self.per_epoch == 0
+        ending = self.step % self.per_epoch == 0 or self.step == self.total
         saving = self.step % self.options.checkpoint_every < count  # the first call that ends at or after a multiple
         self.drain(behind=0 if ending or saving else 1)
         if ending:
@@ -291,13 +299,16 @@ class Run:
 
     def end_epoch(self) -> bool:
         """Records the means of the epoch, and scores every split where due; True if the best so far by validation."""
-        epoch = self.step // self.per_epoch
+        epoch = -(-self.step // self.per_epoch)
         means = {f"train_epoch_{name}": value for name, value in self.epoch_means.take().items()}
         scores: dict[str, float] = {}
         others = {name: split for name, split in self.task.splits.items() if name != "train"}
         evaluating = epoch % self.options.eval_every == 0 or self.step == self.total
         for name, split in others.items() if evaluating else ():
-            found = self.evaluator.scores(self.state, split)
+            if name == "test" and self.step == self.total:  # the result has these outputs
+                found, self.tested = self.evaluator.scores_and_outputs(self.state, split)
+            else:
+                found = self.evaluator.scores(self.state, split)
             self.check_finite(f"the {name} loss after update {self.step}", found["loss"])
             scores |= {f"{name}_{what}": value for what, value in found.items()}
         self.log.write(self.step, epoch, {**means, **scores})

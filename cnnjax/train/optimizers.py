@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adadelta", "sdlm")
-SCHEDULES = ("constant", "cosine", "onecycle", "lenet5")
+from cnnjax.train.by_group import airbench, airbench_muon, path_name
+
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adadelta", "sdlm", "airbench", "airbench_muon")
+GROUPED = {"airbench": airbench, "airbench_muon": airbench_muon}
+"""Optimisers with groups of parameters, and a weight decay for each."""
+SCHEDULES = ("constant", "linear", "cosine", "onecycle", "lenet5", "triangle")
 DECAYS = ("all", "kernels")
 
 
@@ -18,11 +23,14 @@ def schedule(name: str, learning_rate: float, updates: int, *, warmup: int = 0) 
 
     Args:
       name: `constant`: `learning_rate` throughout.
+        `linear`: from `learning_rate` to 0 along a line.
         `cosine`: from `learning_rate` to 0 along half a cosine.
         `onecycle`: from 1/25 of `learning_rate` up to it over the first 30 % of the updates, then down to 1/10,000 of
         the start, both along half a cosine, with the constants of PyTorch's `OneCycleLR`.
         `lenet5`: `learning_rate` times 1, 0.4, 0.2, 0.1 and 0.02 for 2, 3, 3, 4 and 8 twentieths of the updates; in
         the paper 5e-4, 2e-4, 1e-4, 5e-5, 1e-5 in 20 epochs.
+        `triangle`: from 0.2 of `learning_rate` up to it over the first 23 % of the updates, then down to 0.07 of it,
+        both linearly, as airbench has it.
       learning_rate: the (peak) rate.
       updates: number of updates of the whole run.
       warmup: updates before the schedule, which takes the rest of the run. In them the rate rises linearly to where the
@@ -46,6 +54,8 @@ def schedule(name: str, learning_rate: float, updates: int, *, warmup: int = 0) 
         return optax.join_schedules([rise, after], [warmup])
     if name == "constant":
         return optax.constant_schedule(learning_rate)
+    if name == "linear":
+        return optax.linear_schedule(learning_rate, 0.0, updates)
     if name == "cosine":
         return optax.cosine_decay_schedule(learning_rate, updates)
     if name == "onecycle":
@@ -53,6 +63,10 @@ def schedule(name: str, learning_rate: float, updates: int, *, warmup: int = 0) 
     if name == "lenet5":
         factors = {2: 0.4, 5: 0.5, 8: 0.5, 12: 0.2}  # each on top of those before it
         return optax.piecewise_constant_schedule(learning_rate, {updates * at // 20: f for at, f in factors.items()})
+    if name == "triangle":
+        peak = int(0.23 * updates)
+        points = jnp.array([0, peak, updates], jnp.float32), learning_rate * jnp.array([0.2, 1.0, 0.07], jnp.float32)
+        return lambda count: jnp.interp(jnp.asarray(count, jnp.float32), *points)
     raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, was {name!r}")
 
 
@@ -64,12 +78,13 @@ def optimizer(
     decay: str = "all",
     grad_clip: float | None = None,
     nesterov: bool = False,
+    updates_per_epoch: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimiser of that name.
 
     Args:
       name: `sgd`; `momentum`, SGD with momentum 0.9; `adam` and `adamw`, with betas 0.9 and 0.999; `adadelta`, with
-        rho 0.95 and epsilon 1e-6; or `sdlm`, see `scale_by_curvature`.
+        rho 0.95 and epsilon 1e-6; `sdlm`, see `scale_by_curvature`; `airbench` and `airbench_muon`, see `by_group`.
       learning_rate: a number or a schedule.
       weight_decay: adds `weight_decay * w` to the gradient, as in PyTorch; adamw subtracts it from the weight instead,
         times the learning rate.
@@ -77,6 +92,8 @@ def optimizer(
         the scales of norms.
       grad_clip: bound of the gradient's global norm, applied first; `None` means no bound.
       nesterov: of `momentum` alone: the gradient is taken where the momentum leads, in Sutskever's form, as in PyTorch.
+      updates_per_epoch: for `airbench` and `airbench_muon`, which train one bias for 3 epochs; None trains it
+        throughout.
 
     Raises:
       ValueError: no such optimiser, no such `decay`, or `nesterov` of another than `momentum`.
@@ -96,12 +113,16 @@ def optimizer(
         "adadelta": lambda: optax.adadelta(learning_rate, rho=0.95, eps=1e-6),
         "sdlm": lambda: optax.chain(scale_by_curvature(), optax.scale_by_learning_rate(learning_rate)),
     }
+    for one, make in GROUPED.items():
+        makers[one] = partial(make, learning_rate, weight_decay=weight_decay, updates_per_epoch=updates_per_epoch)
     if name not in makers:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, was {name!r}")
+    if decays and name in GROUPED:
+        raise ValueError(f"decay must be 'all' where the optimizer is {name!r}, was {decay!r}")
     if nesterov and name != "momentum":
         raise ValueError(f"nesterov must be False where the optimizer is {name!r}: only momentum has it")
     parts = [] if grad_clip is None else [optax.clip_by_global_norm(grad_clip)]
-    if weight_decay and name != "adamw":
+    if weight_decay and name not in ("adamw", *GROUPED):
         parts.append(optax.add_decayed_weights(weight_decay, mask=decays))
     return optax.with_extra_args_support(optax.chain(*parts, makers[name]()))
 
@@ -154,11 +175,6 @@ def freeze(optimizer: optax.GradientTransformation, pattern: str) -> optax.Gradi
         return apart.init(params)
 
     return optax.GradientTransformationExtraArgs(init, apart.update)
-
-
-def path_name(path: jax.tree_util.KeyPath) -> str:
-    """Returns the path of a parameter as `conv1/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def scale_by_curvature(mu: float = 0.02) -> optax.GradientTransformationExtraArgs:

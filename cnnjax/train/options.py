@@ -25,7 +25,7 @@ class Options:
     """Holds the settings of a training run.
 
     Attributes:
-      epochs: passes over the training examples.
+      epochs: passes over the training examples; the last one may be a part of one, as in 9.9.
       batch_size: examples per update, over all devices.
       learning_rate: the (peak) learning rate.
       optimizer: a name of `train.optimizers.OPTIMIZERS`.
@@ -42,6 +42,8 @@ class Options:
       loss_scale: factor of the loss in the backward pass, for float16; `"dynamic"` adapts it; `None` means 1.
       ema: decay of a moving average of the parameters, `a <- ema a + (1 - ema) w` after each update, which is evaluated
         and saved beside them; `None` means no average.
+      lookahead: updates between those at which the parameters and the other state go back to slow ones, which follow
+        them, see `train.lookahead`; `None` for none.
       seed: decides every random number of the run.
       validation: number of training examples held out to choose the best checkpoint by.
       patience: stop after so many evaluations without a lower validation loss; `None` means never.
@@ -63,7 +65,7 @@ class Options:
       UserError: a value is not what it must be, or two contradict each other.
     """
 
-    epochs: int = 10
+    epochs: float = 10
     batch_size: int = 64
     learning_rate: float = 1e-3
     optimizer: str = "adamw"
@@ -77,6 +79,7 @@ class Options:
     accumulate: int = 1
     loss_scale: float | str | None = None
     ema: float | None = None
+    lookahead: int | None = None
     seed: int = 0
     validation: int = 0
     patience: int | None = None
@@ -92,12 +95,15 @@ class Options:
     shard: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every", "log_every"):
+        self._check_number("epochs", above=0)
+        if self.epochs == int(self.epochs):
+            object.__setattr__(self, "epochs", int(self.epochs))
+        for name in ("batch_size", "accumulate", "eval_every", "checkpoint_every", "log_every"):
             self._check_int(name, least=1)
         for name in ("warmup", "seed", "validation"):
             self._check_int(name, least=0)
         self._check_int("keep", least=2)
-        for name in ("patience", "updates_per_call", "workers"):
+        for name in ("lookahead", "patience", "updates_per_call", "workers"):
             if getattr(self, name) is not None:
                 self._check_int(name, least=1)
         self._check_number("learning_rate", above=0)

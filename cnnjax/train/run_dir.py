@@ -23,7 +23,7 @@ MAY_CHANGE = frozenset(
     {"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile", "stream", "workers"}
 )
 #: Settings that runs have had since they could be given, and what they were before.
-SINCE = {"deterministic": False, "skip_corrupt": False}
+SINCE = {"deterministic": False, "skip_corrupt": False, "lookahead": None, "flip": "random"}
 #: The same for its environment.
 ONE_PROCESS = {"processes": 1}
 #: Folder of a run's compiled programs, where they are kept with it.
@@ -120,7 +120,11 @@ def settle_config(path: Path, config: Mapping[str, Any], *, writes: bool = True)
         may_change.discard("eval_every")  # early stopping counts evaluations
     changed = differences(*({**ONE_PROCESS, **one.get("environment", {})} for one in (old, config)))
     rates = old.get("schedule", ""), config.get("schedule", "")  # None: of an own optimiser, compared as a function
-    if rates in (("constant", "constant"), (None, None)) and config["epochs"] >= old["epochs"]:
+    if (
+        rates in (("constant", "constant"), (None, None))
+        and config["epochs"] >= old["epochs"]
+        and not config.get("lookahead")
+    ):
         may_change.add("epochs")
     pair = {**SINCE, **old}, {**SINCE, **config}
     if "data" in old and "data" in config:

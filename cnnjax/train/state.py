@@ -29,6 +29,7 @@ class TrainState(NamedTuple):
       step: int32 scalar, the number of updates done.
       extra: extra arguments of the optimiser's update by name, computed before each epoch; mostly empty.
       average: moving average of the parameters, a tree like `params`; empty without `ema`.
+      slow: `(params, rest)`, the slow ones of `lookahead`; empty without.
     """
 
     params: Tree
@@ -37,6 +38,7 @@ class TrainState(NamedTuple):
     step: jax.Array
     extra: dict[str, Tree] = {}  # noqa: RUF012
     average: Tree = {}  # noqa: RUF012
+    slow: Tree = ()
 
     def evaluated(self) -> Tree:
         """Returns the parameters to evaluate: the moving average where there is one."""
@@ -103,7 +105,7 @@ def apply_inference(net: GraphDefs, params: Tree, rest: Tree, x: Tree) -> Tree:
 
 
 def initial(
-    model: nnx.Module, optimizer: optax.GradientTransformation, *, average: bool = False
+    model: nnx.Module, optimizer: optax.GradientTransformation, *, average: bool = False, lookahead: bool = False
 ) -> tuple[GraphDefs, TrainState]:
     """Returns the graph definitions and the state before the first update.
 
@@ -113,13 +115,15 @@ def initial(
       model: the net.
       optimizer: any transformation of optax.
       average: whether to keep a moving average of the parameters.
+      lookahead: whether to keep slow parameters and other state.
     """
     net, own_params, own_rest = split(model)
     params, rest, averaged = _copy(own_params), _copy(own_rest), _copy(own_params) if average else {}
+    slow = _copy((own_params, own_rest)) if lookahead else ()
     opt_state = jax.jit(optimizer.init)(params)  # one program; called as it is, JAX compiles one for every shape
     own = {id(leaf) for leaf in jax.tree.leaves(params)}  # jit hands on arguments that it returns as they are
     opt_state = jax.tree.map(lambda leaf: _copy(leaf) if id(leaf) in own else leaf, opt_state)
-    return net, TrainState(params, rest, opt_state, jax.device_put(np.int32(0)), average=averaged)
+    return net, TrainState(params, rest, opt_state, jax.device_put(np.int32(0)), average=averaged, slow=slow)
 
 
 def to_arrays(state: TrainState) -> dict[str, np.ndarray]:

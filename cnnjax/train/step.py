@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cnnjax.data import rng
+from cnnjax.data import BatchInfo, WeightedViews, rng
 from cnnjax.train import devices
 from cnnjax.train.losses import Scalars
 from cnnjax.train.state import GraphDefs, TrainState, Tree, apply_inference
@@ -32,14 +32,16 @@ def pixels_to_float(examples: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.uint8 else leaf, examples)
 
 
-def make_batches(mesh: Mesh, seed: int, prepare: Prepare | None, augment: Augment | None) -> Batches:
+def make_batches(
+    mesh: Mesh, seed: int, prepare: Prepare | None, augment: Augment | None, updates_per_epoch: int | None = None
+) -> Batches:
     """Returns the jitted function that makes the batches of some updates.
 
-    It is `batches(x, y, indices, step) -> (x, y)`, for the updates from `step` on.
+    It is `batches(x, y, indices, step, numbers=None) -> (x, y)`, for the updates from `step` on.
 
     `x` and `y`, arrays or pytrees of arrays `(N, ...)`, are the examples to choose from, on the device; `indices`,
-    int32 `(K, B)`, choose them. Where `indices` is None, `x` and `y` are the chosen ones, `(K, B, ...)`. The batches
-    are `(K, B, ...)`, each sharded over the mesh.
+    int32 `(K, B)`, choose them. Where `indices` is None, `x` and `y` are the chosen ones, `(K, B, ...)`, and `numbers`,
+    where `augment` asks for them, their indices. The batches are `(K, B, ...)`, each sharded over the mesh.
 
     It is jitted apart from the update: fused into it, XLA would compute each pixel again for every tap of the first
     convolution.
@@ -48,26 +50,46 @@ def make_batches(mesh: Mesh, seed: int, prepare: Prepare | None, augment: Augmen
       mesh: with the axis `"batch"`.
       seed: with the step, decides the augmentation.
       prepare: turns examples, uint8 made float32, into the model's input; `None` leaves them.
-      augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare`; `None` for none.
+      augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare`; `None` for none. Where it
+        has a keyword-only argument `info`, that is the `data.BatchInfo` of the batch.
+      updates_per_epoch: by which the epoch of a batch is known, for `info`.
     """
     over_devices = NamedSharding(mesh, PartitionSpec(None, "batch"))
-    both = augment is not None and takes_labels(augment)
+
+    def info(numbers: jax.Array, step: jax.Array) -> BatchInfo:
+        epoch = step // updates_per_epoch if updates_per_epoch else jnp.zeros_like(step)
+        return BatchInfo(numbers, epoch, rng.key(seed, rng.FLIP))
 
     @jax.jit
-    def batches(x: Tree, y: Tree, indices: jax.Array | None, step: jax.Array) -> tuple[Tree, Tree]:
-        def make_batch(x: Tree, y: Tree, step: jax.Array) -> tuple[Tree, Tree]:
+    def batches(
+        x: Tree, y: Tree, indices: jax.Array | None, step: jax.Array, numbers: jax.Array | None = None
+    ) -> tuple[Tree, Tree]:
+        def make_batch(x: Tree, y: Tree, numbers: jax.Array | None, step: jax.Array) -> tuple[Tree, Tree]:
             x = pixels_to_float(x)
             if augment is not None:
-                key = rng.key(seed, rng.AUGMENT, step)
-                x, y = augment(key, x, y) if both else (augment(key, x), y)
+                told = None if numbers is None else info(numbers, step)
+                x, y = apply_augment(augment, rng.key(seed, rng.AUGMENT, step), x, y, told)
             return x if prepare is None else prepare(x), y
 
         if indices is not None:
             chosen = jax.lax.with_sharding_constraint(indices, over_devices)
             x, y = jax.tree.map(lambda leaf: leaf[chosen], (x, y))
-        return jax.vmap(make_batch)(x, y, step + jnp.arange(len(jax.tree.leaves(x)[0])))
+            numbers = chosen
+        return jax.vmap(make_batch)(x, y, numbers, step + jnp.arange(len(jax.tree.leaves(x)[0])))
 
     return batches
+
+
+def apply_augment(augment: Augment, key: jax.Array, x: Tree, y: Tree, info: BatchInfo | None) -> tuple[Tree, Tree]:
+    """Returns examples and labels as `augment` changes them, which takes the labels and `info` or not."""
+    told = {"info": info} if takes_info(augment) else {}
+    return augment(key, x, y, **told) if takes_labels(augment) else (augment(key, x, **told), y)
+
+
+def takes_info(augment: Augment) -> bool:
+    """True for an augmentation with the keyword-only argument `info`."""
+    found = inspect.signature(augment).parameters.get("info")
+    return found is not None and found.kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def takes_labels(augment: Augment) -> bool:
@@ -124,7 +146,8 @@ def make_predict(
       batch_size: examples per device and call; the last batch is padded with zeros, whose outputs are dropped. `None`
         means 256, as in evaluation, and of fewer examples the next power of two per device; each is compiled at its
         first use. The bits of an output depend on the size of its batch.
-      views: turns a batch `(B, H, W, C)` into V views of it, `(V, B, H', W', C)`.
+      views: turns a batch `(B, H, W, C)` into V views of it, `(V, B, H', W', C)`; `data.WeightedViews` also says how
+        much each counts, and averages logits as they are.
       probabilities: whether outputs are logits, so that views are averaged as the logarithm of the mean softmax;
         otherwise by the mean of the outputs.
     """
@@ -162,6 +185,11 @@ def make_apply(
         if views is None:
             return one_view(x)
         of_batch = views(x)
+        if isinstance(views, WeightedViews):
+            weights = jnp.array(views.weights, jnp.float32)
+            return jax.tree.map(
+                lambda leaf: jnp.tensordot(weights, leaf, 1, precision="highest"), jax.lax.map(one_view, of_batch)
+            )
         if not probabilities:
             return jax.tree.map(lambda leaf: leaf.mean(0), jax.lax.map(one_view, of_batch))
         each = jax.lax.map(lambda view: jax.nn.log_softmax(one_view(view)), of_batch)  # one by one, to save memory

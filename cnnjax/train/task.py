@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from cnnjax.data import batches, held_out, rng
+from cnnjax.data import BatchInfo, batches, held_out, rng
 from cnnjax.errors import UserError
 from cnnjax.train import calls, fingerprint, optimizers, run_dir
 from cnnjax.train.examples import Examples, Rows, Split, is_read_one_by_one, specs, take, to_splits
@@ -22,7 +23,7 @@ from cnnjax.train.loss_scale import scale_loss
 from cnnjax.train.losses import Loss, Metric, are_classes, is_cross_entropy
 from cnnjax.train.options import MOST_WORKERS, OF_THE_OPTIMIZER, Options
 from cnnjax.train.state import GraphDefs, Tree, apply_inference, split
-from cnnjax.train.step import Augment, Prepare, Views, pixels_to_float, takes_labels
+from cnnjax.train.step import Augment, Prepare, Views, apply_augment, pixels_to_float
 from cnnjax.train.update import Update
 from cnnjax.train.watch import Watch
 
@@ -81,7 +82,7 @@ class Task:
     @property
     def total(self) -> int:
         """Updates of the whole run."""
-        return self.per_epoch * self.options.epochs
+        return batches.updates_of_run(len(self.splits["train"]), self.options.batch_size, self.options.epochs)
 
     @property
     def updates_per_call(self) -> int:
@@ -225,11 +226,12 @@ def named_optimizer(options: Options, examples: int) -> tuple[optax.GradientTran
     Raises:
       ValueError: two options contradict each other.
     """
-    updates = options.epochs * batches.steps_per_epoch(examples, options.batch_size)
+    per_epoch = batches.steps_per_epoch(examples, options.batch_size)
+    updates = batches.updates_of_run(examples, options.batch_size, options.epochs)
     rate = optimizers.schedule(options.schedule, options.learning_rate, updates, warmup=options.warmup)
     optimizer = optimizers.optimizer(
         options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay, grad_clip=options.grad_clip,
-        nesterov=options.nesterov,
+        nesterov=options.nesterov, updates_per_epoch=per_epoch,
     )  # fmt: skip
     return optimizer, rate
 
@@ -269,7 +271,7 @@ def _check_functions(functions: Mapping[str, Any]) -> None:
 
 def _check_unused(options: Options) -> None:
     """Refuses what `train.make_update` does, where an update of one's own takes its place."""
-    for name, unset in (("accumulate", 1), ("ema", None), ("loss_scale", None)):
+    for name, unset in (("accumulate", 1), ("ema", None), ("loss_scale", None), ("lookahead", None)):
         if getattr(options, name) != unset:
             raise UserError(
                 f"`{name}={getattr(options, name)}` has no use where `make_update` makes the update: build it in there."
@@ -288,7 +290,8 @@ def _check_labels(
         x = pixels_to_float(x)
         if augment is not None:
             key = rng.key(0, rng.AUGMENT, 0)
-            x = augment(key, x, y)[0] if takes_labels(augment) else augment(key, x)
+            info = BatchInfo(jnp.zeros(len(jax.tree.leaves(x)[0]), jnp.int32), jnp.int32(0), key)
+            x, _ = apply_augment(augment, key, x, y, info)
         return apply_inference(net, params, rest, x if prepare is None else prepare(x))
 
     found = jax.eval_shape(outputs, *specs(splits["train"]))

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from cnnjax.data import rng
 from cnnjax.train.averages import ema as moving_average
+from cnnjax.train.averages import lookahead
 from cnnjax.train.loss_scale import loss_scale_of
 from cnnjax.train.losses import Loss, Metric, Scalars, batch_values, cross_entropy
 from cnnjax.train.state import GraphDefs, TrainState, Tree, apply_training
@@ -29,6 +30,8 @@ def make_update(
     metrics: Mapping[str, Metric] | None = None,
     accumulate: int = 1,
     ema: float | None = None,
+    lookahead_every: int | None = None,
+    total: int = 1,
     gather: Callable[[Tree], Tree] | None = None,
 ) -> Update:
     """Returns the pure `update(state, x, y) -> (state, values)`, not jitted.
@@ -44,6 +47,8 @@ def make_update(
       metrics: `metric(outputs, y)` by name; by default the accuracy where labels are classes.
       accumulate: parts of the batch that are computed one after the other; divides the batch's size.
       ema: decay of `state.average`, which must be there: see `initial`.
+      lookahead_every: of `averages.lookahead`, for `state.slow`, which must be there; `None` for none.
+      total: updates of the whole run, for the same.
       gather: makes sharded parameters whole, within the derivative; `None` where they are replicated.
     """
     optimizer = optax.with_extra_args_support(optimizer)
@@ -72,7 +77,10 @@ def make_update(
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params, value=values["loss"], **state.extra)
         params = optax.apply_updates(state.params, changes)
         average = state.average if ema is None else moving_average(state.average, params, ema)
-        return TrainState(params, rest, opt_state, state.step + 1, state.extra, average), values
+        slow, done = state.slow, state.step + 1
+        if lookahead_every is not None:
+            slow, (params, rest) = lookahead(slow, (params, rest), done, every=lookahead_every, total=total)
+        return TrainState(params, rest, opt_state, done, state.extra, average, slow), values
 
     return update
 

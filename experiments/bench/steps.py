@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax_nets
@@ -18,7 +19,7 @@ from single_ops import normal, to_torch
 from timing import Arrays, Contenders, Result, Run, compare
 
 from cnnjax import models
-from cnnjax.train import make_update, optimizers, state, step
+from cnnjax.train import cross_entropy, make_update, optimizers, state, step
 
 FLAGS = flags.FLAGS
 
@@ -36,6 +37,7 @@ class Step(NamedTuple):
       rate: of learning; the losses of three steps must differ by far more than they are rounded.
       deviation: of the pixels. AlexNet's weights are made for pixels of 0..255: of smaller ones little reaches the last
         poolings but biases, and rounding decides which of many equal pixels is the largest.
+      optimizer: `"momentum"`, or `"airbench"`, with all that belongs to its recipe.
       wrong: contenders that compute something else in float32, and are left out.
     """
 
@@ -47,6 +49,7 @@ class Step(NamedTuple):
     model: dict[str, Any]
     rate: float = 0.001
     deviation: float = 1.0
+    optimizer: str = "momentum"
     wrong: tuple[str, ...] = ()
 
     @property
@@ -64,7 +67,10 @@ STEPS = [
     Step("ResNet-18", 64, 32, 3, 512, {"name": "resnet18", "channels": 3}),
     Step("AlexNet", 32, 224, 3, 256, {"name": "alexnet", "channels": 3}, deviation=60, wrong=WRONG),
     Step("VGG-11", 8, 224, 3, 512, {"name": "vgg", "depth": 11, "channels": 3}, rate=0.01),
+    Step("airbench94", 1024, 32, 3, 256, {"name": "airbench94"}, rate=0.03, optimizer="airbench"),
 ]
+AIRBENCH_DECAY, AIRBENCH_UPDATES = 0.0153 / 11.5, 476
+"""Weight decay and updates of airbench94."""
 TOLERANCES = {"float32": 1e-3, "bfloat16": 2**-8}  # of the losses, by dtype; bfloat16 rounds by as much
 
 
@@ -92,7 +98,7 @@ def contenders_of(case: Step, dtype: str, peers: list[str]) -> Contenders:
     contenders: Contenders = {"own": own, "own again": own_step(case, x, labels, dtype)[1]}
     if dtype != "float32":
         contenders["own float32"] = own_step(case, x, labels, "float32")[1]
-    elif "flax" in peers:
+    elif "flax" in peers and case.optimizer == "momentum":
         contenders["flax"] = flax_step(case, params, x, labels)
         contenders["flax with our options"] = flax_step_with_options(case, params, x, labels)
     if "torch" in peers:
@@ -121,12 +127,17 @@ def three_first(run: Run) -> Run:
 
 def own_step(case: Step, x: np.ndarray, labels: np.ndarray, dtype: str) -> tuple[dict[str, np.ndarray], Run]:
     """Returns the initial weights by path, and our step, which returns the loss."""
-    optimizer = optimizers.optimizer("momentum", case.rate)
+    airbench = case.optimizer == "airbench"
+    optimizer = optimizers.optimizer(case.optimizer, case.rate, weight_decay=AIRBENCH_DECAY if airbench else 0.0)
     model = without_dropout(models.build({"model": case.model, "dtype": dtype}))
-    net, current = state.initial(model, optimizer)
+    net, current = state.initial(model, optimizer, lookahead=airbench)
     arrays = state.to_arrays(current)
     params = {name.removeprefix("params/"): array for name, array in arrays.items() if name.startswith("params/")}
-    train = step.make_train_step(make_update(net, optimizer))
+    others: dict[str, Any] = {}
+    if airbench:
+        smoothed = partial(cross_entropy, label_smoothing=0.2)
+        others = {"loss": smoothed, "lookahead_every": 5, "total": AIRBENCH_UPDATES}
+    train = step.make_train_step(make_update(net, optimizer, **others))
     batch = jnp.asarray(x[None]), jnp.asarray(labels[None])
 
     def run() -> Arrays:
@@ -192,6 +203,8 @@ def torch_step(
     import torch
     import torch_nets
 
+    if case.optimizer == "airbench":
+        return torch_airbench_step(case, params, x, labels, dtype, layout, compiled)
     net = torch_nets.make_net(case.model["name"], params, case.maps, layout, **case.options)
     optimizer = torch.optim.SGD(net.parameters(), lr=case.rate, momentum=0.9)
     batch, targets = to_torch(x, kernel=False, layout=layout), torch.tensor(labels).long()
@@ -206,3 +219,25 @@ def torch_step(
         return np.float32(loss.item())
 
     return run
+
+
+def torch_airbench_step(
+    case: Step,
+    params: dict[str, np.ndarray],
+    x: np.ndarray,
+    labels: np.ndarray,
+    dtype: str,
+    layout: str,
+    compiled: bool,
+) -> Run:
+    """Returns a step of airbench in PyTorch, with these weights; in bfloat16 its forward pass is under autocast."""
+    import torch
+    import torch_airbench
+
+    net = torch_airbench.load(torch_airbench.Airbench(), params, layout)
+    train = torch_airbench.make_step(
+        net, torch.compile(net) if compiled else net, case.rate, AIRBENCH_DECAY, AIRBENCH_UPDATES, case.batch,
+        partial(torch.autocast, "cpu", dtype=getattr(torch, dtype), enabled=dtype != "float32"),
+    )  # fmt: skip
+    batch, targets = to_torch(x, kernel=False, layout=layout), torch.tensor(labels).long()
+    return lambda: np.float32(train(batch, targets).item())

@@ -28,12 +28,14 @@ NETS: list[tuple[dict[str, Any], tuple[int, ...]]] = [
     ({"name": "cifar_cnn", "batch_norm": True}, (32, 32, 3)),
     ({"name": "resnet18"}, (32, 32, 3)),
     ({"name": "resnet50", "width": 8}, (64, 64, 3)),
+    ({"name": "airbench94"}, (32, 32, 3)),
+    ({"name": "airbench96", "widths": (32, 64, 64)}, (32, 32, 3)),
     ({"name": "alexnet", "channels": 3}, (224, 224, 3)),
     ({"name": "vgg", "depth": 11, "channels": 3}, (224, 224, 3)),
     ({"name": "textcnn", "vocabulary": 50}, (20,)),
 ]
-#: Nets that differ from one above in their depth alone.
-DEEPER = {"resnet34", "resnet101"}
+#: Nets that differ from one above in their depth or width alone.
+DEEPER = {"resnet34", "resnet101", "airbench95"}
 #: TextCNN's words: the gradients of a word that a batch has twice are added. XLA sorts them first, with the flag.
 SCATTERS = {"textcnn": 1}
 

@@ -291,3 +291,24 @@ for change in (affine, crop_flip, lambda key, x: pca_jitter(key, crop_flip(key, 
 
 def test_the_number_of_devices_does_not_matter():
     processes.program(SHARDED, devices=4)
+
+
+def test_flips_alternate_and_are_those_of_the_example() -> None:
+    """A random half is mirrored in even epochs, the others in odd ones; an image is treated alike in any batch."""
+    images = jnp.asarray(np.arange(400 * 6, dtype=np.float32).reshape(400, 2, 3, 1))
+    numbers, key = jnp.arange(400, dtype=jnp.int32), jax.random.key(5)
+
+    def flipped(epoch: int, chosen: np.ndarray, run_key: jax.Array = key) -> np.ndarray:
+        found = augment.alternating_flip(images[chosen], augment.BatchInfo(numbers[chosen], jnp.int32(epoch), run_key))
+        left = np.asarray(found)[:, 0, 0, 0] == np.asarray(images)[chosen, 0, 2, 0]
+        expected = np.where(left[:, None, None, None], images[chosen][:, :, ::-1], images[chosen])
+        np.testing.assert_array_equal(found, expected)
+        return left
+
+    everyone = np.arange(400)
+    even = flipped(0, everyone)
+    assert 160 < even.sum() < 240
+    np.testing.assert_array_equal(flipped(1, everyone), ~even)
+    np.testing.assert_array_equal(flipped(2, everyone), even)
+    np.testing.assert_array_equal(flipped(0, everyone[[7, 3, 200]]), even[[7, 3, 200]])
+    assert (flipped(0, everyone, jax.random.key(6)) != even).any()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cnnjax.data import rng
-from cnnjax.data.batches import indices, permutation, steps_per_epoch
+from cnnjax.data.batches import indices, permutation, steps_per_epoch, updates_of_run
 from cnnjax.errors import UserError
 
 
@@ -81,3 +81,9 @@ def test_a_batch_of_all_examples_is_an_epoch():
 def test_impossible_batch_sizes(batch_size, sentence):
     with pytest.raises(UserError, match=sentence):
         indices(0, 0, 1, 10, batch_size)
+
+
+def test_a_run_of_a_fraction_of_an_epoch_is_rounded_up():
+    assert updates_of_run(50_000, 1024, 9.9) == 476  # 48 updates an epoch
+    assert updates_of_run(50_000, 1024, 10) == 480
+    assert updates_of_run(300, 10, 0.1) == 3, "though 30 x 0.1 is more than 3 in floating point"

@@ -44,7 +44,7 @@ def test_it_is_a_frozen_value() -> None:
         ({"channels": 2}, "channels must be 1 or 3, was 2"),
         ({"resize_to": (40, 31)}, r"resize_to must be at least size, \(32, 32\), was \(40, 31\)"),
         ({"mean": (0.5, 0.5)}, "mean and std must have 1 entries"),
-        ({"views": "sides"}, "views must be one of whole, centre, ten_crop, mirror, shift, was 'sides'"),
+        ({"views": "sides"}, "views must be one of whole, centre, ten_crop, mirror, shift, airbench, was 'sides'"),
         ({"views": "whole", "resize_to": 40}, "views must be another than 'whole'"),
         ({"views": "mirror", "mirror": False}, "views must be another than 'mirror' for characters"),
     ],
@@ -153,3 +153,12 @@ def test_evaluation_sees_mirrored_and_shifted_images() -> None:
     assert shifted.shape == (6, 1, 6, 6) and upright.shape == (3, 1, 6, 6)
     np.testing.assert_array_equal(upright, shifted[:3])
     assert (upright[:, 0, 2, 2] < upright[:, 0, 2, 3]).all(), "none of them is mirrored"
+
+
+def test_evaluation_weighs_views_as_airbench_does() -> None:
+    spec = InputSpec(size=6, channels=1, views="airbench")
+    see = spec.evaluation_views()
+    assert isinstance(see, data.WeightedViews) and sum(see.weights) == 1
+    np.testing.assert_array_equal(views_by("airbench"), views_by("shift"))
+    with pytest.raises(UserError, match="views must be another than 'airbench' for characters"):
+        InputSpec(size=6, channels=1, views="airbench", mirror=False)

@@ -44,6 +44,17 @@ def test_cutout_against_loops(size: int) -> None:
     assert (np.asarray(jax.jit(cut)(KEY, x))[expected != x] == 0).all(), "without a fill it is black"
 
 
+def test_cutout_inside_covers_whole_squares_at_every_place_alike() -> None:
+    x = np.full((2000, 5, 6, 1), 9, np.uint8)
+    cut = np.asarray(jax.jit(functools.partial(cutout, size=4, inside=True))(KEY, x))[..., 0] == 0
+    assert (cut.sum((1, 2)) == 16).all()
+    corners, counts = np.unique([np.argwhere(one)[0] for one in cut], axis=0, return_counts=True)
+    assert corners.tolist() == [[row, column] for row in range(2) for column in range(3)]
+    assert counts.min() > 260, "a sixth of 2,000 is 333, with a deviation of 17"
+    with pytest.raises(ValueError, match="size must be at most 5 to lie inside 5 x 6, was 6"):
+        cutout(KEY, jnp.asarray(x), size=6, inside=True)
+
+
 def test_cutout_keeps_bytes_and_leaves_the_rest() -> None:
     x = np.full((50, 8, 8, 3), 255, np.uint8)
     cut = np.asarray(jax.jit(functools.partial(cutout, size=3))(KEY, x))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.data import mirror_views, shift_views
+from cnnjax.data import airbench_views, mirror_views, shift_views
 
 
 def test_mirror_views_by_hand() -> None:
@@ -44,3 +44,9 @@ def test_a_shift_out_of_range_is_refused() -> None:
     for pixels in (0, 4):
         with pytest.raises(ValueError, match=f"pixels must be from 1 to 3 for 4 x 6, was {pixels}"):
             shift_views(jnp.zeros((1, 4, 6, 1)), pixels)
+
+
+def test_airbench_counts_what_is_not_shifted_twice() -> None:
+    assert airbench_views.weights == (0.25, 0.125, 0.125, 0.25, 0.125, 0.125)
+    x = jnp.arange(12.0).reshape(1, 3, 4, 1)
+    np.testing.assert_array_equal(airbench_views(x), shift_views(x))

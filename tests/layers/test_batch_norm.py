@@ -55,3 +55,17 @@ def test_running_average_by_the_layer_and_by_the_call() -> None:
 def test_a_mask_as_flax_has_it() -> None:
     mask = jax.random.bernoulli(jax.random.key(1), 0.5, X.shape)
     check(*pair(), mask=mask)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_running_variance_may_be_unbiased(parts: int) -> None:
+    """As in PyTorch, with divisor n - 1; the output is that of the biased one."""
+    biased, unbiased = (
+        layers.BatchNorm(3, momentum=0.9, parts=parts, unbiased=u, rngs=nnx.Rngs(0)) for u in (False, True)
+    )
+    np.testing.assert_array_equal(biased(X), unbiased(X))
+    variances = [np.var(part, axis=(0, 1, 2), ddof=1) for part in np.split(np.asarray(X), parts)]
+    np.testing.assert_allclose(unbiased.var[...], 0.9 + 0.1 * np.mean(variances, 0), rtol=1e-5)
+    pooled = layers.BatchNormMaxPool(3, 2, momentum=0.9, parts=parts, unbiased=True, rngs=nnx.Rngs(0))
+    pooled(X)
+    np.testing.assert_allclose(pooled.var[...], unbiased.var[...], rtol=1e-6)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.train import ema
+from cnnjax.train import ema, lookahead
 
 
 @pytest.mark.parametrize("counted", [False, True])
@@ -24,3 +24,24 @@ def test_the_decay_is_checked() -> None:
     for decay in (1.0, -0.1):
         with pytest.raises(ValueError, match=f"decay must be from 0 to below 1, was {decay}"):
             ema(jnp.ones(1), jnp.ones(1), decay)
+
+
+@pytest.mark.parametrize("total", [11, 10])
+def test_lookahead_against_the_definition(total: int) -> None:
+    """Every third update; after the last one the slow weights stand, wherever it falls."""
+    steps = np.random.default_rng(0).normal(size=(total, 4)).astype(np.float32)
+    slow, fast = {"w": jnp.zeros(4), "count": jnp.int32(0)}, {"w": jnp.zeros(4), "count": jnp.int32(0)}
+    slow_w, fast_w = np.zeros(4), np.zeros(4)
+    for done, step in enumerate(steps, 1):
+        fast_w = fast_w + step
+        if done % 3 == 0:
+            decay = 0.95**3 * (done / total) ** 3
+            slow_w = decay * slow_w + (1 - decay) * fast_w
+            fast_w = slow_w
+        if done == total:
+            fast_w = slow_w
+        fast = {"w": fast["w"] + step, "count": jnp.int32(done)}
+        slow, fast = lookahead(slow, fast, jnp.int32(done), every=3, total=total)
+        np.testing.assert_allclose(fast["w"], fast_w, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(slow["w"], slow_w, rtol=1e-5, atol=1e-6)
+    assert fast["count"] == total and slow["count"] == 0, "counts are not averaged"

@@ -53,6 +53,7 @@ def test_group_borders() -> None:
     assert [updates_in_call(done, 4, 6) for done in (0, 4, 6, 10)] == [4, 2, 4, 2]
     assert [updates_in_call(done, 4, 6) for done in (1, 5, 13)] == [3, 1, 3]
     assert updates_in_call(123, 1, 6) == 1
+    assert [updates_in_call(done, 4, 6, total=9) for done in (4, 6)] == [2, 3], "the last call ends with the run"
 
 
 def test_a_run_goes_on_at_the_border_of_a_call_with_the_number_that_it_had(

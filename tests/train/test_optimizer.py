@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from cnnjax.train import freeze
-from cnnjax.train.optimizers import OPTIMIZERS, SCHEDULES, max_norm, optimizer, schedule
+from cnnjax.train.optimizers import GROUPED, OPTIMIZERS, SCHEDULES, max_norm, optimizer, schedule
 
 
 def promotion_of(name: str) -> Any:
@@ -32,7 +32,7 @@ def trajectory(rule: optax.GradientTransformation, steps: int = 5) -> np.ndarray
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"sdlm"}))  # which PyTorch lacks
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"sdlm", *GROUPED}))  # PyTorch lacks the first
 def test_as_pytorch(name: str, weight_decay: float) -> None:
     torch = pytest.importorskip("torch")
     w = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
@@ -69,7 +69,11 @@ def rates_of(rule: optax.Schedule, *updates: int) -> list[float]:
 
 def test_schedules_by_hand() -> None:
     constant, cosine, onecycle = (schedule(name, 0.4, 100) for name in ("constant", "cosine", "onecycle"))
+    linear, triangle = (schedule(name, 0.4, 100) for name in ("linear", "triangle"))
+    assert rates_of(triangle, 0, 23, 100) == pytest.approx([0.08, 0.4, 0.028])
+    assert rates_of(triangle, 10, 50) == pytest.approx([0.08 + 0.32 * 10 / 23, 0.4 - 0.372 * 27 / 77])
     with promotion_of("onecycle"):
+        assert rates_of(linear, 0, 25, 100) == pytest.approx([0.4, 0.3, 0], abs=1e-7)
         assert rates_of(constant, 70) == pytest.approx([0.4])
         assert rates_of(cosine, 0, 25) == pytest.approx([0.4, 0.4 * (1 + math.cos(math.pi / 4)) / 2])
         assert rates_of(cosine, 100) == pytest.approx([0], abs=1e-7)
@@ -79,8 +83,8 @@ def test_schedules_by_hand() -> None:
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match=r"optimizer must be one of sgd, .*was 'lion'"):
         optimizer("lion", 0.1)
-    with pytest.raises(ValueError, match=r"schedule must be one of constant, .*was 'linear'"):
-        schedule("linear", 0.1, 10)
+    with pytest.raises(ValueError, match=r"schedule must be one of constant, .*was 'step'"):
+        schedule("step", 0.1, 10)
 
 
 def test_adadelta_by_hand() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnjax import layers, train
+from cnnjax import data, layers, train
 from cnnjax.data import rng
 from cnnjax.train import checkpoint, devices, optimizers, state, step
 from tests.train import tiny
@@ -164,3 +164,45 @@ def test_a_missing_key_is_named() -> None:
     net, params, rest = state.split(Dropping())
     with pytest.raises(ValueError, match="key must be a random key, was None: the net has random layers"):
         state.apply_training(net, params, rest, jnp.ones((2, 16)))
+
+
+def told(key: jax.Array, x: jax.Array, *, info: data.BatchInfo) -> jax.Array:
+    """Which example each is, and in which epoch it is seen."""
+    return jnp.stack([info.numbers, jnp.full_like(info.numbers, info.epoch)], axis=1).astype(jnp.float32)
+
+
+def test_an_augmentation_may_ask_which_examples_it_gets_and_when() -> None:
+    make = step.make_batches(devices.data_mesh(), 3, None, told, updates_per_epoch=4)
+    x, chosen = jnp.zeros((10, 1)), jnp.array([[1, 5], [7, 2]], jnp.int32)
+    expected = [[[1, 0], [5, 0]], [[7, 1], [2, 1]]]  # the updates 3 and 4
+    assert make(x, x, chosen, jnp.int32(3))[0].tolist() == expected
+    assert make(x[chosen], x[chosen], None, jnp.int32(3), chosen)[0].tolist() == expected
+
+
+def test_it_is_told_the_same_of_examples_that_are_read(tmp_path: Path) -> None:
+    def moved(key: jax.Array, x: jax.Array, *, info: data.BatchInfo) -> jax.Array:
+        return x + (info.numbers + 10 * info.epoch).astype(jnp.float32)[:, None, None, None]
+
+    for stream in ("never", "always"):
+        tiny.fit(tmp_path / stream, replace(OPTIONS, stream=stream, epochs=2), augment=moved)
+    tiny.fit(tmp_path / "plain", replace(OPTIONS, epochs=2))
+    assert same_bits(tmp_path / "never", tmp_path / "always")
+    assert not same_bits(tmp_path / "never", tmp_path / "plain")
+
+
+@pytest.mark.parametrize("updates_per_call", [1, 4])
+def test_a_fraction_of_an_epoch_with_lookahead_resumes(
+    updates_per_call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six updates an epoch, fifteen in all: the run ends within an epoch, at the slow weights."""
+    options = replace(OPTIONS, epochs=2.5, lookahead=4, updates_per_call=updates_per_call)
+    tiny.fit(tmp_path / "whole", options)
+    interrupt_at(9, signal.SIGTERM, monkeypatch)
+    assert not tiny.fit(tmp_path / "cut", options).finished
+    monkeypatch.undo()
+    result = tiny.fit(tmp_path / "cut", options)
+    assert result.finished and int(result.state.step) == 15
+    assert result.records[-1]["epoch"] == 3 and "test_loss" in result.records[-1]
+    assert same_bits(tmp_path / "whole", tmp_path / "cut")
+    slow, fast = result.state.slow, (result.state.params, result.state.rest)
+    assert all((a == b).all() for a, b in zip(jax.tree.leaves(slow), jax.tree.leaves(fast), strict=True))

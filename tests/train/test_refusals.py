@@ -280,7 +280,7 @@ ELSEWHERE = {
 }  # fmt: skip
 CHANGES: dict[str, Any] = {
     "epochs": 3, "batch_size": 8, "learning_rate": 0.3, "optimizer": "adam", "schedule": "cosine",
-    "weight_decay": 0.1, "grad_clip": 0.01, "seed": 5,
+    "weight_decay": 0.1, "grad_clip": 0.01, "seed": 5, "lookahead": 2,
 }  # fmt: skip
 
 
