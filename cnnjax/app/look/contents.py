@@ -86,9 +86,9 @@ def chosen(tested: Tested) -> list[int]:
 def drawing(spec: data.InputSpec, images: np.ndarray) -> dict[str, Any]:
     """Returns how a drawing becomes an image like those of the data set.
 
-    For gray images of something bright on a dark ground, or the reverse, as digits are: `side`, the median of the longer
-    side of what is drawn, in pixels, and `centre`, the mean of its centres of mass. For others, as photographs, `side` is
-    0: strokes go onto the image as they are.
+    For gray images of something bright on a dark ground, or the reverse, as digits are: `side`, the median of the
+    longer side of what is drawn, in pixels, and `centre`, the mean of its centres of mass. For others, as photographs,
+    `side` is 0: strokes go onto the image as they are.
     """
     inverted = data.looks_inverted(np.zeros((3, 3, 1), np.uint8), spec.brightness)  # black, where the ground is white
     plain = data.looks_inverted(np.full((3, 3, 1), 255, np.uint8), spec.brightness)

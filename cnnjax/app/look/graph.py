@@ -6,8 +6,9 @@ layers is read equation by equation. Whatever is not known is refused by name: a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Node:
     step: Step
     inputs: list[int]
     path: tuple[Any, ...] | None = None
-    ends_layer: bool = field(default=False)
+    ends_layer: bool = False
 
 
 def read_graph(model: nnx.Module, input_shape: Sequence[int]) -> list[Node]:
@@ -165,9 +166,7 @@ class _Reader:
             return self._add("scale", "", Step("scale", shape, {"factor": number}), [first])
         raise Unknown("which is not among what it knows between layers")
 
-    def _add(
-        self, name: str, layer: str, step: Step, inputs: list[int], path: tuple[Any, ...] | None = None
-    ) -> int:
+    def _add(self, name: str, layer: str, step: Step, inputs: list[int], path: tuple[Any, ...] | None = None) -> int:
         if len(step.shape) not in (1, 3):
             raise UserError(f"look.html cannot show {name}: it gives {step.shape}; only images and vectors are known.")
         taken = sum(node.name == name or node.name.startswith(f"{name} #") for node in self.nodes)
@@ -201,5 +200,5 @@ def _join_scaled_tanh(nodes: list[Node]) -> list[Node]:
             name = f"scaled_tanh #{count + 1}" if count else "scaled_tanh"
             node = Node(name, "", step, nodes[number - 2].inputs)
         numbers[number] = len(kept)
-        kept.append(Node(node.name, node.layer, node.step, [numbers[i] for i in node.inputs], node.path, node.ends_layer))
+        kept.append(dataclasses.replace(node, inputs=[numbers[i] for i in node.inputs]))
     return kept

@@ -15,7 +15,7 @@ from cnnjax.layers.geometry import WindowGeometry
 Shape = tuple[int, ...]
 
 
-class Unknown(Exception):  # noqa: N818
+class Unknown(Exception):
     """Says what the page cannot compute, in a few words."""
 
 
@@ -90,9 +90,7 @@ def _connected(layer: layers.ConnectedConv, x_shape: Shape, y_shape: Shape) -> l
     return [step._replace(options={**step.options, "links": links.astype(int).tolist()})]
 
 
-def _kernel_step(
-    layer: Any, x_shape: Shape, y_shape: Shape, *, groups: int, kernel: np.ndarray | None = None
-) -> Step:
+def _kernel_step(layer: Any, x_shape: Shape, y_shape: Shape, *, groups: int, kernel: np.ndarray | None = None) -> Step:
     """Returns a convolution; its kernel is `(*K, C // groups, F)`."""
     arrays = {"kernel": np.asarray(layer.kernel[...]) if kernel is None else kernel}
     if layer.bias is not None:

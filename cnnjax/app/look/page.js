@@ -16,6 +16,7 @@ const look = (() => {
   function changed(pixels, how) {
     state.pixels = pixels;
     source = how;
+    if (!how.startsWith("test example")) press(null);
     if (waiting) return;
     waiting = true;
     requestAnimationFrame(() => {
@@ -101,10 +102,14 @@ const look = (() => {
     at("convolution").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
+  function press(i) {
+    for (const button of at("strip").children) button.setAttribute("aria-pressed", button.dataset.example === String(i));
+  }
+
   function take(i, scroll = true) {
     drawn.show(state.examples[i]);
     changed(state.examples[i], `test example ${data.examples.numbers[i]}, true ${data.classes[data.examples.labels[i]]}`);
-    for (const button of at("strip").children) button.setAttribute("aria-pressed", button.dataset.example === String(i));
+    press(i);
     if (scroll) at("draw").scrollIntoView({ block: "nearest" });
   }
 

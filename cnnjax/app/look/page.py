@@ -24,11 +24,25 @@ from cnnjax.inspect import layer_table
 
 #: In the order in which they need each other.
 SCRIPTS = ("layers", "net", "paint", "picture", "maps", "numbers", "unit", "windows", "views", "run", "page")
+#: Names for people.
+TITLES = {
+    "alexnet": "AlexNet",
+    "cifar_cnn": "the CIFAR net",
+    "lenet5": "LeNet-5",
+    "lenet5-1998": "LeNet-5 of 1998",
+    "mnist_cnn": "the MNIST net",
+    "resnet18": "ResNet-18",
+    "resnet34": "ResNet-34",
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+    "vgg": "VGG",
+}
+DATASETS = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
 #: Weights of a net that a page can hold.
 MOST_BYTES = 10_000_000
 
 
-def write_page(path: Path, net: TrainedNet, tested: Tested, records: Sequence[report.Record], *, title: str) -> int:
+def write_page(path: Path, net: TrainedNet, tested: Tested, records: Sequence[report.Record]) -> int:
     """Writes the page of a net.
 
     Args:
@@ -36,7 +50,6 @@ def write_page(path: Path, net: TrainedNet, tested: Tested, records: Sequence[re
       net: of a run.
       tested: the test set, or some of it.
       records: of the run's `metrics.jsonl`.
-      title: of the page.
 
     Returns:
       The file's size in bytes.
@@ -47,7 +60,7 @@ def write_page(path: Path, net: TrainedNet, tested: Tested, records: Sequence[re
     if not len(tested.labels):
         raise UserError("look.html needs test examples, and there are none.")
     told = tell(net, tested, records)
-    text = assemble(title, told)
+    text = assemble(title_of(net.config), told)
     path.write_text(text, encoding="utf-8")
     return len(text.encode())
 
@@ -92,6 +105,12 @@ def tell(net: TrainedNet, tested: Tested, records: Sequence[report.Record]) -> d
         "curves": contents.curves(records),
         "table": [row._asdict() for row in layer_table(model, spec.shape)],
     }
+
+
+def title_of(config: Mapping[str, Any]) -> str:
+    """Returns the title of a run's page."""
+    name = config["model"]["name"]
+    return f"Inside {TITLES.get(name, name)}, trained on {DATASETS.get(config['dataset'], config['dataset'])}"
 
 
 def in_float32(net: TrainedNet) -> Any:

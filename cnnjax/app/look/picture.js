@@ -32,7 +32,7 @@ const picture = (() => {
     // A soft stroke: a wide faint line below a narrower bright one.
     function stroke(from, to) {
       ink.lineCap = ink.lineJoin = "round";
-      for (const [width, colour] of [[26, "rgba(255,255,255,0.25)"], [22, "rgba(255,255,255,0.5)"], [17, "#fff"]]) {
+      for (const [width, colour] of [[31, "rgba(255,255,255,0.25)"], [26, "rgba(255,255,255,0.5)"], [20, "#fff"]]) {
         ink.lineWidth = width * (digits ? 1 : 0.6);
         ink.strokeStyle = colour;
         ink.beginPath();
@@ -91,7 +91,22 @@ const picture = (() => {
           for (let x = 0; x < W; x++)
             found[y * W + x] = Math.round(255 * mean(gray, my / mass + 0.5 + (y - centre[0]) * step, mx / mass + 0.5 + (x - centre[1]) * step, step));
       }
-      return inverted ? found.map((value) => 255 - value) : found;
+      const image = coarse(found);
+      return inverted ? image.map((value) => 255 - value) : image;
+    }
+
+    // Images that were enlarged for the net, as those of 8 x 8, are no sharper than they were: so a drawing becomes too.
+    function coarse(image) {
+      const [h, w] = data.stored ?? [H, W], { times, top, left } = margins(h, w);
+      if (times === 1) return image;
+      const small = new Uint8Array(h * w);
+      for (let i = 0; i < small.length; i++) {
+        let sum = 0;
+        for (let t = 0; t < times * times; t++)
+          sum += image[(top + times * Math.floor(i / w) + Math.floor(t / times)) * W + left + times * (i % w) + (t % times)];
+        small[i] = Math.round(sum / times ** 2);
+      }
+      return padded(small, h, w);
     }
 
     // The mean of a square around (y, x).
@@ -139,11 +154,15 @@ const picture = (() => {
       changed(image, file.name);
     }
 
+    function margins(h, w) {
+      const times = Math.max(1, Math.min(Math.floor(Math.min(28, H) / h), Math.floor(Math.min(28, W) / w)));
+      return { times, top: Math.floor((H - times * h) / 2), left: Math.floor((W - times * w) / 2) };
+    }
+
     // A smaller image in the middle of the net's, enlarged by a whole number while it stays within 28 pixels.
     function padded(image, h, w) {
       if (h === H && w === W) return image;
-      const times = Math.max(1, Math.min(Math.floor(Math.min(28, H) / h), Math.floor(Math.min(28, W) / w)));
-      const top = Math.floor((H - times * h) / 2), left = Math.floor((W - times * w) / 2);
+      const { times, top, left } = margins(h, w);
       const from = el("canvas", { width: w, height: h }), to = el("canvas", { width: W, height: H });
       paint.pixels(from.getContext("2d"), h, w, paint.photograph(image, C), 0, 0, 1);
       const context = to.getContext("2d");
