@@ -57,7 +57,7 @@ const maps = (() => {
       if (wide === width * 2 + all) return;
       wide = width * 2 + all;
       count = all || flat ? tiles : Math.min(tiles, FEW);
-      side = flat ? (tiles <= 20 ? 34 : tiles <= 150 ? 20 : 13) : first ? Math.max(1, Math.floor(Math.min(192, width) / W)) : Math.max(1, Math.floor(Math.max(70, Math.min(140, (width + GAP) / C - GAP)) / W));
+      side = flat ? (tiles <= 20 ? 34 : tiles <= 150 ? 20 : 13) : first ? Math.max(1, Math.floor(Math.min(256, width) / W)) : Math.max(1, Math.floor(Math.max(70, Math.min(140, (width + GAP) / C - GAP)) / W));
       while (side > 1 && side * W > width) side--;
       const gap = flat ? 2 : GAP;
       columns = Math.max(1, Math.min(count, Math.floor((width + gap) / (side * W + gap))));

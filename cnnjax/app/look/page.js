@@ -40,8 +40,9 @@ const look = (() => {
     const order = shares.map((_, i) => i);
     const shown = order.length <= 20 ? order : order.sort((a, b) => shares[b] - shares[a]).slice(0, 10);
     const distances = rbf && state.values[nodes.indexOf(rbf)];
+    probabilities.classList.toggle("distances", !!distances);
     probabilities.replaceChildren(...shown.map((i) => el("li", { class: i === best ? "best" : null },
-      rbf && rbf.arrays.centres.length === 84 * shares.length ? bitmap(rbf.arrays.centres.subarray(84 * i, 84 * (i + 1))) : null,
+      distances ? bitmap(rbf.arrays.centres, i) : null,
       el("span", { class: "name" }, data.classes[i]), el("span", { class: "bar" }, el("span", { style: `width:${100 * shares[i]}%` })), el("span", { class: "value" }, paint.percent(shares[i])),
       distances ? el("span", { class: "distance", title: "squared distance to the bitmap" }, number(distances[i])) : null)));
     answer.replaceChildren("The net says ", el("b", {}, data.classes[best]), `, ${paint.percent(shares[best])}.`);
@@ -49,8 +50,10 @@ const look = (() => {
     seen.replaceChildren(paint.picture(state.pixels, shape, 140, { role: "img", "aria-label": "what the net sees" }));
   }
 
-  // A bitmap of LeNet-5's output layer, 12 rows of 7.
-  function bitmap(centre) {
+  // A bitmap of LeNet-5's output layer, 12 rows of 7; of other centres none.
+  function bitmap(centres, i) {
+    if (centres.length !== 84 * data.classes.length) return el("span");
+    const centre = centres.subarray(84 * i, 84 * (i + 1));
     const canvas = el("canvas", { width: 14, height: 24, class: "bitmap", "aria-hidden": "true" });
     paint.pixels(canvas.getContext("2d"), 12, 7, (i) => paint.colour(centre[i], 1), 0, 0, 2);
     return canvas;
@@ -78,7 +81,7 @@ const look = (() => {
     at("unit-value").textContent = one.node ? number(unit.value(state, one), 4) : "";
     at("unit-pinned").textContent = pinned ? "Pinned: click again or press Escape to release." : "Click to pin it.";
     const field = one.node ? receptive(one) : null;
-    panel.replaceChildren(...[field, unit.explain(state, one, { channel, show: (c) => ((channel = c), drawUnit()), toViews })].flat().filter(Boolean));
+    panel.replaceChildren(...[field, unit.explain(state, one, { channel, show: (c) => ((channel = c), drawUnit()), toViews })].flat(2).filter(Boolean));
     all.mark(unit.marks(state, one));
   }
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnnjax import data, ops
 from cnnjax.app.restored import TrainedNet, restore
@@ -173,6 +174,19 @@ def test_every_layer_is_as_jax_has_it(page, net: TrainedNet) -> None:
     assert text(page, ".answer b") == net.config["class_names"][int(logits.argmax())]
 
 
+def test_an_image_file(page, tmp_path: Path) -> None:
+    """A test digit as a large photograph of ink on paper: the net sees it as it was, nearly."""
+    digits = data.digits()
+    paper = Image.fromarray(255 - digits.test_images[100, ..., 0]).resize((240, 240), Image.Resampling.BICUBIC)
+    paper.convert("RGB").save(tmp_path / "paper.png")
+    page.find_element("id", "file").send_keys(str(tmp_path / "paper.png"))
+    wait(page, "document.querySelector('#says .note').innerText.startsWith('paper.png')")
+    found = np.reshape(state(page, "[...state.pixels]"), (32, 32))
+    wanted = data.pad_to_square(digits.test_images[100:101], 32)[0, ..., 0].astype(int)
+    assert np.abs(found - wanted).mean() < 12 < np.abs(255 - found - wanted).mean()
+    assert text(page, ".answer b") == str(digits.test_labels[100])
+
+
 def hover(page, layer: int, y: int, x: int, c: int, *, click: bool = False) -> None:
     """Moves the mouse over a value of a layer's maps."""
     from selenium.webdriver import ActionChains
@@ -184,7 +198,7 @@ def hover(page, layer: int, y: int, x: int, c: int, *, click: bool = False) -> N
     stack = page.find_element("css selector", f"#layer-{layer} .maps")
     canvas = page.find_element("css selector", f"#layer-{layer} .maps canvas")
     columns, shape = canvas.size["width"], state(page, f"state.nodes[{layer}].shape")
-    side = {0: 6, 1: 5, 2: 10}[layer]
+    side = {0: 8, 1: 5, 2: 10}[layer]
     tiles = max(1, round((columns + 6) / (shape[1] * side + 6)))
     px = (c % tiles) * (shape[1] * side + 6) + (x + 0.5) * side
     py = (c // tiles) * (shape[0] * side + 6) + (y + 0.5) * side

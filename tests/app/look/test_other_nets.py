@@ -1,0 +1,84 @@
+"""The pages of the other nets, with drawn weights: every unit can be asked, every view opened."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import data, models
+from cnnjax.app import look
+from cnnjax.app.restored import TrainedNet
+
+NETS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "LeNet-5 of 1998": ({"name": "lenet5-1998"}, 32, 1),
+    "CIFAR net": ({"name": "cifar_cnn", "batch_norm": True, "widths": (40, 8)}, 32, 3),
+    "AlexNet": ({"name": "alexnet", "size": 63, "width": 6, "dense": 16}, 63, 3),
+    "ResNet-18": ({"name": "resnet18", "width": 3}, 32, 3),
+}
+
+
+def write(folder: Path, config: dict[str, Any], size: int, channels: int) -> Path:
+    """Writes the page of a net that nobody trained, with forty images of stripes."""
+    model = models.build({"model": config})
+    model.eval()
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:size, :size] / size
+    stripes = [np.sin(7 * (a * rows + b * columns) + c) for a, b, c in rng.uniform(0, 2, (40 * channels, 3))]
+    images = (127 + 120 * np.stack(stripes).reshape(40, channels, size, size).transpose(0, 2, 3, 1)).astype(np.uint8)
+    spec = data.InputSpec(size=size, channels=channels, mean=(0.5,) * channels, std=(0.3,) * channels)
+    described = {"model": config, "dataset": "stripes", "class_names": [f"kind {i}" for i in range(10)]}
+    net = TrainedNet(model, spec, 7, described)
+    outputs = np.asarray(model(spec.prepare(jnp.asarray(images, jnp.float32))))
+    tested = look.Tested(images, np.arange(40) % 10, outputs, np.arange(40), 40)
+    look.write_page(folder / "look.html", net, tested, [])
+    return folder / "look.html"
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_unit_and_view(browser, tmp_path: Path, name: str) -> None:
+    browser.get_log("browser")
+    browser.get(write(tmp_path, *NETS[name]).as_uri())
+    assert browser.execute_script("return look.worst") < 1e-5
+    count = browser.execute_script("return look.state.nodes.length")
+    for number in range(count):
+        shape = browser.execute_script(f"return look.state.nodes[{number}].shape")
+        sizes = shape if len(shape) == 3 else [1, 1, *shape]
+        for y, x, c in itertools.product(*({0, side - 1} for side in sizes)) if number else [(0, sizes[1] - 1, 0)]:
+            unit = {"node": number, "y": y, "x": x, "c": c}
+            browser.execute_script("look.choose(arguments[0], 'keyboard')", unit)
+            words = browser.execute_script("return document.getElementById('unit').textContent")
+            assert not {"[object", "undefined", "NaN"} & set(words.replace(",", " ").split()), (number, words)
+        where = browser.execute_script("return document.getElementById('unit-where').textContent")
+        value, computed = browser.execute_script(
+            "const {unit: one, nodes, values} = look.state, [H, W, C] = nodes[one.node].shape;"
+            "return [document.getElementById('unit-value').textContent,"
+            " values[one.node][C === undefined ? one.c : (one.y * W + one.x) * C + one.c]]"
+        )
+        assert where
+        if number:
+            assert float(value.replace("−", "-")) == pytest.approx(computed, rel=1e-3, abs=1e-9)
+    for number in browser.execute_script(
+        "return [...document.querySelectorAll('#view-layer option')].map((one) => +one.value)"
+    ):
+        browser.execute_script(f"look.five.choose({{node: {number}, y: 0, x: 0, c: 0}})")
+        for view in range(6):
+            browser.execute_script(f"look.five.open({view})")
+            words = browser.execute_script("return document.getElementById('view-panel').textContent")
+            assert len(words) > 100 and not any(bad in words for bad in ("[object", "undefined", "NaN"))
+    assert browser.get_log("browser") == []
+
+
+def test_the_distances_of_lenet5_of_1998(browser, tmp_path: Path) -> None:
+    """Beside each probability a bitmap and the distance to it; the nearest is the answer."""
+    browser.get(write(tmp_path, *NETS["LeNet-5 of 1998"]).as_uri())
+    found = browser.execute_script("return [...document.querySelectorAll('.distance')].map((one) => +one.textContent)")
+    logits = browser.execute_script("return [...look.state.values.at(-1)]")
+    np.testing.assert_allclose(found, np.negative(logits), rtol=0.006)
+    assert browser.execute_script("return document.querySelectorAll('.probabilities .bitmap').length") == 10
+    answer = browser.execute_script("return document.querySelector('.answer b').textContent")
+    assert answer == f"kind {int(np.argmin(found))}"
