@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -74,7 +75,7 @@ def tell(net: TrainedNet, tested: Tested, records: Sequence[report.Record]) -> d
     where = {row: place for place, row in enumerate(rows)}
     images = np.ascontiguousarray(tested.images[rows])
     checked = images[: contents.IN_STRIP]
-    outputs = np.asarray(model(spec.prepare(jnp.asarray(checked, jnp.float32))), np.float32)
+    outputs = np.asarray(jax.jit(lambda x: model(spec.prepare(x)))(jnp.asarray(checked, jnp.float32)), np.float32)
     mistakes = contents.surest_mistakes(tested)
     classes = len(config["class_names"])
     return {
