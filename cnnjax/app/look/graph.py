@@ -140,7 +140,7 @@ class _Reader:
     def _between(self, equation: JaxprEqn, values: list[int | None]) -> int:
         """Returns the node of an equation between layers."""
         name = equation.primitive.name
-        (out,) = equation.outvars
+        out: Any = equation.outvars[0]
         shape = out.aval.shape[1:]
         dependent = [value for value in values if value is not None]
         first = dependent[0]

@@ -107,10 +107,14 @@ const maps = (() => {
         for (const tile of chosen) if (tile < count) outline(context, tile, what.pixels);
       }
       if (what.unit) {
-        const [x, y] = corner(flat ? what.unit.c : first ? 0 : what.unit.c);
-        context.lineWidth = 2;
+        const [x, y] = corner(first ? 0 : what.unit.c);
         context.strokeStyle = accent;
-        const [u, v] = flat ? [0, 0] : [what.unit.x, what.unit.y];
+        if (flat) {
+          context.lineWidth = 3;
+          return context.strokeRect(x + 1.5, y + 1.5, side - 3, side - 3);
+        }
+        context.lineWidth = 2;
+        const [u, v] = [what.unit.x, what.unit.y];
         context.strokeRect(x + u * side - 1, y + v * side - 1, side + 2, side + 2);
         context.strokeStyle = style.getPropertyValue("--surface").trim();
         context.lineWidth = 1;

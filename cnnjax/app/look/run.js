@@ -39,7 +39,7 @@ const run = (() => {
   function example(state, i, take, below) {
     const { labels, predicted, confidence, numbers: places } = state.data.examples, names = state.data.classes, right = labels[i] === predicted[i];
     const words = `test ${places[i]}, ${names[labels[i]]}, predicted ${names[predicted[i]]} with ${paint.percent(confidence[i])}`;
-    return el("button", { type: "button", class: `example${right ? "" : " wrong"}`, title: words, "aria-label": words, onclick: () => take(i) }, paint.picture(state.examples[i], state.nodes[0].shape, 56, { "aria-hidden": "true" }), below && el("span", {}, below(i)));
+    return el("button", { type: "button", class: `example${right ? "" : " wrong"}`, title: words, "aria-label": words, onclick: () => take(i) }, paint.picture(state.examples[i], state.nodes[0].shape, 56, { "aria-hidden": "true" }), below?.(i).map((line) => el("span", {}, line)));
   }
 
   function confusion(state, take) {
@@ -54,7 +54,7 @@ const run = (() => {
     const body = counts.map((line, row) => {
       const total = line.reduce((a, b) => a + b, 0) || 1;
       return el("tr", {}, el("th", { scope: "row" }, classes[row]), line.map((count, column) => {
-        const share = Math.sqrt(count / total), cell = el("td", { style: `--share:${(100 * share).toFixed(0)}%`, class: row === column ? "right" : "wrong" });
+        const share = count && (row === column ? Math.sqrt(count / total) : 0.12 + 0.88 * Math.sqrt(count / total)), cell = el("td", { style: `--share:${(100 * share).toFixed(0)}%`, class: row === column ? "right" : "wrong" });
         if (count) cell.append(el("button", { type: "button", "aria-label": `${count} of ${classes[row]} predicted as ${classes[column]}`, onclick: () => show(row, column) }, many ? "" : paint.grouped(count)));
         return cell;
       }));
@@ -78,7 +78,7 @@ const run = (() => {
       state.data.curves.length > 0 && el("section", { "aria-labelledby": "curves" }, el("h3", { id: "curves" }, "Curves"), el("div", { class: "charts" }, state.data.curves.map(curve))),
       el("section", { "aria-labelledby": "confusion" }, el("h3", { id: "confusion" }, "Confusion matrix"), el("p", {}, `${paint.grouped(tested - wrong)} of ${of} are right, ${number((100 * (tested - wrong)) / tested, 4)} %.`), confusion(state, take)),
       el("section", { "aria-labelledby": "mistakes" }, el("h3", { id: "mistakes" }, "Surest mistakes"), el("p", {}, mistakes.length ? "The errors that the net was surest of. Choose one to look inside." : "There are none."),
-        el("div", { class: "strip named" }, mistakes.map((i) => example(state, i, take, (one) => `${classes[examples.predicted[one]]} ${paint.percent(examples.confidence[one])}, true ${classes[examples.labels[one]]}`)))),
+        el("div", { class: "strip named" }, mistakes.map((i) => example(state, i, take, (one) => [`${classes[examples.predicted[one]]}, ${paint.percent(examples.confidence[one])}`, `true ${classes[examples.labels[one]]}`])))),
       el("section", { "aria-labelledby": "table" }, el("h3", { id: "table" }, "Layer table"), table(state)),
     ].filter(Boolean);
   }

@@ -154,7 +154,7 @@ const views = (() => {
             values[o * shape[1] + pixel] = crop.kernel[tap];
             set[o * shape[1] + pixel] = 1;
           });
-        details.append(numbers.pictureOf(values, shape, "one dot for each element", { grey: (i) => !set[i] }));
+        details.append(numbers.pictureOf(values, shape, "one dot for each element", { side: Math.max(1, Math.min(4, Math.floor(900 / shape[1]))), grey: (i) => !set[i] }));
       });
       return details;
     }

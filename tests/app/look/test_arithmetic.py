@@ -43,7 +43,7 @@ NETS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 }
 
 #: Long to compile, and without a layer that the others lack.
-SLOW = ("ResNet-50",)
+SLOW = ("MNIST net, strides", "CIFAR net of flax's layers", "AlexNet of one tower", "ResNet-50")
 
 RUN = """
 const [told, weights, images, count, wanted] = arguments, nodes = decode.nodes(told, weights);

@@ -14,6 +14,7 @@ from cnnjax import layers, models
 from cnnjax.app.look.graph import read_graph
 from cnnjax.app.look.page import assemble, encode
 from cnnjax.errors import UserError
+from cnnjax.models.resnet import Residual
 
 
 def test_the_nodes_of_lenet5_of_1998() -> None:
@@ -31,11 +32,16 @@ def test_the_nodes_of_lenet5_of_1998() -> None:
 
 
 def test_a_residual_block_adds_what_it_read() -> None:
-    graph = read_graph(models.build({"model": {"name": "resnet18", "width": 2}}), (32, 32, 3))
+    """As it is, and where the shape changes through a convolution."""
+    blocks = [Residual(2, width, stride, dtype=None, rngs=nnx.Rngs(0)) for width, stride in ((2, 1), (3, 2))]
+    graph = read_graph(nnx.Sequential(*blocks), (8, 8, 2))
     names = [node.name for node in graph]
-    added = next(node for node in graph if node.step.kind == "add")
-    assert [names[number] for number in added.inputs] == ["blocks.0.second.norm", "relu"]
-    assert len({*names}) == len(names) and sum(node.step.kind == "add" for node in graph) == 8
+    added = [[names[number] for number in node.inputs] for node in graph if node.step.kind == "add"]
+    assert added == [
+        ["layers.0.second.norm", "input"],
+        ["layers.1.second.norm", "layers.1.shortcut.norm"],
+    ]
+    assert len({*names}) == len(names)
 
 
 class Own(nnx.Module):

@@ -22,6 +22,8 @@ NETS: dict[str, tuple[dict[str, Any], int, int]] = {
 }
 
 
+#: Long to compile.
+SLOW = ("ResNet-18",)
 #: What JavaScript makes of a value that is not there.
 BAD = ("[object", "undefined", "NaN")
 #: Asks the first and the last unit of each layer: its number, place, shown and computed value, and what is said of it.
@@ -68,7 +70,7 @@ def write(folder: Path, config: dict[str, Any], size: int, channels: int) -> Pat
     return folder / "look.html"
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NETS])
 def test_every_unit_and_view(browser, tmp_path: Path, name: str) -> None:
     browser.get_log("browser")
     browser.get(write(tmp_path, *NETS[name]).as_uri())

@@ -338,7 +338,7 @@ def test_the_matrix(page, chosen) -> None:
     np.testing.assert_allclose(found, wanted, atol=0.006)
     assert numbers(text(page, "#view-panel .result"))[1] == pytest.approx(chosen["own"], rel=1e-3)
     page.execute_script("document.querySelector('#whole-matrix summary').click()")
-    wait(page, "document.querySelector('#whole-matrix canvas')?.width === 196")
+    wait(page, "document.querySelector('#whole-matrix canvas')?.width === 4 * 196")
     assert "100 × 196" in text(page, "#whole-matrix")
 
 
