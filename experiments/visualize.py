@@ -4,11 +4,15 @@
   python experiments/visualize.py --workdir=runs/... --index=17
   python experiments/visualize.py --workdir=runs/... digit.png
   python experiments/visualize.py --workdir=runs/... --learning_rates=1,0.1,0.01
+  python experiments/visualize.py --workdir=runs/... --html
 
 It leaves PNG files in the workdir, and the same pictures among its TensorBoard events: kernels, kernels_of_all_layers,
 feature_maps, receptive_fields, confusion and mistakes. With --learning_rates also learning_rates: the run's net from
 weights drawn from its seed on, on its batches (without cutout and mixing), with plain SGD on the cross-entropy under
 each of these rates. Too large a rate makes the loss oscillate, or ends it in NaN.
+
+With --html it writes one file instead, look.html, which holds the net and runs it in any browser, from disk, without a
+network: draw a digit and watch every layer, ask any unit what makes it, see a convolution in five ways.
 """
 
 from __future__ import annotations
@@ -32,10 +36,10 @@ from absl import flags
 from flax import nnx
 
 from cnnjax import data, layers, models, report, train
-from cnnjax.app import process
+from cnnjax.app import look, process
 from cnnjax.app.augmentation import distortion
 from cnnjax.app.console import progress
-from cnnjax.app.restored import TrainedNet, dataset_of, in_memory, restore, test_example
+from cnnjax.app.restored import TrainedNet, dataset_of, in_memory, predict, restore, test_example
 from cnnjax.errors import UserError
 from cnnjax.inspect import Activation, activations, receptive_regions
 from cnnjax.train.calls import updates_in_call
@@ -56,6 +60,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("batch_size", None, "for --learning_rates; by default the run's", lower_bound=1)
 flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets; by default as in training")
+flags.DEFINE_boolean("html", False, "write look.html, a page that holds the net, in place of the pictures")
 flags.DEFINE_string("output", None, "the folder for the pictures and their TensorBoard events; by default the workdir")
 
 UPDATES_PER_CALL = 10
@@ -66,7 +71,11 @@ def main(arguments: list[str]) -> None:
     rates = learning_rates(FLAGS.learning_rates)
     if len(arguments) > 1:
         raise UserError(f"give one image file, not {len(arguments)}: {' '.join(arguments)}.")
+    if FLAGS.html and (arguments or rates):
+        raise UserError("--html takes no image file and no --learning_rates: drop an image onto the page instead.")
     net = restore(FLAGS.workdir, FLAGS.step)
+    if FLAGS.html:
+        return write_page(net)
     image = data.read_image(arguments[0], net.spec) if arguments else None  # before the data set, which takes long
     dataset, true = dataset_of(net.config, FLAGS.data_dir), None
     if image is None:
@@ -89,6 +98,17 @@ def main(arguments: list[str]) -> None:
     train.add_pictures(folder, net.step, drawn)
     print(
         f"checkpoint {net.step} of {FLAGS.workdir}, {title}; in {folder}: {', '.join(f'{name}.png' for name in drawn)}"
+    )
+
+
+def write_page(net: TrainedNet) -> None:
+    """Writes look.html into the folder of the pictures."""
+    tested = look.test_set(net, dataset_of(net.config, FLAGS.data_dir), FLAGS.data_dir)
+    folder = Path(FLAGS.output or FLAGS.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    size = look.write_page(folder / "look.html", net, tested, look.records(FLAGS.workdir))
+    print(
+        f"checkpoint {net.step} of {FLAGS.workdir}; {folder / 'look.html'}: {size / 1e6:.2f} MB, open it in a browser"
     )
 
 
@@ -174,9 +194,7 @@ def draw_errors(folder: Path, net: TrainedNet, dataset: data.Dataset) -> list[st
     Returns the pictures' names.
     """
     images = net.spec.on_host(dataset.test_images)
-    graph, params, rest = train.split(net.model)
-    state = train.TrainState(params, rest, (), jnp.zeros((), jnp.int32))
-    logits = train.make_predict(graph, data_mesh(), net.spec.prepare, views=net.spec.evaluation_views())(state, images)
+    logits = predict(net, images)
     names, labels = net.config["class_names"], dataset.test_labels
     report.confusion(labels, logits.argmax(-1), names, folder / "confusion.png")
     report.mistakes(images, labels, softmax(logits), names, folder / "mistakes.png")

@@ -51,6 +51,8 @@ DOORS = {
         "train/task.py",
         "train/fingerprint.py",
         "app/experiment.py",
+        "app/look/graph.py",
+        "app/look/kinds.py",
         "app/start.py",
         "app/restored.py",
         "interop",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from cnnjax import data, models, train
 from cnnjax.data import preprocess
 from cnnjax.errors import UserError
+from cnnjax.train.devices import data_mesh
 
 
 class TrainedNet(NamedTuple):
@@ -58,6 +60,14 @@ def in_memory(config: Mapping[str, Any], data_dir: str | None) -> data.Dataset:
     return data.load_dataset(
         config["dataset"], data_dir or config["data_dir"], resize_to, test_share=config["test_share"]
     )
+
+
+def predict(net: TrainedNet, images: np.ndarray) -> np.ndarray:
+    """Returns a net's outputs `(N, classes)` for images as training holds them, by the views its run evaluates."""
+    graph, params, rest = train.split(net.model)
+    state = train.TrainState(params, rest, (), jnp.zeros((), jnp.int32))
+    by_views = net.spec.evaluation_views()
+    return np.asarray(train.make_predict(graph, data_mesh(), net.spec.prepare, views=by_views)(state, images))
 
 
 def test_example(dataset: data.OpenDataset, spec: data.InputSpec, index: str) -> tuple[str, np.ndarray, int]:
