@@ -19,7 +19,7 @@ from cnnjax.errors import UserError
 from cnnjax.ops.conv import onednn
 
 FLAGS = flags.FLAGS
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -134,5 +134,5 @@ def keep_memory() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has none
     if mallopt is not None:
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(parameter, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never: a threshold is an int, and temporaries may be more than its 2 GB
+        mallopt(M_MMAP_MAX, 0)

@@ -20,17 +20,18 @@ from cnnjax.app import process
 process.keep_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    np.ones(2**24, np.float32)
+    np.empty({bytes}, np.uint8)[: 2**26] = 1
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / 2**20)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.confstr("CS_GNU_LIBC_VERSION") is None, reason="glibc's malloc")
+@pytest.mark.parametrize("size", [2**26, 2**32])
 @pytest.mark.parametrize(("setting", "kept"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "1000000"}, False)])
-def test_memory_is_kept_unless_the_user_set_malloc(setting: dict[str, str], kept: bool) -> None:
+def test_memory_is_kept_unless_the_user_set_malloc(setting: dict[str, str], kept: bool, size: int) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     done = subprocess.run(
-        [sys.executable, "-c", ALLOTTED_IN_TURN], env={**own, **setting, "NUMPY_MADVISE_HUGEPAGE": "0"},
+        [sys.executable, "-c", ALLOTTED_IN_TURN.format(bytes=size)], env={**own, **setting, "NUMPY_MADVISE_HUGEPAGE": "0"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     megabytes = float(done.stdout)
