@@ -104,7 +104,7 @@ def test_a_folder_of_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest
     assert parts["validation"][0][0].shape == (37, 37, 3), "as the test images are, not cropped at random"
     held = data.held_out(4, 1, 3).argmax()
     assert parts["validation"][0][1] == data.held_images(found.training, found.spec)[int(held)][1]
-    given = SimpleNamespace(augment=True, jitter=None, cutout=None, mixup=None, cutmix=None)
+    given = SimpleNamespace(augment=True, flip="random", jitter=None, cutout=None, mixup=None, cutmix=None)
     monkeypatch.setattr(augmentation, "FLAGS", given)
     assert augmentation.augmentation(found) is None, "the crops are made as the images are read"
     given.jitter = 0.4

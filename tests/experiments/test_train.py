@@ -157,7 +157,7 @@ def test_a_folder_of_photos_of_any_size_in_colour(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=lenet6"], "error: there is no model 'lenet6': it must be one of alexnet, "),
+        (["--model=lenet6"], "error: there is no model 'lenet6': it must be one of airbench94, "),
         (["--model=my_nets:Nothing"], "error: my_nets has no 'Nothing': the model must be one of its classes"),
         (["--model=no_nets.py:Small"], "error: the file no_nets.py of the model is not there, seen from "),
         (["--model=no_nets:Small"], "error: the module no_nets of the model cannot be imported"),

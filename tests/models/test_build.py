@@ -55,7 +55,11 @@ def test_a_registered_net() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lenet6", {}, r"no model 'lenet6': it must be one of alexnet, .*vgg, or one of your own as package\.module:"),
+        (
+            "lenet6",
+            {},
+            r"no model 'lenet6': it must be one of airbench94, .*vgg, or one of your own as package\.module:",
+        ),
         ("my_nets:Large", {}, "my_nets has no 'Large': the model must be one of its classes or functions"),
         ("my_net:Small", {}, r"the module my_net of the model cannot be imported \(No module named 'my_net'\)"),
         ("my_net.py:Small", {}, r"the file my_net\.py of the model is not there, seen from /"),

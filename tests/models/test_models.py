@@ -85,7 +85,9 @@ def test_colour_images_and_other_class_counts() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(UserError, match="no model 'lenet6': it must be one of alexnet, cifar_cnn, lenet5"):
+    with pytest.raises(
+        UserError, match="no model 'lenet6': it must be one of airbench94, airbench95, airbench96, alexnet"
+    ):
         models.build({"model": {"name": "lenet6"}})
     with pytest.raises(UserError, match="variant must be one of modern, classic, was '2024'"):
         models.build(config(variant="2024"))
