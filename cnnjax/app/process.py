@@ -126,12 +126,14 @@ def keep_memory() -> None:
     Otherwise Linux has to zero new pages.
 
     XLA allocates an executable's temporaries anew at each call, and glibc returns each block above 32 MB to the system
-    at once. The thread that dispatches also computes, as other threads' heaps end at 64 MB. Does nothing where the user
-    has settings of malloc.
+    at once. The thread that dispatches also computes, as other threads' heaps end at 64 MB. Leaves malloc's settings to
+    the user who has any.
     """
-    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if sys.platform != "linux":
         return
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; musl has none
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, -1)  # never: a threshold is an int, and temporaries may be more than its 2 GB
