@@ -15,9 +15,10 @@ from tests import processes
 # ten arrays of 64 MB in turn: anew each time these are 163,840 pages of 4 KB to fill with zeros, kept 16,384
 ALLOTTED_IN_TURN = """
 import resource
-import numpy as np
+import jax, numpy as np
 from cnnjax.app import process
 process.keep_memory()
+assert not jax.config.read("jax_cpu_enable_async_dispatch"), "whoever set malloc"
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     np.empty({bytes}, np.uint8)[: 2**26] = 1
