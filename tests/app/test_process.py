@@ -32,7 +32,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
 def test_memory_is_kept_unless_the_user_set_malloc(setting: dict[str, str], kept: bool, size: int) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     done = subprocess.run(
-        [sys.executable, "-c", ALLOTTED_IN_TURN.format(bytes=size)], env={**own, **setting, "NUMPY_MADVISE_HUGEPAGE": "0"},
+        [sys.executable, "-c", ALLOTTED_IN_TURN.format(bytes=size)],
+        env={**own, **setting, "NUMPY_MADVISE_HUGEPAGE": "0"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     megabytes = float(done.stdout)
