@@ -67,7 +67,10 @@ def gelu(x: jax.Array, approximate: bool | str = False) -> jax.Array:
 
 @jax.custom_jvp
 def _normal_cdf(x: jax.Array) -> jax.Array:
-    """Returns P(X <= x) = (1 + erf(x / sqrt(2))) / 2, as PyTorch computes it: to rounding of 1, not of itself."""
+    """Returns P(X <= x) = (1 + erf(x / sqrt(2))) / 2.
+
+    As in PyTorch, the error is that of rounding numbers near 1: far to the left few digits are left.
+    """
     return 0.5 + 0.5 * lax.erf(x * math.sqrt(0.5))  # XLA takes many times as long for erfc
 
 

@@ -198,11 +198,11 @@ def block_sizes(batch: int, channels: int, temporary_bytes: int) -> tuple[int, i
 
 
 def _tile(windows: Windows) -> bool:
-    """True where windows without holes stand side by side from the first pixel on; what they leave over is not read."""
+    """True where windows without holes stand side by side from the first pixel on; pixels may be left at the end."""
     return windows.stride == windows.window and max(windows.dilation) == 1 and not any(map(any, windows.padding))
 
 
 def _tile_exactly(windows: Windows) -> bool:
     """True where windows without holes cover x, each pixel once."""
-    covered = all(s * n == size for s, n, size in zip(windows.stride, windows.output, windows.sizes, strict=True))
-    return windows.stride == windows.window and covered and not any(map(any, windows.padding))
+    covered = (s * n == size for s, n, size in zip(windows.stride, windows.output, windows.sizes, strict=True))
+    return _tile(windows) and all(covered)
