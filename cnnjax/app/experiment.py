@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,12 @@ def run(experiment: Experiment) -> None:
     options = settings.options(experiment.recipe)
     if options.optimizer == "sdlm" and experiment.before_epoch is None:
         raise UserError("--optimizer=sdlm needs the curvature that lenet5.py --variant=1998 computes: choose another.")
+    if FLAGS.at_once and FLAGS.local_batch_norm:
+        raise UserError("--local_batch_norm shares a batch out over devices, of which --at_once gives a net one.")
     augmentation.loss(experiment.loss), augmentation.metrics()  # refuse contradictions before the data are loaded
     prepared = examples.prepare(experiment.input())
     options = warmed_up(experiment, prepared, options)
-    seeds.run_each(experiment.name, options, lambda folder, own: run_one(experiment, prepared, own, folder))
+    seeds.run_each(experiment.name, options, lambda runs: run_some(experiment, prepared, runs))
 
 
 def warmed_up(experiment: Experiment, prepared: Prepared, options: train.Options) -> train.Options:
@@ -126,44 +129,79 @@ def warmed_up(experiment: Experiment, prepared: Prepared, options: train.Options
     return dataclasses.replace(options, warmup=round(epochs * per_epoch))
 
 
-def run_one(experiment: Experiment, prepared: Prepared, options: train.Options, folder: Path) -> train.Result:
-    """Makes or goes on with one run, in its folder."""
-    spec = prepared.spec
-    with run_dir.claim(folder):
-        config = configuration(experiment, prepared, options, folder)
+def run_some(experiment: Experiment, prepared: Prepared, runs: Mapping[Path, train.Options]) -> list[train.Result]:
+    """Makes or goes on with a run in its folder, or with several at once, which differ in their seeds."""
+    options, folder = next(iter(runs.values())), next(iter(runs))
+    with contextlib.ExitStack() as stack:
+        for own in runs:
+            stack.enter_context(run_dir.claim(own))
+        configs = [configuration(experiment, prepared, own, folder) for folder, own in runs.items()]
         augment = augmentation.augmentation(prepared, whole_cutout=experiment.whole_cutout, **experiment.crop)
-        net = models.build(config)
-        if FLAGS.local_batch_norm:
-            split_batch_norm(net, config["local_batch_norm"])
-        if not checkpoint.steps(folder):  # a run that goes on has its own parameters
-            net = experiment.start(net, prepared) if experiment.start else net
-            net = start_from(net, FLAGS.init_from)
-        print_header(folder, config, {"train": len(prepared.training), "test": len(prepared.test)}, options)
+        nets = [make_net(experiment, prepared, config, own) for own, config in zip(runs, configs, strict=True)]
+        counts = {"train": len(prepared.training), "test": len(prepared.test)}
+        print_header(folder if len(runs) == 1 else folder.parent, configs[0], counts, options)
+        if len(runs) > 1:
+            print(f"{len(runs)} seeds at once, each in a folder of its own there")
         if prepared.is_streamed:
             print("images are read and decoded when they are needed")
-        show_layers(net, spec)
-        result = train.fit(
-            net,
-            prepared.splits(options.seed, options.validation),
-            folder,
-            loss=augmentation.loss(experiment.loss),
-            metrics=augmentation.metrics(),
-            prepare=spec.prepare,
-            augment=augment,
-            views=spec.evaluation_views(),
-            before_epoch=experiment.before_epoch(net) if experiment.before_epoch else None,
-            config=config,
-            watch=Console(),
-            **{**dataclasses.asdict(options), **({"validation": 0} if held_out_here(prepared, options) else {})},
-        )
-        if not result.finished:
-            command = settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)
-            print(f"stopped after update {int(result.state.step)}, saved. Go on with: {command}")
-            return result
-        drawn = pictures.draw(folder, result, prepared, config, experiment.first_layer) if devices.is_main() else []
-        print_scores(result, len(prepared.test))
-        print_files(folder, drawn)
-        return result
+        show_layers(nets[0], prepared.spec)
+        results = fit(experiment, prepared, runs, nets, configs[0], augment)
+        for own, config, result in zip(runs, configs, results, strict=True):
+            report_one(prepared, own, config, result, experiment.first_layer)
+        return results
+
+
+def make_net(experiment: Experiment, prepared: Prepared, config: Mapping[str, Any], folder: Path) -> nnx.Module:
+    """Returns the net that a run starts from; one that goes on takes its parameters from its folder later."""
+    net = models.build(config)
+    if FLAGS.local_batch_norm:
+        split_batch_norm(net, config["local_batch_norm"])
+    if checkpoint.steps(folder):
+        return net
+    return start_from(experiment.start(net, prepared) if experiment.start else net, FLAGS.init_from)
+
+
+def fit(
+    experiment: Experiment,
+    prepared: Prepared,
+    runs: Mapping[Path, train.Options],
+    nets: Sequence[nnx.Module],
+    config: Mapping[str, Any],
+    augment: train.Augment | None,
+) -> list[train.Result]:
+    """Trains the nets: a single one by itself, several at once."""
+    spec, options = prepared.spec, next(iter(runs.values()))
+    data = [prepared.splits(own.seed, own.validation) for own in runs.values()]
+    arguments: dict[str, Any] = {
+        "loss": augmentation.loss(experiment.loss),
+        "metrics": augmentation.metrics(),
+        "prepare": spec.prepare,
+        "augment": augment,
+        "views": spec.evaluation_views(),
+        "before_epoch": experiment.before_epoch(nets[0]) if experiment.before_epoch else None,
+        "config": {name: value for name, value in config.items() if name != "seed"},  # `fit` writes that
+        "watch": Console(),
+        **dataclasses.asdict(options),
+        **({"validation": 0} if held_out_here(prepared, options) else {}),
+    }
+    seeds = [own.seed for own in runs.values()]
+    del arguments["seed"]
+    if len(runs) == 1:
+        return [train.fit(nets[0], data[0], next(iter(runs)), seed=seeds[0], **arguments)]
+    return train.fit_at_once(nets, data, list(runs), seeds, **arguments)
+
+
+def report_one(
+    prepared: Prepared, folder: Path, config: Mapping[str, Any], result: train.Result, first_layer: str | None
+) -> None:
+    """Draws the pictures of a run at its end and prints its scores; else says how to go on with it."""
+    if not result.finished:
+        command = settings.command_to_go_on(folder.parent if FLAGS.seeds else folder)
+        print(f"stopped after update {int(result.state.step)}, saved. Go on with: {command}")
+        return
+    drawn = pictures.draw(folder, result, prepared, config, first_layer) if devices.is_main() else []
+    print_scores(result, len(prepared.test))
+    print_files(folder, drawn)
 
 
 def held_out_here(prepared: Prepared, options: train.Options) -> bool:

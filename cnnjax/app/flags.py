@@ -62,6 +62,10 @@ def define_training_flags(
         "seeds", None, "make so many runs, of seeds seed, seed + 1, ..., in WORKDIR/seedN, and print their mean",
         lower_bound=1,
     )  # fmt: skip
+    flags.DEFINE_bool(
+        "at_once", False, "with --seeds: train all at the same time, dealt out over the devices, those on one device as "
+        "one program; for nets that leave an accelerator idle",
+    )  # fmt: skip
     if recipes:
         flags.DEFINE_enum("recipe", None, list(recipes), "named settings; flags that are given go before them")
     define_run_flags()

@@ -18,35 +18,40 @@ from cnnjax.train import run_dir
 FLAGS = flags.FLAGS
 
 
-def run_each(name: str, options: train.Options, run_one: Callable[[Path, train.Options], train.Result]) -> None:
-    """Makes the run, or those of `--seeds`, each in a folder of its own; prints their mean.
+def run_each(
+    name: str, options: train.Options, run_some: Callable[[Mapping[Path, train.Options]], list[train.Result]]
+) -> None:
+    """Makes the run, or those of `--seeds`, each in a folder of its own, and prints their mean.
 
     Args:
       name: of the experiment, for the default workdir.
       options: of the first run.
-      run_one: makes or goes on with the run in a folder.
+      run_some: makes or goes on with the runs in some folders, at once: with `--at_once` all of them, else one a call.
 
     Raises:
-      UserError: the workdir holds a single run and `--seeds` is given, or the reverse.
+      UserError: the workdir holds a single run and `--seeds` is given, or the reverse; `--at_once` without `--seeds`.
     """
+    if FLAGS.at_once and FLAGS.seeds is None:
+        raise UserError("--at_once is for several runs: give --seeds=N, or leave it out.")
     folder = Path(FLAGS.workdir) if FLAGS.workdir else run_dir.dated(Path("runs"), name)
     deterministic.keep_compiled_in(folder)
     if FLAGS.seeds is None:
         if folder.is_dir() and any(folder.glob("seed*/config.json")):
             raise UserError(f"--workdir={folder} holds the runs of several seeds: give --seeds=N to go on with them.")
-        run_one(folder, options)
+        run_some({folder: options})
         return
     if (folder / "config.json").exists():
         raise UserError(f"--workdir={folder} holds a single run: leave --seeds out, or give another folder.")
     if options.seed + FLAGS.seeds - 1 > LARGEST_SEED:
         raise UserError(f"--seeds={FLAGS.seeds} from --seed={options.seed} on passes {LARGEST_SEED}, the largest seed.")
-    scores = []
-    for seed in range(options.seed, options.seed + FLAGS.seeds):
-        result = run_one(folder / f"seed{seed}", dataclasses.replace(options, seed=seed))
-        if not result.finished:
+    seeds = range(options.seed, options.seed + FLAGS.seeds)
+    runs = {folder / f"seed{seed}": dataclasses.replace(options, seed=seed) for seed in seeds}
+    results: list[train.Result] = []
+    for some in [runs] if FLAGS.at_once else [{own: of_seed} for own, of_seed in runs.items()]:
+        results += run_some(some)
+        if not all(result.finished for result in results):
             return
-        scores.append(result.records[-1])
-    print(table(scores))
+    print(table([result.records[-1] for result in results]))
 
 
 def table(scores: Sequence[Mapping[str, float]]) -> str:

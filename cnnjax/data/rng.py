@@ -18,18 +18,24 @@ FOLDS = 6
 FLIP = 7
 
 
-def key(seed: int, purpose: int, index: int | jax.Array = 0) -> jax.Array:
+def root(seed: int | jax.Array) -> jax.Array:
+    """Returns the key of a seed, which `key` takes in its place: of several seeds under `jax.vmap`."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+def key(seed: int | jax.Array, purpose: int, index: int | jax.Array = 0) -> jax.Array:
     """Returns the key of the `index`-th draw for one purpose.
 
     It is `fold_in(fold_in(key(seed), purpose), index)`.
 
     Args:
-      seed: int, the run's seed.
+      seed: int, the run's seed; or its `root`.
       purpose: one of `INIT`, `SHUFFLE`, `AUGMENT`, `HOLD_OUT`, `DROPOUT`, `CURVATURE`, `FOLDS`, `FLIP`.
       index: int or int32 scalar, traced or not: the epoch or the step.
 
     Returns:
       A typed scalar key. Always threefry2x32, whatever `jax_default_prng_impl` says.
     """
-    root = jax.random.key(seed, impl="threefry2x32")
-    return jax.random.fold_in(jax.random.fold_in(root, purpose), index)
+    is_root = isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    own = seed if is_root else root(seed)
+    return jax.random.fold_in(jax.random.fold_in(own, purpose), index)

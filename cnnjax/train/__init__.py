@@ -1,5 +1,6 @@
 """Training: `fit` for any net, loss, optimiser and data, and the parts it is made of."""
 
+from cnnjax.train.at_once import fit_at_once
 from cnnjax.train.averages import ema, lookahead
 from cnnjax.train.checkpoint import restore
 from cnnjax.train.examples import Examples
@@ -37,6 +38,7 @@ __all__ = [
     "cross_entropy",
     "ema",
     "fit",
+    "fit_at_once",
     "freeze",
     "load",
     "lookahead",

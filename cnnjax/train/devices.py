@@ -6,7 +6,7 @@ each process gives for its own, and no process can read the parts of another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,9 +21,9 @@ LEAST_SHARDED = 2**14
 """Elements of the smallest array that is sharded: smaller ones would cost more messages than they save memory."""
 
 
-def data_mesh() -> Mesh:
-    """Returns the mesh of all devices of all processes along one axis, `"batch"`."""
-    devices = jax.devices()
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of devices along one axis, `"batch"`; by default of all devices of all processes."""
+    devices = devices or jax.devices()
     return jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
 
 

@@ -37,11 +37,17 @@ class DeviceFeed:
       make: as `make_batches` returns it.
       seed: of the run.
       batch_size: examples per update.
+      like: a feed on the same devices, whose examples are used where they are the same arrays.
     """
 
-    def __init__(self, split: Examples, mesh: Mesh, make: Batches, seed: int, batch_size: int):
-        examples = jax.tree.map(canonical, split)
-        self._x, self._y = devices.replicate(mesh, examples.x), devices.replicate(mesh, examples.y)
+    def __init__(
+        self, split: Examples, mesh: Mesh, make: Batches, seed: int, batch_size: int, like: DeviceFeed | None = None
+    ):
+        self._split = split
+        if like is not None and like._has(split):
+            self._x, self._y = like._x, like._y
+        else:
+            self._x, self._y = devices.replicate(mesh, tuple(jax.tree.map(canonical, split)))
         self._mesh, self._make, self._seed, self._batch_size, self._n = mesh, make, seed, batch_size, len(split)
         self._own = devices.own_rows(mesh, batch_size)
 
@@ -50,6 +56,11 @@ class DeviceFeed:
         chosen = batches.indices(self._seed, step, count, self._n, self._batch_size)[:, self._own]
         first = devices.replicate(self._mesh, np.int32(step))
         return self._make(self._x, self._y, devices.share_out(self._mesh, chosen, axis=1), first)
+
+    def _has(self, split: Examples) -> bool:
+        """True where the examples are this feed's, the very arrays."""
+        pairs = [jax.tree.leaves(one) for one in (split, self._split)]
+        return len(split) == self._n and all(one is other for one, other in zip(*pairs, strict=True))
 
     def close(self) -> None:
         """Ends nothing: there are no threads."""

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from cnnjax.data import batches
 from cnnjax.errors import UserError
@@ -26,6 +27,7 @@ from cnnjax.train.metrics import Means, MetricsLog, Record
 from cnnjax.train.reading import Skipped
 from cnnjax.train.state import TrainState, Tree, from_arrays, initial, load_state
 from cnnjax.train.task import BeforeEpoch, Task
+from cnnjax.train.update import Update
 from cnnjax.train.update import make_update as own_update
 from cnnjax.train.watch import Warnings
 
@@ -65,12 +67,13 @@ class Run:
     comes next is computed from what all of them have. The main one alone writes, but for the parts of checkpoints.
     """
 
-    def __init__(self, model: nnx.Module, task: Task):
+    def __init__(self, model: nnx.Module, task: Task, *, mesh: Mesh | None = None, like: Run | None = None):
+        """Prepares a run on the devices of `mesh`, by default all; `like` is one there whose data it may share."""
         options = task.options
         self.model, self.task, self.options, self.folder = model, task, options, task.folder
         self.watch = task.watch if devices.is_main() else Warnings(task.watch)
         self.skipped = Skipped() if options.skip_corrupt else None
-        self.mesh = devices.data_mesh()
+        self.mesh = mesh or devices.data_mesh()
         if options.batch_size // options.accumulate % self.mesh.size:
             raise UserError(
                 f"`batch_size={options.batch_size}` cannot be shared out over {self.mesh.size} devices"
@@ -79,21 +82,19 @@ class Run:
             )
         self.per_epoch, self.total = task.per_epoch, task.total
         average, slow = options.ema is not None, options.lookahead is not None
-        net, state = initial(model, task.optimizer, average=average, lookahead=slow)
+        self.net, state = initial(model, task.optimizer, average=average, lookahead=slow)
         self._settle_config()
-        self.feed = self._make_feed()
+        self.feed = self._make_feed(like)
         self.plain_batches = step.make_batches(self.mesh, options.seed, task.prepare, None)
         self.before_epoch = self._jit_before_epoch()
-        self.evaluator = Evaluator(net, self.mesh, task.prepare, task.views, task.loss, task.metrics,
-                                   probabilities=task.probabilities, workers=task.workers,
-                                   skipped=self.skipped)  # fmt: skip
+        self.evaluator = like.evaluator if like and self.skipped is None else self._make_evaluator()
 
         self.interval, self.epoch_means = Means(), Means()
         state = self._resume(self.with_extra(state, 0))
         shardings = devices.state_shardings(self.mesh, state, shard=options.shard == "params")
         self.state = devices.place(state, shardings)
         self.watch.placed(*devices.bytes_of(self.state))
-        self.train_step = step.make_train_step(self._make_update(net), shardings=shardings)
+        self.train_step = step.make_train_step(self.update_of(options.seed), shardings=shardings)
         self.step = self.first = int(state.step)
         self.log = MetricsLog(self.folder, self.step, writes=devices.is_main())
         self.validation_losses = [r["validation_loss"] for r in self.log.records if "validation_loss" in r]
@@ -105,12 +106,13 @@ class Run:
         self.calls = 0
         self.pending: collections.deque[tuple[int, Scalars]] = collections.deque()
 
-    def _make_update(self, net: Any) -> Any:
+    def update_of(self, seed: int | jax.Array) -> Update:
+        """Returns the update of this run, or of one like it with another seed, see `rng.root`."""
         task, options = self.task, self.options
         if task.make_update is not None:
-            return task.make_update(net, task.optimizer)
+            return task.make_update(self.net, task.optimizer)
         return own_update(
-            net, task.optimizer, task.loss, options.seed, metrics=task.metrics, accumulate=options.accumulate,
+            self.net, task.optimizer, task.loss, seed, metrics=task.metrics, accumulate=options.accumulate,
             ema=options.ema, lookahead_every=options.lookahead, total=self.total,
             gather=self._gather if options.shard == "params" else None,
         )  # fmt: skip
@@ -136,12 +138,18 @@ class Run:
                     self.watch.warn(f"{line}: from here on the bits may differ from those of a run without it")
             devices.wait_for_all("the same settings")
 
-    def _make_feed(self) -> Feed:
+    def _make_evaluator(self) -> Evaluator:
+        task = self.task
+        return Evaluator(self.net, self.mesh, task.prepare, task.views, task.loss, task.metrics,
+                         probabilities=task.probabilities, workers=task.workers, skipped=self.skipped)  # fmt: skip
+
+    def _make_feed(self, like: Run | None) -> Feed:
         task, options = self.task, self.options
         make = step.make_batches(self.mesh, options.seed, task.prepare, task.augment, self.per_epoch)
         training = task.splits["train"]
         if options.stream == "never" or (options.stream == "auto" and fits_on_device(training)):
-            return DeviceFeed(training, self.mesh, make, options.seed, options.batch_size)  # type: ignore[arg-type]
+            there = like.feed if like and isinstance(like.feed, DeviceFeed) else None
+            return DeviceFeed(training, self.mesh, make, options.seed, options.batch_size, there)  # type: ignore[arg-type]
         return HostFeed(
             training, self.mesh, make, options.seed, options.batch_size, next_call=self._updates_from,
             total=self.total, workers=task.workers, skipped=self.skipped,
@@ -177,15 +185,23 @@ class Run:
 
     def until_end(self, caught: list[signal.Signals]) -> Result:
         """Updates until the last epoch, early stopping or a signal."""
-        started = self.clock = time.perf_counter()
-        self.watch.begin(self.first, self.total)
+        started = time.perf_counter()
+        self.begin()
         try:
             while not self.finished() and not self.told_to_stop(caught):
                 self.follow_up(self.make_updates())
             self.drain()
         finally:
             self.watch.end()
-        seconds = time.perf_counter() - started
+        return self.result(time.perf_counter() - started)
+
+    def begin(self) -> None:
+        """Starts the clock, and says so."""
+        self.clock = time.perf_counter()
+        self.watch.begin(self.first, self.total)
+
+    def result(self, seconds: float) -> Result:
+        """Saves, scores the test set where the run is at its end, and returns what `fit` returns."""
         self.save()
         if self.checkpoints is not None:
             self.checkpoints.wait()
@@ -227,11 +243,19 @@ class Run:
 
         Their values are fetched later.
         """
+        x, y = self.next_batches()
+        return self.take(*self.train_step(self.state, x, y))
+
+    def next_batches(self) -> tuple[Tree, Tree]:
+        """Returns the batches of the next call, `(K, B, ...)`; at the start of an epoch, computes what comes before."""
         epoch, within = divmod(self.step, self.per_epoch)
         if within == 0:
             self.state = self.with_extra(self.state, epoch)
-        count = self._updates_from(self.step)
-        self.state, values = self.train_step(self.state, *self.feed(self.step, count))
+        return self.feed(self.step, self._updates_from(self.step))
+
+    def take(self, state: TrainState, values: Scalars) -> int:
+        """Takes the state and the values, `(K,)`, that a call returned; returns K."""
+        self.state, count = state, self._updates_from(self.step)
         for value in values.values():
             value.copy_to_host_async()
         self.pending.append((self.step, values))

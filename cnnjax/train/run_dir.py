@@ -25,7 +25,7 @@ MAY_CHANGE = frozenset(
 #: Settings that runs have had since they could be given, and what they were before.
 SINCE = {"deterministic": False, "skip_corrupt": False, "lookahead": None, "flip": "random"}
 #: The same for its environment.
-ONE_PROCESS = {"processes": 1}
+ALONE = {"processes": 1, "at_once": 1}
 #: Folder of a run's compiled programs, where they are kept with it.
 COMPILED = "compiled"
 #: Environment variables that change the bits.
@@ -118,7 +118,7 @@ def settle_config(path: Path, config: Mapping[str, Any], *, writes: bool = True)
     may_change = {"environment", *MAY_CHANGE}
     if config.get("patience") is not None:
         may_change.discard("eval_every")  # early stopping counts evaluations
-    changed = differences(*({**ONE_PROCESS, **one.get("environment", {})} for one in (old, config)))
+    changed = differences(*({**ALONE, **one.get("environment", {})} for one in (old, config)))
     rates = old.get("schedule", ""), config.get("schedule", "")  # None: of an own optimiser, compared as a function
     if (
         rates in (("constant", "constant"), (None, None))

@@ -118,11 +118,11 @@ def initial(
       lookahead: whether to keep slow parameters and other state.
     """
     net, own_params, own_rest = split(model)
-    params, rest, averaged = _copy(own_params), _copy(own_rest), _copy(own_params) if average else {}
-    slow = _copy((own_params, own_rest)) if lookahead else ()
+    params, rest, averaged = copy(own_params), copy(own_rest), copy(own_params) if average else {}
+    slow = copy((own_params, own_rest)) if lookahead else ()
     opt_state = jax.jit(optimizer.init)(params)  # one program; called as it is, JAX compiles one for every shape
     own = {id(leaf) for leaf in jax.tree.leaves(params)}  # jit hands on arguments that it returns as they are
-    opt_state = jax.tree.map(lambda leaf: _copy(leaf) if id(leaf) in own else leaf, opt_state)
+    opt_state = jax.tree.map(lambda leaf: copy(leaf) if id(leaf) in own else leaf, opt_state)
     return net, TrainState(params, rest, opt_state, jax.device_put(np.int32(0)), average=averaged, slow=slow)
 
 
@@ -191,15 +191,15 @@ def load_state(model: nnx.Module, params: Tree, rest: Tree) -> nnx.Module:
     return _inference(net, *jax.tree.map(jnp.asarray, (state.params, state.rest)))
 
 
-def _copy(tree: Tree) -> Tree:
+def copy(tree: Tree) -> Tree:
     """Copies arrays, without a program to compile; while one is traced, within it."""
 
-    def copy(leaf: jax.Array) -> jax.Array:
+    def copied(leaf: jax.Array) -> jax.Array:
         if isinstance(leaf, jax.core.Tracer):
             return jnp.copy(leaf)
         return jax.device_put(leaf, leaf.sharding, may_alias=False)
 
-    return jax.tree.map(copy, tree)
+    return jax.tree.map(copied, tree)
 
 
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree, Tree]:

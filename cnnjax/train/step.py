@@ -114,16 +114,22 @@ def make_train_step(update: Update, platform: str | None = None, *, shardings: T
       shardings: of the state's arrays, which they keep; the values are then replicated. `None` leaves both to XLA.
     """
 
-    def train_step(state: TrainState, x: Tree, y: Tree) -> tuple[TrainState, Scalars]:
+    placed: dict[str, Any] = {}
+    if shardings is not None:
+        placed["out_shardings"] = shardings, shardings.step  # a scalar, which is on all devices
+    return jax.jit(several(update), donate_argnums=0, compiler_options=compiler_options(platform), **placed)
+
+
+def several(update: Update) -> Update:
+    """Returns the function of K updates, not jitted: `(state, x, y)` of batches `(K, B, ...)`, values `(K,)`."""
+
+    def updates(state: TrainState, x: Tree, y: Tree) -> tuple[TrainState, Scalars]:
         if len(jax.tree.leaves(x)[0]) == 1:  # outside a loop XLA spreads elementwise work over the cores
             state, values = update(state, *jax.tree.map(lambda leaf: leaf[0], (x, y)))
             return state, jax.tree.map(lambda value: value[None], values)
         return jax.lax.scan(lambda state, batch: update(state, *batch), state, (x, y))
 
-    placed: dict[str, Any] = {}
-    if shardings is not None:
-        placed["out_shardings"] = shardings, shardings.step  # a scalar, which is on all devices
-    return jax.jit(train_step, donate_argnums=0, compiler_options=compiler_options(platform), **placed)
+    return updates
 
 
 def make_predict(

@@ -25,7 +25,7 @@ def make_update(
     net: GraphDefs,
     optimizer: optax.GradientTransformation,
     loss: Loss = cross_entropy,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     *,
     metrics: Mapping[str, Metric] | None = None,
     accumulate: int = 1,
@@ -43,7 +43,7 @@ def make_update(
       net: as `split` returns it.
       optimizer: any transformation of optax.
       loss: `loss(outputs, y)`: a scalar, or a scalar and a dict of scalars.
-      seed: with `state.step`, decides what random layers draw.
+      seed: with `state.step`, decides what random layers draw; or its `rng.root`.
       metrics: `metric(outputs, y)` by name; by default the accuracy where labels are classes.
       accumulate: parts of the batch that are computed one after the other; divides the batch's size.
       ema: decay of `state.average`, which must be there: see `initial`.

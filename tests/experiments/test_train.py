@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,30 @@ def test_seeds_make_runs_of_their_own_and_a_table(folder: Path, run: Path) -> No
     assert "--workdir=seeds holds the runs of several seeds: give --seeds=N to go on with them." in message
     message = processes.refusal("train.py", *OWN, "--seeds=2", "--workdir=run", folder=folder)
     assert "--workdir=run holds a single run: leave --seeds out, or give another folder." in message
+
+
+def test_seeds_at_once(folder: Path, run: Path) -> None:
+    """The same numbers as one after the other, but for rounding, in folders alike, in whichever way they go on."""
+    flags = (*TINY, "--epochs=2", "--seed=3", "--seeds=2")
+    processes.good("train.py", *flags, "--workdir=in_turn", folder=folder)
+    printed = processes.good("train.py", *flags, "--workdir=at_once", "--at_once", folder=folder)
+    assert "2 seeds at once, each in a folder of its own there" in printed
+    for seed in ("seed3", "seed4"):
+        pair = [scored(folder / name / seed)[-1] for name in ("at_once", "in_turn")]
+        assert pair[0] == pytest.approx(pair[1], rel=1e-3)
+        assert (folder / "at_once" / seed / "confusion.png").exists()
+    assert re.search("^2 seeds +mean", printed, re.MULTILINE)
+    assert config_of(folder / "at_once/seed3")["environment"]["at_once"] == 2
+    printed = processes.good("train.py", *flags, "--workdir=at_once", "--at_once", folder=folder)
+    assert re.search("^2 seeds +mean", printed, re.MULTILINE), "of runs that are finished"
+
+    message = processes.refusal("train.py", *TINY, "--workdir=new", "--at_once", folder=folder)
+    assert "--at_once is for several runs: give --seeds=N, or leave it out." in message
+    message = processes.refusal("train.py", *flags, "--workdir=new", "--at_once", "--profile", folder=folder)
+    assert "--profile=True traces one run: leave it out, or train the nets one after the other." in message
+    message = processes.refusal("train.py", *flags, "--workdir=new", "--at_once", "--local_batch_norm", folder=folder)
+    assert "--local_batch_norm shares a batch out over devices, of which --at_once gives a net one." in message
+    assert not list((folder / "new").rglob("*.json"))
 
 
 def test_the_kit_in_one_run(folder: Path) -> None:
