@@ -31,10 +31,11 @@ if __name__ == "__main__":  # before the imports, which take seconds
 from functools import partial
 from typing import Any
 
+import jax
 from absl import flags
 from flax import nnx
 
-from cnnjax import train
+from cnnjax import data, train
 from cnnjax.app import experiment, process, settings
 from cnnjax.app import flags as shared
 from cnnjax.errors import UserError
@@ -93,6 +94,11 @@ def main(arguments: list[str]) -> None:
     experiment.run(experiment.Experiment(name="lenet5", model=model, recipe=recipe, size=32, pixels=pixels))
 
 
+def ten_fold(key: jax.Array, images: jax.Array, *, info: data.BatchInfo) -> jax.Array:
+    """Shows each image and nine distortions of it, one an epoch, as in 1998."""
+    return data.expand(images, info, data.squeeze_and_shear)
+
+
 def published(recipe: dict[str, Any]) -> None:
     """Runs the experiment of 1998, with its own pixels and loss.
 
@@ -115,6 +121,7 @@ def published(recipe: dict[str, Any]) -> None:
         loss=partial(map_loss, j=j),
         before_epoch=before_epoch,
         settings={"j": j},
+        distort=ten_fold,
     )
     experiment.run(of_1998)
 

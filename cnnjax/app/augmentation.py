@@ -20,18 +20,26 @@ SETTINGS = ("augment", "flip", "jitter", "cutout", "mixup", "cutmix", "label_smo
 """Flags that decide what training sees."""
 
 
-def augmentation(prepared: Prepared, *, whole_cutout: bool = False, **crop: Any) -> train.Augment | None:
+def augmentation(
+    prepared: Prepared, *, whole_cutout: bool = False, own: train.Augment | None = None, **crop: Any
+) -> train.Augment | None:
     """Returns the augmentation that the flags ask for, for `train.fit`; None where images stay as they are.
 
     Args:
       prepared: the data.
       whole_cutout: whether `--cutout` covers whole squares, by the mean colour; else what of them is inside, by black.
+      own: what `--augment` does in place of the usual, alone.
       **crop: `pad` and `mode` of `data.crop_flip`, of images that are not larger than what the net sees.
 
     Raises:
       UserError: `--cutout` is larger than the images; or `--flip` is for images that are not mirrored.
     """
     spec = prepared.spec
+    if own is not None and FLAGS.augment:
+        for name in ("jitter", "cutout", "mixup", "cutmix"):
+            if FLAGS[name].value:
+                raise UserError(f"--{name}: --augment has distortions of its own with this net: leave one of them out.")
+        return own
     if FLAGS.cutout and FLAGS.cutout >= min(spec.size):
         raise UserError(f"--cutout={FLAGS.cutout} would blank the whole image: give less than {min(spec.size)}.")
     # random crops of photographs are made as these are read

@@ -52,6 +52,7 @@ class Experiment:
       first_layer: layer whose kernels are drawn: its path in the parameters, such as `"blocks/0/conv"`; None finds it.
       crop: `pad` and `mode` of `data.crop_flip`, by which `--augment` crops colour images of the net's own size.
       whole_cutout: as for `augmentation.augmentation`.
+      distort: as `own` for `augmentation.augmentation`.
       start: sets what a new run starts from beside what is drawn, from the net and the training images as it sees them.
       loss: as for `train.fit`; None means the cross-entropy.
       before_epoch: makes `train.fit`'s argument from the model.
@@ -73,6 +74,7 @@ class Experiment:
     first_layer: str | None = "conv1"
     crop: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     whole_cutout: bool = False
+    distort: train.Augment | None = None
     start: Callable[[nnx.Module, Prepared], nnx.Module] | None = None
     loss: train.Loss | None = None
     before_epoch: Callable[[nnx.Module], train.BeforeEpoch] | None = None
@@ -136,7 +138,9 @@ def run_some(experiment: Experiment, prepared: Prepared, runs: Mapping[Path, tra
         for own in runs:
             stack.enter_context(run_dir.claim(own))
         configs = [configuration(experiment, prepared, own, folder) for folder, own in runs.items()]
-        augment = augmentation.augmentation(prepared, whole_cutout=experiment.whole_cutout, **experiment.crop)
+        augment = augmentation.augmentation(
+            prepared, whole_cutout=experiment.whole_cutout, own=experiment.distort, **experiment.crop
+        )
         nets = [make_net(experiment, prepared, config, own) for own, config in zip(runs, configs, strict=True)]
         counts = {"train": len(prepared.training), "test": len(prepared.test)}
         print_header(folder if len(runs) == 1 else folder.parent, configs[0], counts, options)

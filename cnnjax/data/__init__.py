@@ -20,6 +20,7 @@ from cnnjax.data.augment import (
 from cnnjax.data.batches import indices, permutation, steps_per_epoch
 from cnnjax.data.damage import CorruptExample
 from cnnjax.data.dataset import Dataset, held_out, hold_out, may_mirror
+from cnnjax.data.expand import expand, squeeze_and_shear
 from cnnjax.data.held import held_images, sample_images, spec_of_source
 from cnnjax.data.images import looks_inverted, read_image
 from cnnjax.data.input_spec import InputSpec
@@ -65,6 +66,7 @@ __all__ = [
     "cutmix",
     "cutout",
     "digits",
+    "expand",
     "fold",
     "held_images",
     "held_out",
@@ -89,6 +91,7 @@ __all__ = [
     "sample_images",
     "shift_views",
     "spec_of_source",
+    "squeeze_and_shear",
     "standardize",
     "steps_per_epoch",
     "ten_crops",
