@@ -8,6 +8,7 @@ import inspect
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +174,12 @@ def _until_end(runs: Sequence[Run], groups: Sequence[Group], caught: list[signal
     for run in runs:
         run.begin()
     try:
-        while not caught and any(group.going() for group in groups):
-            made = [one for group in groups if group.going() for one in group.make_updates()]
-            for run, count in made:
-                run.follow_up(count)
+        with ThreadPoolExecutor(len(groups)) as pool:  # on the CPU a call returns when it is done
+            while not caught and (going := [group for group in groups if group.going()]):
+                others = [pool.submit(group.make_updates) for group in going[1:]]
+                made = [*going[0].make_updates(), *(one for other in others for one in other.result())]
+                for run, count in made:
+                    run.follow_up(count)
         for run in runs:
             run.drain()
     finally:

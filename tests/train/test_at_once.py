@@ -171,9 +171,10 @@ many = kernels(range(3))
 print([[device.id for device in kernel.devices()] for kernel in many])
 for seed, kernel in enumerate(many):
     np.testing.assert_allclose(kernel, kernels([seed])[0], rtol=1e-4, atol=1e-5)
+np.testing.assert_array_equal(many[1], kernels([1])[0])
 """
 
 
 def test_nets_are_dealt_out_over_devices() -> None:
-    """Of two devices and three nets the first has two; each net on its own gives what it gives alone on one device."""
+    """Of two devices and three nets the first has two; each is what it is alone, that on the second to the bit."""
     assert processes.program(PROGRAM, devices=2) == "[[0], [1], [0]]\n"
