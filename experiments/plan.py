@@ -60,6 +60,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("accumulate", 1, "parts in which each batch is computed, to save memory", lower_bound=1)
 flags.DEFINE_integer("updates_per_call", 1, "updates in one program, such as those of an epoch", lower_bound=1)
+flags.DEFINE_integer("seeds", 1, "nets trained at once on one device, as by --seeds=N --at_once", lower_bound=1)
 flags.DEFINE_integer("lookahead", None, "updates from one meeting with slow weights to the next", lower_bound=1)
 flags.DEFINE_bool("local_batch_norm", False, "batch norm by the statistics of each device's share of a batch")
 shared.define_float("ema", "decay of a moving average of the weights, which takes memory", least=0, below=1)
@@ -173,6 +174,7 @@ def lowered(net: Net, devices: Sequence[jax.Device], batch_size: int) -> jax.sta
         ema=FLAGS.ema,
         lookahead=FLAGS.lookahead,
         updates=FLAGS.updates_per_call,
+        nets=FLAGS.seeds,
     )
 
 
@@ -183,7 +185,9 @@ def compiled(net: Net, target: plan.Target, devices: Sequence[jax.Device]) -> pl
     return say(
         target,
         batch_size,
-        lambda: plan.estimate(target, step, net.table, FLAGS.dtype, batch_size, updates=FLAGS.updates_per_call),
+        lambda: plan.estimate(
+            target, step, net.table, FLAGS.dtype, batch_size, updates=FLAGS.updates_per_call, nets=FLAGS.seeds
+        ),
     )
 
 
@@ -266,6 +270,7 @@ def as_json(net: Net, found: Sequence[tuple[plan.Estimate, plan.Largest | None]]
         "optimizer": FLAGS.optimizer,
         "accumulate": FLAGS.accumulate,
         "updates_per_call": FLAGS.updates_per_call,
+        "seeds": FLAGS.seeds,
         "lookahead": FLAGS.lookahead,
         "local_batch_norm": FLAGS.local_batch_norm,
         "ema": FLAGS.ema,

@@ -35,7 +35,8 @@ def print_scores(result: train.Result, test_examples: int) -> None:
     if sentence := overfitting(result.records, test_examples):
         print(sentence)
     if result.updates:
-        print(f"{counted(result.updates, 'update')} in {result.seconds:.1f} s, evaluations and compiling included")
+        updates = f"{counted(result.updates, 'update')} in {result.seconds:.1f} s, evaluations included"
+        print(f"{updates}; {result.compile_seconds:.1f} s of that compiling")
 
 
 def counted(number: int, what: str) -> str:

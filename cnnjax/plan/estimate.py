@@ -25,6 +25,7 @@ class Estimate:
       dtype: of the net's arrays.
       batch_size: examples over all devices.
       updates: in a call of the program.
+      nets: trained at once, each with batches of its own.
       compile_seconds: that it took here to compile the program.
       program: as compiled; a `Refusal` where it does not fit.
       state_size: bytes on each device of the parameters, the other state and the optimiser's.
@@ -39,6 +40,7 @@ class Estimate:
     dtype: str
     batch_size: int
     updates: int
+    nets: int
     compile_seconds: float
     program: Program | Refusal
     state_size: int
@@ -59,13 +61,14 @@ class Estimate:
 
     @property
     def examples_per_second(self) -> float | None:
-        """Upper bound of the speed."""
-        return self.batch_size / self.bound.seconds if self.bound else None
+        """Upper bound of the speed, of all nets together."""
+        return self.nets * self.batch_size / self.bound.seconds if self.bound else None
 
 
 def estimate(
-    target: Target, lowered: jax.stages.Lowered, table: Table, dtype: str, batch_size: int, *, updates: int = 1
-) -> Estimate:
+    target: Target, lowered: jax.stages.Lowered, table: Table, dtype: str, batch_size: int, *, updates: int = 1,
+    nets: int = 1,
+) -> Estimate:  # fmt: skip
     """Compiles a step for its target and returns what it needs and takes.
 
     Args:
@@ -75,6 +78,7 @@ def estimate(
       dtype: of the net's arrays, `"float32"`, `"bfloat16"` or `"float16"`.
       batch_size: examples over all devices.
       updates: in a call of the program.
+      nets: trained at once; layers are those of one.
 
     Raises:
       JaxRuntimeError: XLA cannot compile it for another reason than memory.
@@ -89,12 +93,13 @@ def estimate(
     if isinstance(compiled, Program):
         found = roofline.bound(target, dtype, operations, compiled.traffic / updates, compiled.collectives)
         found = found._replace(link=found.link / updates)
-    per_parameter = state_size / max(table.total.params, 1)
+    per_parameter = state_size / nets / max(table.total.params, 1)
     return Estimate(
         target=target,
         dtype=dtype,
         batch_size=batch_size,
         updates=updates,
+        nets=nets,
         compile_seconds=compile_seconds,
         program=compiled,
         state_size=state_size,

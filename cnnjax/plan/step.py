@@ -13,10 +13,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from cnnjax.errors import UserError
+from cnnjax.train import at_once
 from cnnjax.train.losses import Loss, cross_entropy
 from cnnjax.train.state import GraphDefs, TrainState, initial
 from cnnjax.train.step import make_apply, make_train_step
-from cnnjax.train.update import make_update
+from cnnjax.train.update import Update, make_update
 
 
 def lower_update(
@@ -33,6 +34,7 @@ def lower_update(
     ema: float | None = None,
     lookahead: int | None = None,
     updates: int = 1,
+    nets: int = 1,
 ) -> jax.stages.Lowered:
     """Lowers training updates, as `train.fit` jits a call: the state is donated and replicated, the batch sharded.
 
@@ -49,13 +51,14 @@ def lower_update(
       ema: as for `train.fit`.
       lookahead: as for `train.fit`.
       updates: in the call, see `train.Options.updates_per_call`.
+      nets: trained at once on a single device, see `train.fit_at_once`; each has a state and batches of its own.
 
     Returns:
       The lowered program of `(state, x, y) -> (state, values)`; x is `(updates, batch_size, *example_shape)`. Its
-      `compile()` needs the compiler of that platform.
+      `compile()` needs the compiler of that platform. Of several nets all three are lists.
 
     Raises:
-      UserError: the batch cannot be shared out over the devices.
+      UserError: the batch cannot be shared out over the devices; or there are several nets and devices.
     """
     if batch_size < 1 or batch_size % (len(devices) * accumulate):
         parts = f" in {accumulate} parts" if accumulate > 1 else ""
@@ -68,10 +71,17 @@ def lower_update(
     label = label or jax.ShapeDtypeStruct((), jnp.int32)
     x = jax.ShapeDtypeStruct((updates, batch_size, *example_shape), example_dtype)
     y = jax.ShapeDtypeStruct((updates, batch_size, *label.shape), label.dtype)
-    update = make_update(net, optimizer, loss, accumulate=accumulate, ema=ema, lookahead_every=lookahead)
-    train_step = make_train_step(update, devices[0].platform)
+
+    def update_of(seed: int | jax.Array) -> Update:
+        return make_update(net, optimizer, loss, seed, accumulate=accumulate, ema=ema, lookahead_every=lookahead)
+
+    platform, (state,) = devices[0].platform, _on(mesh, PartitionSpec(), state)
     batch = _on(mesh, PartitionSpec(None, "batch"), x, y)
-    return train_step.lower(*_on(mesh, PartitionSpec(), state), *batch)  # type: ignore[attr-defined]
+    if nets == 1:
+        return make_train_step(update_of(0), platform).lower(state, *batch)  # type: ignore[attr-defined]
+    if len(devices) > 1:
+        raise UserError(f"nets that are trained at once have one device, and {len(devices)} were given: plan for one.")
+    return at_once.make_step(update_of, range(nets), platform=platform).lower(*([each] * nets for each in (state, *batch)))
 
 
 def lower_evaluation(

@@ -35,11 +35,12 @@ def report(estimate: Estimate, net: str) -> list[str]:
             ("at least", _bound_line(estimate, estimate.bound)),
         ]
         if program.seconds is not None and estimate.updates == 1:  # XLA does not count how often a loop turns
-            rows.append(("XLA's estimate", f"{_ms(program.seconds)} a step: {_rate(batch / program.seconds)}"))
+            rows.append(("XLA's estimate", f"{_ms(program.seconds)} a step: {_rate(estimate.nets * batch / program.seconds)}"))
         rows.append(("bottleneck", BOTTLENECKS[estimate.bound.bottleneck]))
     rows.append(("compiled in", f"{estimate.compile_seconds:.0f} s here, once: not among the seconds of a step"))
     calls = f", {estimate.updates} updates a call" if estimate.updates > 1 else ""
-    head = f"{target.name}: {target.size} x {target.chip.label}, batch {batch:,}{calls}: {net}"
+    nets = f"{estimate.nets} nets at once, each " if estimate.nets > 1 else ""
+    head = f"{target.name}: {target.size} x {target.chip.label}, {nets}batch {batch:,}{calls}: {net}"
     return [head, *(f"  {name:15} {text}" for name, text in rows), *_layer_lines(estimate.layers)]
 
 

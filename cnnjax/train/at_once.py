@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import signal
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cnnjax.data import rng
 from cnnjax.errors import UserError
 from cnnjax.train import devices, fingerprint, run_dir, step
+from cnnjax.train.clock import Clock
 from cnnjax.train.fit import fit
 from cnnjax.train.loop import Result, Run
 from cnnjax.train.losses import Scalars
@@ -122,7 +122,7 @@ class Group:
         if len(self.runs) == 1:
             return [(run, run.make_updates()) for run in going]
         if self._step is None:
-            self._step = make_step(self.runs[0].update_of, [run.options.seed for run in self.runs], self.mesh)
+            self._step = make_step(self.runs[0].update_of, [run.options.seed for run in self.runs], mesh=self.mesh)
         batches = {id(run): run.next_batches() for run in going}
         spare = batches[id(going[0])]
         states = [run.state if id(run) in batches else copy(run.state) for run in self.runs]  # it is donated
@@ -137,7 +137,13 @@ class Group:
                 stack.callback(run.close)
 
 
-def make_step(update_of: Any, seeds: Sequence[int], mesh: jax.sharding.Mesh | None = None) -> Any:
+def make_step(
+    update_of: Callable[[jax.Array], Update],
+    seeds: Sequence[int],
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    platform: str | None = None,
+) -> Any:
     """Returns the jitted function of K updates of several nets at once; it donates the states.
 
     It is `step(states, xs, ys) -> (states, values)`, each a list with one entry a net, see `step.make_train_step`.
@@ -146,6 +152,7 @@ def make_step(update_of: Any, seeds: Sequence[int], mesh: jax.sharding.Mesh | No
       update_of: `update_of(root)` returns the update for the key of a seed, see `rng.root`.
       seeds: of the nets.
       mesh: of one device, where the states lie.
+      platform: as for `step.make_train_step`.
     """
 
     def update(state: TrainState, x: Tree, y: Tree) -> tuple[TrainState, Scalars]:
@@ -157,7 +164,7 @@ def make_step(update_of: Any, seeds: Sequence[int], mesh: jax.sharding.Mesh | No
         return _unstack(state, len(seeds)), _unstack(values, len(seeds), axis=1)
 
     placed = {} if mesh is None else {"out_shardings": NamedSharding(mesh, PartitionSpec())}
-    return jax.jit(updates, donate_argnums=0, compiler_options=step.compiler_options(), **placed)
+    return jax.jit(updates, donate_argnums=0, compiler_options=step.compiler_options(platform), **placed)
 
 
 def _stack(trees: Sequence[Tree], axis: int = 0) -> Tree:
@@ -170,23 +177,21 @@ def _unstack(tree: Tree, count: int, axis: int = 0) -> list[Tree]:
 
 def _until_end(runs: Sequence[Run], groups: Sequence[Group], caught: list[signal.Signals]) -> list[Result]:
     """Updates until all runs are at their end, or until a signal."""
-    started = time.perf_counter()
     for run in runs:
         run.begin()
     try:
-        with ThreadPoolExecutor(len(groups)) as pool:  # on the CPU a call returns when it is done
+        with Clock() as clock, ThreadPoolExecutor(len(groups)) as pool:  # on the CPU a call returns when it is done
             while not caught and (going := [group for group in groups if group.going()]):
                 others = [pool.submit(group.make_updates) for group in going[1:]]
                 made = [*going[0].make_updates(), *(one for other in others for one in other.result())]
                 for run, count in made:
                     run.follow_up(count)
-        for run in runs:
-            run.drain()
+            for run in runs:
+                run.drain()
     finally:
         for run in runs:
             run.watch.end()
-    seconds = time.perf_counter() - started
-    return [run.result(seconds) for run in runs]
+    return [run.result(clock) for run in runs]
 
 
 def _task(model: nnx.Module, data: Mapping[str, Any], workdir: Any, seed: int, arguments: Mapping[str, Any]) -> Task:

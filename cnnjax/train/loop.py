@@ -19,6 +19,7 @@ from cnnjax.data import batches
 from cnnjax.errors import UserError
 from cnnjax.train import checkpoint, devices, metrics, run_dir, step
 from cnnjax.train.calls import updates_in_call
+from cnnjax.train.clock import Clock
 from cnnjax.train.evaluate import Evaluator
 from cnnjax.train.examples import gather
 from cnnjax.train.feed import DeviceFeed, Feed, HostFeed, fits_on_device
@@ -48,6 +49,7 @@ class Result(NamedTuple):
       updates: number of updates made by this process.
       seconds: time from the first of them to the last, evaluations included.
       labels: of the test set, in the order of `outputs`; `None` where those are.
+      compile_seconds: those of `seconds` in which programs were made.
     """
 
     model: nnx.Module
@@ -58,6 +60,7 @@ class Result(NamedTuple):
     updates: int
     seconds: float
     labels: Tree = None
+    compile_seconds: float = 0.0
 
 
 class Run:
@@ -185,22 +188,22 @@ class Run:
 
     def until_end(self, caught: list[signal.Signals]) -> Result:
         """Updates until the last epoch, early stopping or a signal."""
-        started = time.perf_counter()
         self.begin()
         try:
-            while not self.finished() and not self.told_to_stop(caught):
-                self.follow_up(self.make_updates())
-            self.drain()
+            with Clock() as clock:
+                while not self.finished() and not self.told_to_stop(caught):
+                    self.follow_up(self.make_updates())
+                self.drain()
         finally:
             self.watch.end()
-        return self.result(time.perf_counter() - started)
+        return self.result(clock)
 
     def begin(self) -> None:
         """Starts the clock, and says so."""
         self.clock = time.perf_counter()
         self.watch.begin(self.first, self.total)
 
-    def result(self, seconds: float) -> Result:
+    def result(self, clock: Clock) -> Result:
         """Saves, scores the test set where the run is at its end, and returns what `fit` returns."""
         self.save()
         if self.checkpoints is not None:
@@ -216,7 +219,8 @@ class Run:
             metrics.add_hyperparameters(self.folder, self.task.config, self.log.records[-1])
         state = devices.to_host(self.state)
         model = load_state(self.model, state.evaluated(), state.rest)
-        return Result(model, self.state, self.log.records, outputs, finished, self.step - self.first, seconds, labels)
+        return Result(model, self.state, self.log.records, outputs, finished, self.step - self.first, clock.seconds,
+                      labels, clock.compile_seconds)  # fmt: skip
 
     def told_to_stop(self, caught: list[signal.Signals]) -> bool:
         """Returns True where a signal came: with several processes, to any one, and at the same call in all of them."""
@@ -233,10 +237,8 @@ class Run:
             return
         for sentence in self.skipped.take_new():
             self.watch.warn(f"skipped: {sentence}")
-        if at_end and len(self.skipped):
-            self.watch.warn(
-                f"{len(self.skipped)} corrupt example{'s were' if len(self.skipped) > 1 else ' was'} skipped"
-            )
+        if at_end and (count := len(self.skipped)):
+            self.watch.warn(f"{count} corrupt example{'s were' if count > 1 else ' was'} skipped")
 
     def make_updates(self) -> int:
         """Makes the updates of one call and returns their number.

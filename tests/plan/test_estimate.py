@@ -119,3 +119,18 @@ def test_another_platforms_step_has_no_options_of_the_cpu() -> None:
 
     assert compiler_options("gpu") is None and compiler_options("tpu") is None
     assert compiler_options() == compiler_options(jax.default_backend())
+
+
+def test_nets_at_once() -> None:
+    """Three nets compute and keep three times as much, and are lowered for one device."""
+    one, three = lowered(), lowered(nets=3)
+    alone, together = (
+        plan.estimate(plan.parse("gpu:h100"), step, table(), "float32", 6, nets=nets)
+        for step, nets in ((one, 1), (three, 3))
+    )
+    assert together.operations == 3 * alone.operations and together.state_size == 3 * alone.state_size
+    assert together.batch_bytes == 3 * alone.batch_bytes and together.layers == alone.layers
+    assert together.bound is not None and together.examples_per_second == 18 / together.bound.seconds
+    assert text.report(together, "Dense")[0] == "gpu:h100: 1 x H100 80GB, 3 nets at once, each batch 6: Dense"
+    with pytest.raises(UserError, match="nets that are trained at once have one device, and 2 were given: plan for one"):
+        plan.lower_update(Dense, optax.adam(1e-3), jax.devices()[:1] * 2, example_shape=(4, 4, 1), batch_size=6, nets=3)
