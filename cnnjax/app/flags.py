@@ -63,8 +63,8 @@ def define_training_flags(
         lower_bound=1,
     )  # fmt: skip
     flags.DEFINE_bool(
-        "at_once", False, "with --seeds: train all at the same time, dealt out over the devices, those on one device as "
-        "one program; for nets that leave an accelerator idle",
+        "at_once", False, "with --seeds: train all at the same time, dealt out over the devices, and those on one "
+        "device as one program",
     )  # fmt: skip
     if recipes:
         flags.DEFINE_enum("recipe", None, list(recipes), "named settings; flags that are given go before them")

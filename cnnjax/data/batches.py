@@ -34,7 +34,7 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=2)  # one program; called as it is, JAX compiles six
 def _permutation(seed: jax.Array, epoch: jax.Array, n: int) -> jax.Array:
-    return jax.random.permutation(rng.key(seed, rng.SHUFFLE, epoch), n)  # type: ignore[arg-type]
+    return jax.random.permutation(rng.key(seed, rng.SHUFFLE, epoch), n)
 
 
 def sample(seed: int, epoch: int, n: int, count: int) -> np.ndarray:

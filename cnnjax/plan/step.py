@@ -81,7 +81,8 @@ def lower_update(
         return make_train_step(update_of(0), platform).lower(state, *batch)  # type: ignore[attr-defined]
     if len(devices) > 1:
         raise UserError(f"nets that are trained at once have one device, and {len(devices)} were given: plan for one.")
-    return at_once.make_step(update_of, range(nets), platform=platform).lower(*([each] * nets for each in (state, *batch)))
+    of_all = ([each] * nets for each in (state, *batch))
+    return at_once.make_step(update_of, range(nets), platform=platform).lower(*of_all)
 
 
 def lower_evaluation(

@@ -35,7 +35,8 @@ def report(estimate: Estimate, net: str) -> list[str]:
             ("at least", _bound_line(estimate, estimate.bound)),
         ]
         if program.seconds is not None and estimate.updates == 1:  # XLA does not count how often a loop turns
-            rows.append(("XLA's estimate", f"{_ms(program.seconds)} a step: {_rate(estimate.nets * batch / program.seconds)}"))
+            rate = _rate(estimate.nets * batch / program.seconds)
+            rows.append(("XLA's estimate", f"{_ms(program.seconds)} a step: {rate}"))
         rows.append(("bottleneck", BOTTLENECKS[estimate.bound.bottleneck]))
     rows.append(("compiled in", f"{estimate.compile_seconds:.0f} s here, once: not among the seconds of a step"))
     calls = f", {estimate.updates} updates a call" if estimate.updates > 1 else ""

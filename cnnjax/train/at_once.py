@@ -163,7 +163,7 @@ def make_step(
         state, values = step.several(update)(_stack(states), *(_stack(each, axis=1) for each in (xs, ys)))
         return _unstack(state, len(seeds)), _unstack(values, len(seeds), axis=1)
 
-    placed = {} if mesh is None else {"out_shardings": NamedSharding(mesh, PartitionSpec())}
+    placed: dict[str, Any] = {} if mesh is None else {"out_shardings": NamedSharding(mesh, PartitionSpec())}
     return jax.jit(updates, donate_argnums=0, compiler_options=step.compiler_options(platform), **placed)
 
 

@@ -32,9 +32,9 @@ class Clock:
         monitoring.unregister_event_time_span_listener(self._note)
         self.compile_seconds = covered(self._spans)
 
-    def _note(self, event: str, start: float, end: float, **others: Any) -> None:
+    def _note(self, event: str, start_time: float, end_time: float, **others: Any) -> None:
         if event.startswith(COMPILING):
-            self._spans.append((start, end))
+            self._spans.append((start_time, end_time))
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

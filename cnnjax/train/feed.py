@@ -44,10 +44,9 @@ class DeviceFeed:
         self, split: Examples, mesh: Mesh, make: Batches, seed: int, batch_size: int, like: DeviceFeed | None = None
     ):
         self._split = split
-        if like is not None and like._has(split):
-            self._x, self._y = like._x, like._y
-        else:
-            self._x, self._y = devices.replicate(mesh, tuple(jax.tree.map(canonical, split)))
+        self._held: tuple[Tree, Tree] = (
+            like._held if like and like._has(split) else devices.replicate(mesh, tuple(jax.tree.map(canonical, split)))
+        )
         self._mesh, self._make, self._seed, self._batch_size, self._n = mesh, make, seed, batch_size, len(split)
         self._own = devices.own_rows(mesh, batch_size)
 
@@ -55,7 +54,7 @@ class DeviceFeed:
         """Returns the batches of `count` updates from `step` on, `(count, batch_size, ...)`."""
         chosen = batches.indices(self._seed, step, count, self._n, self._batch_size)[:, self._own]
         first = devices.replicate(self._mesh, np.int32(step))
-        return self._make(self._x, self._y, devices.share_out(self._mesh, chosen, axis=1), first)
+        return self._make(*self._held, devices.share_out(self._mesh, chosen, axis=1), first)
 
     def _has(self, split: Examples) -> bool:
         """True where the examples are this feed's, the very arrays."""

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -90,7 +90,7 @@ class Run:
         self.feed = self._make_feed(like)
         self.plain_batches = step.make_batches(self.mesh, options.seed, task.prepare, None)
         self.before_epoch = self._jit_before_epoch()
-        self.evaluator = like.evaluator if like and self.skipped is None else self._make_evaluator()
+        self.evaluator: Evaluator = like.evaluator if like and self.skipped is None else self._make_evaluator()
 
         self.interval, self.epoch_means = Means(), Means()
         state = self._resume(self.with_extra(state, 0))

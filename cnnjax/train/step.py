@@ -113,7 +113,6 @@ def make_train_step(update: Update, platform: str | None = None, *, shardings: T
         the platform of this process.
       shardings: of the state's arrays, which they keep; the values are then replicated. `None` leaves both to XLA.
     """
-
     placed: dict[str, Any] = {}
     if shardings is not None:
         placed["out_shardings"] = shardings, shardings.step  # a scalar, which is on all devices

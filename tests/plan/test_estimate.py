@@ -132,5 +132,5 @@ def test_nets_at_once() -> None:
     assert together.batch_bytes == 3 * alone.batch_bytes and together.layers == alone.layers
     assert together.bound is not None and together.examples_per_second == 18 / together.bound.seconds
     assert text.report(together, "Dense")[0] == "gpu:h100: 1 x H100 80GB, 3 nets at once, each batch 6: Dense"
-    with pytest.raises(UserError, match="nets that are trained at once have one device, and 2 were given: plan for one"):
+    with pytest.raises(UserError, match="nets that are trained at once have one device, and 2 were given"):
         plan.lower_update(Dense, optax.adam(1e-3), jax.devices()[:1] * 2, example_shape=(4, 4, 1), batch_size=6, nets=3)

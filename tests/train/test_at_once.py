@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -149,7 +148,7 @@ def test_it_refuses_nets_that_differ() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_all(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="became (nan|inf)"):
+    with pytest.raises(UserError, match=r"became (nan|inf)"):
         at_once(tmp_path, learning_rate=1e38, optimizer="sgd")
 
 
