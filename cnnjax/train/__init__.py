@@ -5,12 +5,12 @@ from cnnjax.train.averages import ema, lookahead
 from cnnjax.train.checkpoint import restore
 from cnnjax.train.examples import Examples
 from cnnjax.train.fit import fit
-from cnnjax.train.loop import Result
 from cnnjax.train.loss_scale import loss_scale_of, scale_loss
 from cnnjax.train.losses import Loss, Metric, accuracy, cross_entropy, top_k
 from cnnjax.train.metrics import add_pictures
 from cnnjax.train.optimizers import freeze, max_norm
 from cnnjax.train.options import Options
+from cnnjax.train.result import Result
 from cnnjax.train.state import GraphDefs, TrainState, apply_training, split
 from cnnjax.train.state import load_state as load
 from cnnjax.train.step import Augment, Prepare, Views, make_batches, make_predict, make_train_step

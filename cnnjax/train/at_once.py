@@ -21,8 +21,9 @@ from cnnjax.errors import UserError
 from cnnjax.train import devices, fingerprint, run_dir, step
 from cnnjax.train.clock import Clock
 from cnnjax.train.fit import fit
-from cnnjax.train.loop import Result, Run
+from cnnjax.train.loop import Run
 from cnnjax.train.losses import Scalars
+from cnnjax.train.result import Result
 from cnnjax.train.signals import catch_signals
 from cnnjax.train.state import TrainState, Tree, copy, split
 from cnnjax.train.task import Task, make_task

@@ -67,11 +67,13 @@ def replicate(mesh: Mesh, tree: Tree) -> Tree:
 
 
 def place(tree: Tree, shardings: Tree) -> Tree:
-    """Puts arrays, which each process holds in full, on the devices as the shardings say."""
+    """Puts arrays, which each process holds in full or which lie there already, on the devices as the shardings say."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 

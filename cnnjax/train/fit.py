@@ -12,8 +12,9 @@ import optax
 from flax import nnx
 
 from cnnjax.train import run_dir, step
-from cnnjax.train.loop import Result, Run
+from cnnjax.train.loop import Run
 from cnnjax.train.losses import Loss, Metric, cross_entropy
+from cnnjax.train.result import Result
 from cnnjax.train.signals import catch_signals
 from cnnjax.train.task import BeforeEpoch, MakeUpdate, make_task
 from cnnjax.train.watch import Watch

@@ -7,7 +7,6 @@ import math
 import signal
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,8 +23,9 @@ from cnnjax.train.evaluate import Evaluator
 from cnnjax.train.examples import gather
 from cnnjax.train.feed import DeviceFeed, Feed, HostFeed, fits_on_device
 from cnnjax.train.losses import Scalars
-from cnnjax.train.metrics import Means, MetricsLog, Record
+from cnnjax.train.metrics import Means, MetricsLog
 from cnnjax.train.reading import Skipped
+from cnnjax.train.result import Result
 from cnnjax.train.state import TrainState, Tree, from_arrays, initial, load_state
 from cnnjax.train.task import BeforeEpoch, Task
 from cnnjax.train.update import Update
@@ -34,33 +34,6 @@ from cnnjax.train.watch import Warnings
 
 TRACED_CALLS = 5
 """Calls of the train step that `profile` records."""
-
-
-class Result(NamedTuple):
-    """Holds what `fit` returns.
-
-    Attributes:
-      model: a copy of the net with the last parameters (their moving average, if one was kept), in evaluation mode.
-      state: the last state.
-      records: those of `metrics.jsonl`.
-      outputs: of the test set, `(N, ...)` or a pytree of such; `None` without one, or where a signal ended the run.
-        Without the examples that were skipped.
-      finished: whether the run came to its end: the last epoch, or early stopping.
-      updates: number of updates made by this process.
-      seconds: time from the first of them to the last, evaluations included.
-      labels: of the test set, in the order of `outputs`; `None` where those are.
-      compile_seconds: those of `seconds` in which programs were made.
-    """
-
-    model: nnx.Module
-    state: TrainState
-    records: list[Record]
-    outputs: Tree
-    finished: bool
-    updates: int
-    seconds: float
-    labels: Tree = None
-    compile_seconds: float = 0.0
 
 
 class Run:
@@ -93,9 +66,8 @@ class Run:
         self.evaluator: Evaluator = like.evaluator if like and self.skipped is None else self._make_evaluator()
 
         self.interval, self.epoch_means = Means(), Means()
-        state = self._resume(self.with_extra(state, 0))
-        shardings = devices.state_shardings(self.mesh, state, shard=options.shard == "params")
-        self.state = devices.place(state, shardings)
+        state = self._resume(self.with_extra(self._place(state)[0], 0))
+        self.state, shardings = self._place(state)
         self.watch.placed(*devices.bytes_of(self.state))
         self.train_step = step.make_train_step(self.update_of(options.seed), shardings=shardings)
         self.step = self.first = int(state.step)
@@ -119,6 +91,11 @@ class Run:
             ema=options.ema, lookahead_every=options.lookahead, total=self.total,
             gather=self._gather if options.shard == "params" else None,
         )  # fmt: skip
+
+    def _place(self, state: TrainState) -> tuple[TrainState, TrainState]:
+        """Returns the state on the devices of this run, and its shardings."""
+        shardings = devices.state_shardings(self.mesh, state, shard=self.options.shard == "params")
+        return devices.place(state, shardings), shardings
 
     def _gather(self, params: Tree) -> Tree:
         return devices.gather(self.mesh, params)

@@ -158,7 +158,8 @@ from flax import nnx
 from cnnjax import train
 from tests.train.tiny import Tiny, examples, scaled
 
-arguments = {"prepare": scaled, "epochs": 2, "batch_size": 16, "learning_rate": 0.05}
+before_epoch = train.BeforeEpoch(8, lambda params, x, y: {})  # on each device by itself
+arguments = {"prepare": scaled, "epochs": 2, "batch_size": 16, "learning_rate": 0.05, "before_epoch": before_epoch}
 data = {"train": examples(96, 1)}
 
 def kernels(seeds):
