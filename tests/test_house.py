@@ -45,6 +45,8 @@ DOORS = {
         "layers",
         "inspect",
         "models",
+        "train/at_once.py",
+        "train/result.py",
         "train/state.py",
         "train/fit.py",
         "train/loop.py",
