@@ -17,7 +17,7 @@ def squeeze_and_shear(
     scale: float = 0.1,
     squeeze: float = 0.1,
     shear: float = 0.2,
-    shift: float = 2 / 28,
+    shift: float = 1 / 28,
 ) -> jax.Array:
     """Moves, scales, squeezes and shears each image at random.
 

@@ -79,6 +79,7 @@ def test_predict_files_and_test_examples(run: Path, tmp_path: Path) -> None:
         (["--epochs=0"], "flag --epochs=0"),
         (["--variant=lenet6"], "<modern|classic|1998>"),
         (["--j=1"], "--j is for --variant=1998; leave it out with --variant=modern"),
+        (["--variant=1998", "--augment", "--cutout=4"], "--cutout: --augment has distortions of its own with this net"),
         (["--optimizer=sdlm"], "--optimizer=sdlm needs the curvature that lenet5.py --variant=1998 computes"),
         (["--learning_rate=inf"], "must be a finite number, above 0"),
         (["--learnig_rate=1"], "Did you mean: learning_rate"),
