@@ -226,6 +226,8 @@ def _check(
         raise UserError(f"`workdirs` must be folders of their own for each net, were {', '.join(map(str, workdirs))}.")
     if jax.process_count() > 1:
         raise UserError(f"nets are trained at once by one process, and there are {jax.process_count()} here.")
+    if "seed" in arguments:
+        raise UserError(f"`seed={arguments['seed']}` is one seed for all nets: give `seeds`, one for each.")
     for name, why in FOR_ONE.items():
         if arguments.get(name):
             raise UserError(f"`{name}={arguments[name]}` {why}: leave it out, or train the nets one after the other.")

@@ -128,6 +128,7 @@ def test_a_run_says_that_it_was_not_alone(tmp_path: Path, caplog: pytest.LogCapt
         ({"seeds": []}, "`models` must be the nets to train, was empty."),
         ({"data": [{"train": examples(8, 0)}]}, "`data` must have one entry for each of the 3 nets, had 1."),
         ({"seeds": (1, 1)}, "`workdirs` must be folders of their own for each net, were"),
+        ({"seed": 1}, "`seed=1` is one seed for all nets: give `seeds`, one for each."),
         ({"profile": True}, "`profile=True` traces one run: leave it out, or train the nets one after the other."),
         ({"shard": "params"}, "`shard=params` splits one net over the devices"),
         ({"make_update": lambda net, optimizer: None}, "knows one seed"),
