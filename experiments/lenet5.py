@@ -13,10 +13,11 @@ Flags that are not given come from the variant's recipe:
   classic  10 epochs, batch_size 256, sgd, learning_rate 0.9, constant: the settings of d2l
   1998     20 epochs, batch_size 1, sdlm, learning_rate 1e-4, lenet5: the paper's net, loss, curvature and schedule
 
-The net of 1998 on MNIST: 99.09 % ± 0.04 over 5 seeds (the paper has 99.05 %), 6 minutes each on two CPU cores. With
---augment it sees, as in the paper, each image and nine distortions of it twice in 20 passes: 99.30 % ± 0.05 over 5 seeds
-(the paper 99.2 %). It does not give their strengths, which were chosen as below, by two seeds each: 98.83 % as they are,
-98.74 % with shifts of two pixels for one, 98.72 % with half the scale, squeeze and shear, 98.80 % with half as much again.
+The net of 1998 on MNIST: 99.09 % ± 0.04 over 5 seeds (the paper has 99.05 %), 6 minutes each on two CPU cores.
+With --augment it sees, as in the paper, each image and nine distortions of it twice in 20 passes: 99.30 % ± 0.05 over
+5 seeds (the paper 99.2 %). The paper does not give their strengths, which were chosen as below, by two seeds each:
+98.83 % as they are, 98.74 % with shifts of two pixels, 98.72 % with half the scale, squeeze and shear, 98.80 % with
+half as much again.
 What differs from the paper, chosen on 10,000 training images held out (6 epochs, one seed): a fifth of the published
 rates (98.93 % there; the published 5e-4 gave 97.82 %, 5e-5 98.70 %), and first weights within 1 / sqrt(fan_in) (within
 the published 2.4 / fan_in the signal starves: 98.41 % at a rate of 2e-5, 98.15 % at 5e-5). j = 5 is not published.
