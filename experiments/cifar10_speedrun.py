@@ -9,8 +9,8 @@ The first layer whitens patches, kernels start as the identity, images are mirro
 of norms learn 64 times as fast (--optimizer), slow weights follow the fast ones (--lookahead), and each test image is
 averaged over six views (--tta); those with a flag are for the other scripts, too.
 
-The first command: 94.10 % and 94.04 %, two seeds, 476 updates in 61 and 59 minutes on two CPU cores (AMD Zen 3) beside
-other work, of which they were halted for 10 and 8. The others were not run to their ends.
+The first command: 94.06 % ± 0.03 over 3 seeds, 476 updates in 59 to 63 minutes on two CPU cores (AMD Zen 3) beside
+other work, of which they were halted for 8 to 20. The others were not run to their ends.
 
 The loss is the mean over a batch, where airbench has the sum: see `train.by_group.airbench` for the rates. Pixels are
 standardised by the exact mean and deviation of the training images; airbench rounds them to four digits.
