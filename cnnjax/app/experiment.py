@@ -137,7 +137,7 @@ def run_some(experiment: Experiment, prepared: Prepared, runs: Mapping[Path, tra
     with contextlib.ExitStack() as stack:
         for own in runs:
             stack.enter_context(run_dir.claim(own))
-        configs = [configuration(experiment, prepared, own, folder) for folder, own in runs.items()]
+        configs = [configuration(experiment, prepared, of_seed, own) for own, of_seed in runs.items()]
         augment = augmentation.augmentation(
             prepared, whole_cutout=experiment.whole_cutout, own=experiment.distort, **experiment.crop
         )

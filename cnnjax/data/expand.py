@@ -46,10 +46,12 @@ def squeeze_and_shear(
       LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition, 1998, section III.B,
       which names the kinds and not the strengths.
     """
-    strengths = {"scale": scale, "squeeze": squeeze, "shear": shear, "shift": shift}
-    for name, value in strengths.items():
-        if value < 0 or (value >= 1 and name in ("scale", "squeeze")):
-            raise ValueError(f"{name} must be at least 0{'' if name[1] == 'h' else ' and below 1'}, was {value}")
+    for name, value in (("scale", scale), ("squeeze", squeeze)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, was {value}")
+    for name, value in (("shear", shear), ("shift", shift)):
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, was {value}")
     draws = jax.vmap(lambda key: jax.random.uniform(key, (5,), jnp.float32, -1.0, 1.0))(keys)
     size, stretch = 1 + scale * draws[:, 0], 1 + squeeze * draws[:, 1]
     rows, columns, slope = size * stretch, size / stretch, shear * draws[:, 2]

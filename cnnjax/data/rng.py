@@ -19,7 +19,7 @@ FLIP = 7
 
 
 def root(seed: int | jax.Array) -> jax.Array:
-    """Returns the key of a seed, which `key` takes in its place: of several seeds under `jax.vmap`."""
+    """Returns the key that all keys of a seed are made from; `key` takes it for the seed, so that `jax.vmap` can."""
     return jax.random.key(seed, impl="threefry2x32")
 
 

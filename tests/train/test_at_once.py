@@ -80,7 +80,6 @@ def test_a_single_net_is_that_of_fit(tmp_path: Path) -> None:
 
 def test_a_net_behind_the_others_changes_no_bit(tmp_path: Path) -> None:
     """Where a kill comes between the checkpoints of two nets, the one behind makes its updates again."""
-    whole = at_once(tmp_path / "whole")
     at_once(tmp_path / "cut", epochs=2, schedule="constant")
     at_once(tmp_path / "through", schedule="constant")
     newest = tmp_path / "cut" / "seed4" / "checkpoints" / "12"
@@ -91,7 +90,7 @@ def test_a_net_behind_the_others_changes_no_bit(tmp_path: Path) -> None:
     for seed in SEEDS:
         there, here = (arrays(tmp_path / name / f"seed{seed}") for name in ("through", "cut"))
         assert all(np.array_equal(there[name], here[name]) for name in there)
-    assert all(one.finished for one in whole)
+    assert all(one.finished for one in went_on)
 
 
 def test_one_that_stops_early_leaves_the_others_alone(tmp_path: Path) -> None:
