@@ -160,7 +160,10 @@ def define_process_flags() -> None:
 def define_optimizer_flags() -> None:
     """Defines what an update does."""
     define_float("learning_rate", "the (peak) learning rate", above=0)
-    flags.DEFINE_enum("optimizer", None, OPTIMIZERS, "the update rule; momentum is SGD with momentum 0.9")
+    flags.DEFINE_enum("optimizer", None, [*OPTIMIZERS], "the update rule; momentum is SGD with it")
+    own = "; ".join(f"{name}: {', '.join(options)}" for name, options in OPTIMIZERS.items() if options)
+    text = f"what else --optimizer takes, as JSON, such as '{{\"b2\": 0.99}}'. {own}"
+    flags.DEFINE_string("optimizer_options", "{}", text)
     flags.DEFINE_enum("schedule", None, SCHEDULES, "the learning rate over the updates")
     flags.DEFINE_integer("warmup", None, "updates in which the rate rises from 0, before the schedule", lower_bound=0)
     define_float("weight_decay", "share of the weights added to the gradient (adamw: taken off them)", least=0)

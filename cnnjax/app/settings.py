@@ -40,6 +40,7 @@ def options(recipe: Mapping[str, Any]) -> Options:
     others = apply_recipe(recipe)
     names = [field.name for field in dataclasses.fields(Options) if field.name in FLAGS]
     given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    given["optimizer_options"] = json_object("optimizer_options", '{"b2": 0.99}')
     return Options.of({**others, **given})
 
 
@@ -49,18 +50,23 @@ def model_options() -> dict[str, Any]:
     Raises:
       UserError: they are no JSON object, or other flags give one of them.
     """
-    try:
-        options = json.loads(FLAGS.model_options)
-    except ValueError as error:
-        raise UserError(
-            f"--model_options={FLAGS.model_options!r} is not JSON ({error}), as in '{{\"width\": 32}}'."
-        ) from None
-    if not isinstance(options, dict):
-        raise UserError(f"--model_options={FLAGS.model_options!r} must be keywords, as in '{{\"width\": 32}}'.")
+    options = json_object("model_options", '{"width": 32}')
     for name in ("name", *OFFERED):
         if name in options:
             raise UserError(f"--model_options: {name} comes from other flags or from the data set: leave it out.")
     return options
+
+
+def json_object(name: str, example: str) -> dict[str, Any]:
+    """Returns the keywords that a flag gives as JSON; UserError, with an example, where it does not."""
+    text = str(FLAGS[name].value)
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--{name}={text!r} is not JSON ({error}), as in '{example}'.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"--{name}={text!r} must be keywords, as in '{example}'.")
+    return found
 
 
 def no_arguments(arguments: list[str]) -> None:

@@ -37,10 +37,10 @@ class Airbench(nnx.Module):
       logit_scale: by which the outputs of the dense layer are multiplied.
       head_deviation: standard deviation to which the dense layer's weights are scaled as they are drawn; None leaves
         them uniform up to 1 / sqrt(fan-in), as PyTorch draws them.
+      identity: whether the 3x3 convolutions start as the identity, see `layers.initializers.dirac`.
       channels: of the images.
       dtype: of the computation; parameters and batch statistics are float32.
-      rngs: source of the weights: uniform up to 1 / sqrt(fan-in); see `layers.initializers.dirac` for the 3x3
-        convolutions.
+      rngs: source of the weights: uniform up to 1 / sqrt(fan-in).
 
     Raises:
       ValueError: `widths` are not three.
@@ -59,6 +59,7 @@ class Airbench(nnx.Module):
         widths: Sequence[int] | None = None,
         logit_scale: float = 1 / 9,
         head_deviation: float | None = None,
+        identity: bool = True,
         channels: int = 3,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -69,8 +70,8 @@ class Airbench(nnx.Module):
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         whitened = 2 * channels * 2 * 2
         self.whiten = Conv(channels, whitened, (2, 2), kernel_init=UNIFORM, **common)
-        inputs = (whitened, *widths)
-        self.blocks = nnx.List(Block(*pair, self.convs, **common) for pair in zip(inputs, widths, strict=False))
+        inputs, init = (whitened, *widths), dirac(UNIFORM) if identity else UNIFORM
+        self.blocks = nnx.List(Block(*pair, self.convs, init, **common) for pair in zip(inputs, widths, strict=False))
         self.pool = MaxPool(3)
         self.head = nnx.Linear(widths[-1], num_classes, use_bias=False, kernel_init=UNIFORM, **common)
         if head_deviation is not None:
@@ -116,11 +117,20 @@ class Airbench96(Airbench):
 class Block(nnx.Module):
     """Two or three convolutions, each with batch norm and GELU; pools behind the first."""
 
-    def __init__(self, in_channels: int, width: int, convs: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        convs: int,
+        init: nnx.Initializer,
+        *,
+        dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ):
         inputs = [in_channels, *[width] * (convs - 1)]
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.convs = nnx.List(
-            Conv(own, width, (3, 3), padding=1, use_bias=False, kernel_init=dirac(UNIFORM), **common) for own in inputs
+            Conv(own, width, (3, 3), padding=1, use_bias=False, kernel_init=init, **common) for own in inputs
         )
         norm: dict[str, Any] = {"momentum": 0.6, "epsilon": 1e-12, "use_scale": False, "unbiased": True}
         self.norms = nnx.List(BatchNorm(width, **norm, **common) for _ in inputs)

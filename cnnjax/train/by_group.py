@@ -76,11 +76,13 @@ def airbench(
     updates_per_epoch: int | None = None,
     momentum: float = 0.85,
     bias_scaler: float = 64.0,
+    train_whitening: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns airbench's optimiser: SGD with Nesterov momentum, in four groups.
 
     Biases of norms have `bias_scaler` times the learning rate, and their weight decay divided by it, so that all
-    parameters shrink alike. The kernel of the layer `whiten` stays as it is; its bias is trained for 3 epochs.
+    parameters shrink alike. The kernel of the layer `whiten` stays as it is; its bias is trained for 3 epochs, unless
+    `train_whitening` has both trained throughout, as those of other layers.
 
     Airbench sums the loss over a batch of B and states its rates l and d so that momentum and B leave them alone:
     where the loss is a mean, `learning_rate` is l B / (1024 (1 + 1 / (1 - momentum))) and `weight_decay` is d / l.
@@ -91,6 +93,7 @@ def airbench(
       updates_per_epoch: None trains the bias of `whiten` throughout.
       momentum: kept of the last updates.
       bias_scaler: for the biases of norms.
+      train_whitening: for nets whose first layer was drawn.
 
     References:
       Jordan, 94% on CIFAR-10 in 3.29 seconds on a single GPU, 2024, arXiv:2404.00498, section 3 and its listings. The
@@ -104,7 +107,9 @@ def airbench(
     plain = nesterov_sgd(learning_rate, momentum=momentum, weight_decay=weight_decay)
     biases = nesterov_sgd(scaled, momentum=momentum, weight_decay=weight_decay / bias_scaler)
     whitening = None if updates_per_epoch is None else WHITENING_EPOCHS * updates_per_epoch
-    groups = {"^whiten/kernel$": optax.set_to_zero(), "^whiten/bias$": until(plain, whitening), NORM_BIASES: biases}
+    groups = {NORM_BIASES: biases}
+    if not train_whitening:
+        groups |= {"^whiten/kernel$": optax.set_to_zero(), "^whiten/bias$": until(plain, whitening)}
     return by_group(groups, plain)
 
 

@@ -52,7 +52,8 @@ def fit(
       metrics: `metric(outputs, y)` by name, each a mean over a batch; the records have the means over all examples.
         `{}` for none; by default the accuracy where labels are classes.
       optimizer: any optax transformation, or a name of `train.optimizers.OPTIMIZERS`; then the options
-        `learning_rate`, `schedule`, `warmup`, `weight_decay`, `decay`, `nesterov` and `grad_clip` count.
+        `optimizer_options`, `learning_rate`, `schedule`, `warmup`, `weight_decay`, `decay`, `nesterov` and `grad_clip`
+        count.
       prepare: `prepare(x)` turns a batch, uint8 made float32, into the model's input.
       augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare` in training.
       views: `views(x)`, comes before `prepare` in evaluation: turns `(B, ...)` into V views `(V, B, ...)`, over which

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from functools import partial
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,21 @@ import optax
 
 from cnnjax.train.by_group import airbench, airbench_muon, path_name
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adadelta", "sdlm", "airbench", "airbench_muon")
+OPTIMIZERS: dict[str, dict[str, float]] = {
+    "sgd": {},
+    "momentum": {"momentum": 0.9},
+    "adam": {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+    "adamw": {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+    "adadelta": {"rho": 0.95, "eps": 1e-6},
+    "sdlm": {},
+    "airbench": {"momentum": 0.85, "bias_scaler": 64.0, "train_whitening": False},
+    "airbench_muon": {},
+}
+"""Optimisers by name, with the values of their own options where these are not given."""
 GROUPED = {"airbench": airbench, "airbench_muon": airbench_muon}
 """Optimisers with groups of parameters, and a weight decay for each."""
+SHARES = ("momentum", "b1", "b2", "rho")
+"""Options that say how much of the past is kept, below 1."""
 SCHEDULES = ("constant", "linear", "cosine", "onecycle", "lenet5", "triangle")
 DECAYS = ("all", "kernels")
 
@@ -79,12 +92,13 @@ def optimizer(
     grad_clip: float | None = None,
     nesterov: bool = False,
     updates_per_epoch: int | None = None,
+    own: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimiser of that name.
 
     Args:
-      name: `sgd`; `momentum`, SGD with momentum 0.9; `adam` and `adamw`, with betas 0.9 and 0.999; `adadelta`, with
-        rho 0.95 and epsilon 1e-6; `sdlm`, see `scale_by_curvature`; `airbench` and `airbench_muon`, see `by_group`.
+      name: one of `OPTIMIZERS`: `sgd`; `momentum`, SGD with it; `adam`, `adamw`, `adadelta`; `sdlm`, see
+        `scale_by_curvature`; `airbench` and `airbench_muon`, see `by_group`.
       learning_rate: a number or a schedule.
       weight_decay: adds `weight_decay * w` to the gradient, as in PyTorch; adamw subtracts it from the weight instead,
         times the learning rate.
@@ -94,9 +108,11 @@ def optimizer(
       nesterov: of `momentum` alone: the gradient is taken where the momentum leads, in Sutskever's form, as in PyTorch.
       updates_per_epoch: for `airbench` and `airbench_muon`, which train one bias for 3 epochs; None trains it
         throughout.
+      own: values of the optimiser's own options, such as `{"b2": 0.99}` for Adam; `OPTIMIZERS` has those of the others.
 
     Raises:
-      ValueError: no such optimiser, no such `decay`, or `nesterov` of another than `momentum`.
+      ValueError: no such optimiser, no such `decay`, `nesterov` of another than `momentum`, or `own` names an option
+        that the optimiser does not have or gives one a value that it cannot have.
 
     References:
       Zeiler, Adadelta, 2012. Loshchilov, Hutter, Decoupled weight decay regularization, 2019. Sutskever et al., On the
@@ -105,26 +121,49 @@ def optimizer(
     if decay not in DECAYS:
         raise ValueError(f"decay must be one of {', '.join(DECAYS)}, was {decay!r}")
     decays = is_kernel if decay == "kernels" else None
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, was {name!r}")
+    settings = {**OPTIMIZERS[name], **_checked(name, own or {})}
     makers = {
         "sgd": lambda: optax.sgd(learning_rate),
-        "momentum": lambda: optax.sgd(learning_rate, momentum=0.9, nesterov=nesterov),
-        "adam": lambda: optax.adam(learning_rate),
-        "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay, mask=decays),
-        "adadelta": lambda: optax.adadelta(learning_rate, rho=0.95, eps=1e-6),
+        "momentum": lambda: optax.sgd(learning_rate, nesterov=nesterov, **settings),
+        "adam": lambda: optax.adam(learning_rate, **settings),
+        "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay, mask=decays, **settings),
+        "adadelta": lambda: optax.adadelta(learning_rate, **settings),
         "sdlm": lambda: optax.chain(scale_by_curvature(), optax.scale_by_learning_rate(learning_rate)),
     }
-    for one, make in GROUPED.items():
-        makers[one] = partial(make, learning_rate, weight_decay=weight_decay, updates_per_epoch=updates_per_epoch)
-    if name not in makers:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, was {name!r}")
     if decays and name in GROUPED:
         raise ValueError(f"decay must be 'all' where the optimizer is {name!r}, was {decay!r}")
     if nesterov and name != "momentum":
         raise ValueError(f"nesterov must be False where the optimizer is {name!r}: only momentum has it")
     parts = [] if grad_clip is None else [optax.clip_by_global_norm(grad_clip)]
-    if weight_decay and name not in ("adamw", *GROUPED):
+    if name in GROUPED:
+        grouped = GROUPED[name](
+            learning_rate, weight_decay=weight_decay, updates_per_epoch=updates_per_epoch, **settings
+        )
+        return optax.with_extra_args_support(optax.chain(*parts, grouped))
+    if weight_decay and name != "adamw":
         parts.append(optax.add_decayed_weights(weight_decay, mask=decays))
     return optax.with_extra_args_support(optax.chain(*parts, makers[name]()))
+
+
+def _checked(name: str, own: Mapping[str, float]) -> Mapping[str, float]:
+    """Returns the options given for an optimiser; ValueError names one that it does not have, or a wrong value."""
+    known = OPTIMIZERS[name]
+    for option, value in own.items():
+        if option not in known:
+            advice = f"must be among {', '.join(known)}" if known else "must be empty"
+            raise ValueError(f"optimizer_options {advice} where the optimizer is {name!r}, was {option!r}")
+        share = option in SHARES
+        if isinstance(known[option], bool):
+            fits, text = isinstance(value, bool), "True or False"
+        else:
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = fits and 0 <= value < (1 if share else math.inf)
+            text = "a number from 0 to below 1" if share else "a finite number of at least 0"
+        if not fits:
+            raise ValueError(f"optimizer_options must give {option!r} {text}, was {value!r}")
+    return own
 
 
 def is_kernel(params: optax.Params) -> optax.Params:

@@ -16,8 +16,8 @@ SHARD = ("params",)
 MOST_WORKERS = 32
 """More threads would wait for the interpreter's lock."""
 #: Settings of a named optimiser; an optax transformation of one's own has its own.
-OF_THE_OPTIMIZER = ("optimizer", "learning_rate", "schedule", "warmup", "weight_decay", "decay", "nesterov",
-                    "grad_clip")  # fmt: skip
+OF_THE_OPTIMIZER = ("optimizer", "optimizer_options", "learning_rate", "schedule", "warmup", "weight_decay", "decay",
+                    "nesterov", "grad_clip")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Options:
       batch_size: examples per update, over all devices.
       learning_rate: the (peak) learning rate.
       optimizer: a name of `train.optimizers.OPTIMIZERS`.
+      optimizer_options: values of its own options that differ from those there, such as `{"b2": 0.99}` for Adam.
       schedule: a name of `train.optimizers.SCHEDULES`.
       warmup: updates over which the learning rate rises linearly from 0, in front of the schedule.
       weight_decay: see `train.optimizers.optimizer`.
@@ -69,6 +70,7 @@ class Options:
     batch_size: int = 64
     learning_rate: float = 1e-3
     optimizer: str = "adamw"
+    optimizer_options: Mapping[str, float] = dataclasses.field(default_factory=dict)
     schedule: str = "constant"
     warmup: int = 0
     weight_decay: float = 0.0
@@ -121,6 +123,9 @@ class Options:
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("decay", DECAYS)):
             if getattr(self, name) not in known:
                 raise UserError(f"`{name}={getattr(self, name)}` must be one of {', '.join(known)}.")
+        if not isinstance(self.optimizer_options, Mapping):
+            raise UserError(f"`optimizer_options={self.optimizer_options}` must be a dict, such as {{'b2': 0.99}}.")
+        object.__setattr__(self, "optimizer_options", dict(self.optimizer_options))
         for name, choices in (("stream", STREAM), ("shard", (None, *SHARD))):
             if getattr(self, name) not in choices:
                 raise UserError(f"`{name}={getattr(self, name)}` must be one of {', '.join(map(str, choices))}.")

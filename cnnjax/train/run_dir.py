@@ -23,7 +23,13 @@ MAY_CHANGE = frozenset(
     {"data_dir", "keep", "eval_every", "checkpoint_every", "log_every", "profile", "stream", "workers"}
 )
 #: Settings that runs have had since they could be given, and what they were before.
-SINCE = {"deterministic": False, "skip_corrupt": False, "lookahead": None, "flip": "random"}
+SINCE: dict[str, Any] = {
+    "deterministic": False,
+    "skip_corrupt": False,
+    "lookahead": None,
+    "flip": "random",
+    "optimizer_options": {},
+}
 #: The same for its environment.
 ALONE = {"processes": 1, "at_once": 1}
 #: Folder of a run's compiled programs, where they are kept with it.

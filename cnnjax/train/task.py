@@ -231,7 +231,7 @@ def named_optimizer(options: Options, examples: int) -> tuple[optax.GradientTran
     rate = optimizers.schedule(options.schedule, options.learning_rate, updates, warmup=options.warmup)
     optimizer = optimizers.optimizer(
         options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay, grad_clip=options.grad_clip,
-        nesterov=options.nesterov, updates_per_epoch=per_epoch,
+        nesterov=options.nesterov, updates_per_epoch=per_epoch, own=options.optimizer_options,
     )  # fmt: skip
     return optimizer, rate
 
@@ -328,7 +328,7 @@ def _decided(
     environment = {**run_dir.environment(), "shard": settings.pop("shard")}  # may change, and the bits with it
     named: dict[str, Any] = {"model": model, **functions}
     if optimizer is not None and not isinstance(optimizer, str):
-        settings.update(dict.fromkeys(OF_THE_OPTIMIZER))
+        settings.update({**dict.fromkeys(OF_THE_OPTIMIZER), "optimizer_options": {}})  # as in earlier runs
         named["optimizer"] = optimizer
     if (metrics := named.pop("metrics")) is not None:
         named.update({f"metric {name}": metric for name, metric in metrics.items()})

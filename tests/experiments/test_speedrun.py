@@ -45,9 +45,27 @@ def test_a_recipe_trains_for_a_fraction_of_an_epoch(recipe: str, tmp_path: Path)
     assert ("slow" in state) == (recipe == "airbench94")
 
 
+LEFT_OUT = ("whitening", "identity", "scaled_biases", "lookahead", "alternating_flip", "shifted_views")
+
+
+def test_a_run_without_the_techniques(tmp_path: Path) -> None:
+    run, without = tmp_path / "run", [f"--without={name}" for name in LEFT_OUT]
+    done = processes.run("cifar10_speedrun.py", colour_set(tmp_path / "tiny"), *TINY, *without, f"--workdir={run}")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((run / "config.json").read_text())
+    assert config["optimizer_options"] == {"train_whitening": True, "bias_scaler": 1}
+    assert (config["lookahead"], config["flip"], config["input"]["views"]) == (None, "random", "mirror")
+    state, _ = restore(run)
+    kernel = state["params"]["whiten"]["kernel"]
+    assert not np.array_equal(kernel[..., 12:], -kernel[..., :12])
+    assert "slow" not in state
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--without=lookahead", "--lookahead=3"], "--lookahead and --without=lookahead set the same: give one"),
+        (["--without=lookahead", "--recipe=airbench94_muon"], "--without=lookahead is for the other recipes"),
         (["--widths=2,2"], "--widths=2,2 must be 3 numbers, such as 64,256,256"),
         (["--dataset=digits", "--tta=none"], "--flip=alternating is for colour images in memory"),
     ],

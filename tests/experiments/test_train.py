@@ -194,6 +194,8 @@ def test_a_folder_of_photos_of_any_size_in_colour(folder: Path) -> None:
         (["--model=lenet5"], "error: the net does not take images of 8 x 8 x 1: x must be (N, 32, 32, channels)"),
         ([*OWN, "--mixup=1", "--cutmix=1"], "error: --mixup and --cutmix each change pairs of images"),
         ([*OWN, "--cutout=8"], "error: --cutout=8 would blank the whole image: give less than 8."),
+        ([*OWN, "--optimizer=adam", "--optimizer_options=0.9"], "error: --optimizer_options='0.9' must be keywords"),
+        ([*OWN, "--optimizer=adam", "--optimizer_options={\"b3\": 1}"], "--optimizer_options must be among b1, b2"),
         ([*OWN, "--optimizer=adam", "--nesterov"], "--nesterov must be False where the optimizer is 'adam'"),
         ([*OWN, "--loss_scale=abc"], "error: --loss_scale=abc must be a finite number of at least 1."),
         ([*OWN, "--warmup=220"], "--warmup must be from 0 to 219, fewer than the 220 updates, was 220"),

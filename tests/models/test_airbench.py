@@ -52,6 +52,12 @@ def test_the_first_layer_is_whitened_in_place() -> None:
     np.testing.assert_array_equal(net.whiten.kernel[...], airbench.whitening_kernel(images))
 
 
+def test_kernels_that_do_not_start_as_the_identity_are_drawn() -> None:
+    kernel = airbench.Airbench94(widths=(64, 8, 8), identity=False, rngs=nnx.Rngs(0)).blocks[0].convs[1].kernel[...]
+    limit = 1 / (9 * 64) ** 0.5
+    assert abs(kernel).max() <= limit and abs(float(kernel.std()) / limit - 1 / 3**0.5) < 0.01
+
+
 @pytest.mark.parametrize(("name", "convs"), [("airbench94", 2), ("airbench96", 3)])
 def test_updates_are_those_of_pytorch(name: str, convs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve, with lookahead after 5 and 10 and at the end, the whitening bias frozen after 6."""

@@ -59,6 +59,13 @@ def test_airbench_scales_the_rate_of_norm_biases_and_not_their_decay() -> None:
     assert [bool(one["whiten/bias"].any()) for one in found] == [True, True, True, False]
 
 
+def test_airbench_trains_a_first_layer_that_was_drawn_as_the_others() -> None:
+    found = changes(by_group.airbench(0.01, weight_decay=0.5, updates_per_epoch=1, train_whitening=True), 4)
+    for one in found:
+        assert {one[name].flat[0] for name in ("whiten/kernel", "whiten/bias")} == {one["head/kernel"].flat[0]}
+        assert one["head/kernel"].flat[0] < 0
+
+
 def newton_schulz(g: np.ndarray, steps: int) -> np.ndarray:
     """The iteration in float64, by the singular values alone: x -> 3.4445 x - 4.7750 x^3 + 2.0315 x^5."""
     left, values, right = np.linalg.svd(g.astype(np.float64), full_matrices=False)

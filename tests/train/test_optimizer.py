@@ -31,6 +31,16 @@ def trajectory(rule: optax.GradientTransformation, steps: int = 5) -> np.ndarray
     return np.stack(path)
 
 
+def their_trajectory(rule: Any, w: Any, steps: int = 5) -> np.ndarray:
+    """The same of PyTorch's rule, which trains its tensor w."""
+    path = []
+    for _ in range(steps):
+        w.grad = w.detach() ** 3
+        rule.step()
+        path.append(w.detach().numpy().copy())
+    return np.stack(path)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"sdlm", *GROUPED}))  # PyTorch lacks the first
 def test_as_pytorch(name: str, weight_decay: float) -> None:
@@ -43,11 +53,7 @@ def test_as_pytorch(name: str, weight_decay: float) -> None:
         "adadelta": lambda: torch.optim.Adadelta([w], 0.05, rho=0.95, eps=1e-6, weight_decay=weight_decay),
         "adamw": lambda: torch.optim.AdamW([w], 0.05, weight_decay=weight_decay),
     }[name]()
-    path = []
-    for _ in range(5):
-        w.grad = w.detach() ** 3
-        rule.step()
-        path.append(w.detach().numpy().copy())
+    path = their_trajectory(rule, w)
     with promotion_of(name):
         found = trajectory(optimizer(name, 0.05, weight_decay=weight_decay))
     np.testing.assert_allclose(found, path, rtol=2e-5)
@@ -124,16 +130,48 @@ def test_nesterov_as_pytorch_and_by_hand(weight_decay: float) -> None:
     torch = pytest.importorskip("torch")
     theirs = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
     peer = torch.optim.SGD([theirs], 0.05, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-    for _ in range(5):
-        theirs.grad = theirs.detach() ** 3
-        peer.step()
-    np.testing.assert_allclose(theirs.detach().numpy(), path[-1], rtol=2e-5)
+    np.testing.assert_allclose(their_trajectory(peer, theirs), path, rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"momentum"}))
 def test_only_momentum_has_nesterov(name: str) -> None:
     with pytest.raises(ValueError, match=f"nesterov must be False where the optimizer is '{name}': only momentum has"):
         optimizer(name, 0.1, nesterov=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "theirs"),
+    [
+        ("momentum", {"momentum": 0.5}, ("SGD", {"momentum": 0.5})),
+        ("adam", {"b1": 0.5, "b2": 0.7, "eps": 0.1}, ("Adam", {"betas": (0.5, 0.7), "eps": 0.1})),
+        ("adamw", {"b2": 0.7}, ("AdamW", {"betas": (0.9, 0.7), "weight_decay": 0.1})),
+        ("adadelta", {"rho": 0.5, "eps": 1e-2}, ("Adadelta", {"rho": 0.5, "eps": 1e-2})),
+    ],
+)
+def test_options_of_an_optimiser(name: str, own: dict[str, float], theirs: tuple[str, dict[str, Any]]) -> None:
+    torch = pytest.importorskip("torch")
+    w = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
+    path = their_trajectory(getattr(torch.optim, theirs[0])([w], 0.05, **theirs[1]), w)
+    with promotion_of(name):
+        found = trajectory(optimizer(name, 0.05, weight_decay=0.1 if name == "adamw" else 0.0, own=own))
+    np.testing.assert_allclose(found, path, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "message"),
+    [
+        ("adam", {"beta1": 0.5}, "must be among b1, b2, eps where the optimizer is 'adam', was 'beta1'"),
+        ("sgd", {"momentum": 0.9}, "must be empty where the optimizer is 'sgd', was 'momentum'"),
+        ("adam", {"b1": 1}, "must give 'b1' a number from 0 to below 1, was 1"),
+        ("momentum", {"momentum": "0.9"}, "must give 'momentum' a number from 0 to below 1, was '0.9'"),
+        ("airbench", {"bias_scaler": math.inf}, "must give 'bias_scaler' a finite number of at least 0, was inf"),
+        ("airbench", {"bias_scaler": True}, "must give 'bias_scaler' a finite number of at least 0, was True"),
+        ("airbench", {"train_whitening": 1}, "must give 'train_whitening' True or False, was 1"),
+    ],
+)
+def test_bad_options_of_an_optimiser(name: str, own: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="optimizer_options " + message):
+        optimizer(name, 0.1, own=own)
 
 
 PARAMS = {

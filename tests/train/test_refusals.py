@@ -218,6 +218,8 @@ def test_a_script_run_again_goes_on_and_an_edited_one_is_refused(tmp_path: Path)
         ({"dtype": "float16"}, "'dtype' is no option of a training run"),
         ({"workdir": 5}, "`workdir` must be a path as str or Path, or None for nothing on disk, was int"),
         ({"optimizer": "adan"}, "`optimizer=adan` must be one of sgd, momentum"),
+        ({"optimizer_options": 0.9}, "`optimizer_options=0.9` must be a dict, such as"),
+        ({"optimizer_options": {"b2": 0.9}}, "`optimizer_options` must be empty where the optimizer is 'sgd'"),
         ({"optimizer": 3}, "`optimizer` must be an optax transformation, .* was 3"),
         ({"optimizer": optax.sgd(0.1)}, "`learning_rate=0.1` has no use where `optimizer` is your own"),
         ({"loss": 3}, "`loss` must be a function, was 3"),
@@ -274,14 +276,28 @@ def test_a_new_folder_lists_and_a_test_set_that_is_none(tmp_path: Path) -> None:
 
 #: Options whose effect a test shows: test_fit.py, test_loop.py, test_calls.py, test_feed.py and test_hosts.py.
 ELSEWHERE = {
-    "warmup", "decay", "nesterov", "freeze", "accumulate", "loss_scale", "ema", "validation", "patience", "eval_every",
-    "checkpoint_every", "log_every", "keep", "updates_per_call", "profile",
+    "warmup", "decay", "nesterov", "optimizer_options", "freeze", "accumulate", "loss_scale", "ema", "validation",
+    "patience", "eval_every", "checkpoint_every", "log_every", "keep", "updates_per_call", "profile",
     "stream", "workers", "skip_corrupt", "shard",
 }  # fmt: skip
 CHANGES: dict[str, Any] = {
     "epochs": 3, "batch_size": 8, "learning_rate": 0.3, "optimizer": "adam", "schedule": "cosine",
     "weight_decay": 0.1, "grad_clip": 0.01, "seed": 5, "lookahead": 2,
 }  # fmt: skip
+
+
+def test_options_of_the_optimiser_act(tmp_path: Path) -> None:
+    kernels = [
+        fit(None, epochs=2, optimizer="momentum", optimizer_options=own).state.params["dense"]["kernel"]
+        for own in ({}, {"momentum": 0.9}, {"momentum": 0.5}, {"momentum": 0.0})
+    ]
+    plain = fit(tmp_path / "run", epochs=2).state.params["dense"]["kernel"]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[1], kernels[2])
+    np.testing.assert_array_equal(kernels[3], plain)  # SGD
+    fit(tmp_path / "with", epochs=2, optimizer="momentum", optimizer_options={"momentum": 0.5})
+    with pytest.raises(UserError, match=r"optimizer_options\.momentum: was 0\.5, is now 0\.6"):
+        fit(tmp_path / "with", epochs=2, optimizer="momentum", optimizer_options={"momentum": 0.6})
 
 
 def test_every_option_acts() -> None:
