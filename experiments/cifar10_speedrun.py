@@ -142,7 +142,7 @@ def reduced(name: str) -> dict[str, Any]:
     """Returns a recipe without the techniques that `--without` leaves out.
 
     Raises:
-      UserError: another flag says something else about one of them, or Muon's recipe does not have it.
+      UserError: another flag sets one of them too, or Muon's recipe has no way to do without it.
     """
     recipe: dict[str, Any] = dict(RECIPES[name])
     options: dict[str, Any] = {}

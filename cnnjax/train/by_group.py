@@ -81,8 +81,8 @@ def airbench(
     """Returns airbench's optimiser: SGD with Nesterov momentum, in four groups.
 
     Biases of norms have `bias_scaler` times the learning rate, and their weight decay divided by it, so that all
-    parameters shrink alike. The kernel of the layer `whiten` stays as it is; its bias is trained for 3 epochs, unless
-    `train_whitening` has both trained throughout, as those of other layers.
+    parameters shrink alike. The kernel of the layer `whiten` stays as it is; its bias is trained for 3 epochs. With
+    `train_whitening` both are trained throughout, like those of other layers.
 
     Airbench sums the loss over a batch of B and states its rates l and d so that momentum and B leave them alone:
     where the loss is a mean, `learning_rate` is l B / (1024 (1 + 1 / (1 - momentum))) and `weight_decay` is d / l.

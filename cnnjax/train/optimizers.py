@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def optimizer(
     grad_clip: float | None = None,
     nesterov: bool = False,
     updates_per_epoch: int | None = None,
-    own: Mapping[str, float] | None = None,
+    options: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimiser of that name.
 
@@ -108,10 +109,10 @@ def optimizer(
       nesterov: of `momentum` alone: the gradient is taken where the momentum leads, in Sutskever's form, as in PyTorch.
       updates_per_epoch: for `airbench` and `airbench_muon`, which train one bias for 3 epochs; None trains it
         throughout.
-      own: values of the optimiser's own options, such as `{"b2": 0.99}` for Adam; `OPTIMIZERS` has those of the others.
+      options: values of the optimiser's own options, such as `{"b2": 0.99}` for Adam; others are as in `OPTIMIZERS`.
 
     Raises:
-      ValueError: no such optimiser, no such `decay`, `nesterov` of another than `momentum`, or `own` names an option
+      ValueError: no such optimiser, no such `decay`, `nesterov` of another than `momentum`, or `options` names one
         that the optimiser does not have or gives one a value that it cannot have.
 
     References:
@@ -123,7 +124,7 @@ def optimizer(
     decays = is_kernel if decay == "kernels" else None
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, was {name!r}")
-    settings = {**OPTIMIZERS[name], **_checked(name, own or {})}
+    settings = {**OPTIMIZERS[name], **_checked(name, options or {})}
     makers = {
         "sgd": lambda: optax.sgd(learning_rate),
         "momentum": lambda: optax.sgd(learning_rate, nesterov=nesterov, **settings),
@@ -132,25 +133,24 @@ def optimizer(
         "adadelta": lambda: optax.adadelta(learning_rate, **settings),
         "sdlm": lambda: optax.chain(scale_by_curvature(), optax.scale_by_learning_rate(learning_rate)),
     }
+    for one, make in GROUPED.items():
+        makers[one] = partial(
+            make, learning_rate, weight_decay=weight_decay, updates_per_epoch=updates_per_epoch, **settings
+        )
     if decays and name in GROUPED:
         raise ValueError(f"decay must be 'all' where the optimizer is {name!r}, was {decay!r}")
     if nesterov and name != "momentum":
         raise ValueError(f"nesterov must be False where the optimizer is {name!r}: only momentum has it")
     parts = [] if grad_clip is None else [optax.clip_by_global_norm(grad_clip)]
-    if name in GROUPED:
-        grouped = GROUPED[name](
-            learning_rate, weight_decay=weight_decay, updates_per_epoch=updates_per_epoch, **settings
-        )
-        return optax.with_extra_args_support(optax.chain(*parts, grouped))
-    if weight_decay and name != "adamw":
+    if weight_decay and name not in ("adamw", *GROUPED):
         parts.append(optax.add_decayed_weights(weight_decay, mask=decays))
     return optax.with_extra_args_support(optax.chain(*parts, makers[name]()))
 
 
-def _checked(name: str, own: Mapping[str, float]) -> Mapping[str, float]:
+def _checked(name: str, options: Mapping[str, float]) -> Mapping[str, float]:
     """Returns the options given for an optimiser; ValueError names one that it does not have, or a wrong value."""
     known = OPTIMIZERS[name]
-    for option, value in own.items():
+    for option, value in options.items():
         if option not in known:
             advice = f"must be among {', '.join(known)}" if known else "must be empty"
             raise ValueError(f"optimizer_options {advice} where the optimizer is {name!r}, was {option!r}")
@@ -163,7 +163,7 @@ def _checked(name: str, own: Mapping[str, float]) -> Mapping[str, float]:
             text = "a number from 0 to below 1" if share else "a finite number of at least 0"
         if not fits:
             raise ValueError(f"optimizer_options must give {option!r} {text}, was {value!r}")
-    return own
+    return options
 
 
 def is_kernel(params: optax.Params) -> optax.Params:

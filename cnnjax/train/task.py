@@ -231,7 +231,7 @@ def named_optimizer(options: Options, examples: int) -> tuple[optax.GradientTran
     rate = optimizers.schedule(options.schedule, options.learning_rate, updates, warmup=options.warmup)
     optimizer = optimizers.optimizer(
         options.optimizer, rate, weight_decay=options.weight_decay, decay=options.decay, grad_clip=options.grad_clip,
-        nesterov=options.nesterov, updates_per_epoch=per_epoch, own=options.optimizer_options,
+        nesterov=options.nesterov, updates_per_epoch=per_epoch, options=options.optimizer_options,
     )  # fmt: skip
     return optimizer, rate
 

@@ -55,6 +55,7 @@ def test_a_run_without_the_techniques(tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     assert config["optimizer_options"] == {"train_whitening": True, "bias_scaler": 1}
     assert (config["lookahead"], config["flip"], config["input"]["views"]) == (None, "random", "mirror")
+    assert config["model"]["identity"] is False
     state, _ = restore(run)
     kernel = state["params"]["whiten"]["kernel"]
     assert not np.array_equal(kernel[..., 12:], -kernel[..., :12])

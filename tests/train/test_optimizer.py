@@ -153,7 +153,7 @@ def test_options_of_an_optimiser(name: str, own: dict[str, float], theirs: tuple
     w = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
     path = their_trajectory(getattr(torch.optim, theirs[0])([w], 0.05, **theirs[1]), w)
     with promotion_of(name):
-        found = trajectory(optimizer(name, 0.05, weight_decay=0.1 if name == "adamw" else 0.0, own=own))
+        found = trajectory(optimizer(name, 0.05, weight_decay=0.1 if name == "adamw" else 0.0, options=own))
     np.testing.assert_allclose(found, path, rtol=2e-5)
 
 
@@ -171,7 +171,7 @@ def test_options_of_an_optimiser(name: str, own: dict[str, float], theirs: tuple
 )
 def test_bad_options_of_an_optimiser(name: str, own: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="optimizer_options " + message):
-        optimizer(name, 0.1, own=own)
+        optimizer(name, 0.1, options=own)
 
 
 PARAMS = {
