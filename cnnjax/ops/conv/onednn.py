@@ -87,6 +87,12 @@ def has_avx512() -> bool:
 
 
 @functools.cache
+def has_amx() -> bool:
+    """Returns whether oneDNN multiplies bfloat16 in tiles, by AMX."""
+    return multiplies_bfloat16() and "amx_bf16" in _processor_flags()
+
+
+@functools.cache
 def multiplies_bfloat16() -> bool:
     """Returns whether the processor multiplies bfloat16 and adds in float32: AVX512_BF16 or AMX.
 

@@ -226,15 +226,21 @@ def _saves_by_winograd(windows: Windows, channels: int, features: int) -> bool:
     return saving >= LEAST_SAVING and channels * features >= WIDE_KERNEL_GRAD * (channels + features)
 
 
+def winograd_pays(p: Problem) -> bool:
+    """True where oneDNN multiplies, no precision was asked for, and bfloat16 is not multiplied in tiles, many at once."""
+    in_tiles = p.itemsize < WORD_BYTES and onednn.has_amx()
+    return p.onednn and p.precision is None and not in_tiles
+
+
 def wide_kernel(p: Problem) -> bool:
-    """True for wide kernels of 3 and 5; a precision that was asked for keeps minimal filtering away."""
-    return p.onednn and p.precision is None and p.unit and _saves_by_winograd(p.windows, p.channels, p.features)
+    """True for wide kernels of 3 and 5."""
+    return winograd_pays(p) and p.unit and _saves_by_winograd(p.windows, p.channels, p.features)
 
 
 def wide_phases(p: Problem) -> bool:
     """True where the phases of a strided convolution, as channels, make a wide kernel."""
     stride, dilation = p.windows.stride, p.windows.dilation
-    if not p.onednn or p.precision is not None or max(dilation) > 1 or max(stride) == 1:
+    if not winograd_pays(p) or max(dilation) > 1 or max(stride) == 1:
         return False
     return _saves_by_winograd(kernel_grad.phase_windows(p.windows), p.channels * math.prod(stride), p.features)
 
