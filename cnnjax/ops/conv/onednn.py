@@ -88,7 +88,7 @@ def has_avx512() -> bool:
 
 @functools.cache
 def has_amx() -> bool:
-    """Returns whether oneDNN multiplies bfloat16 in tiles, by AMX."""
+    """Returns whether oneDNN multiplies bfloat16 by AMX, whose registers hold whole tiles of a matrix."""
     return multiplies_bfloat16() and "amx_bf16" in _processor_flags()
 
 

@@ -227,9 +227,9 @@ def _saves_by_winograd(windows: Windows, channels: int, features: int) -> bool:
 
 
 def winograd_pays(p: Problem) -> bool:
-    """True where oneDNN multiplies, no precision was asked for, and bfloat16 is not multiplied in tiles, many at once."""
-    in_tiles = p.itemsize < WORD_BYTES and onednn.has_amx()
-    return p.onednn and p.precision is None and not in_tiles
+    """True where no precision was asked for, and AMX does not multiply bfloat16 faster: these tiles are of float32."""
+    by_amx = p.itemsize < WORD_BYTES and onednn.has_amx() and large_batch(p)
+    return p.onednn and p.precision is None and not by_amx
 
 
 def wide_kernel(p: Problem) -> bool:

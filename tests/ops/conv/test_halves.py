@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cnnjax import ops
-from cnnjax.ops.conv import onednn
+from cnnjax.ops.conv import choose, kernel_grad, onednn
+from cnnjax.ops.geometry import slide
 
 needs_bfloat16 = pytest.mark.skipif(
     not onednn.takes(["bfloat16"]), reason="this processor, or jaxlib, does not multiply bfloat16 by oneDNN"
@@ -88,6 +89,20 @@ def test_a_bias_is_added_before_the_result_is_rounded() -> None:
 def test_a_processor_that_is_held_back_multiplies_no_halves(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "AVX2")
     assert not onednn.multiplies_bfloat16.__wrapped__()
+
+
+@pytest.mark.parametrize(("window", "stride"), [((3, 3), 1), ((6, 6), 2)])
+@pytest.mark.parametrize(
+    ("amx", "batch", "itemsize", "by_winograd"),
+    [(True, 16, 2, False), (True, 15, 2, True), (True, 16, 4, True), (False, 16, 2, True)],
+)
+def test_kernel_gradients_of_halves_by_amx(window, stride, amx, batch, itemsize, by_winograd, monkeypatch) -> None:
+    monkeypatch.setattr(onednn, "has_amx", lambda: amx)
+    windows = slide((16, 16), window, stride=stride, padding="SAME")
+    p = choose.Problem(batch, windows, 64, 64, 1, itemsize, None, onednn=True)
+    rule = choose.rule_for(choose.KERNEL_GRAD, "cpu", p, plain=False, one_device=True)
+    forms = [kernel_grad.winograd, kernel_grad.winograd_of_phases] if by_winograd else [kernel_grad.batch_as_channels]
+    assert rule.form.args[0] in forms
 
 
 def test_operands_of_two_dtypes_are_refused() -> None:
