@@ -20,6 +20,7 @@ from jax import lax
 from cnnjax.ops.checks import Precision
 from cnnjax.ops.conv import onednn
 from cnnjax.ops.conv.blocked import banded_kernel, width_blocked
+from cnnjax.ops.conv.chunks import as_bits, from_bits
 from cnnjax.ops.conv.forward import direct, im2col, lax_conv, sampled, whole_lax_conv
 from cnnjax.ops.conv.winograd import (
     WORD_BYTES,
@@ -311,14 +312,15 @@ def _sum_over_tiles(
     """
     if (images, rows) == dy.shape[:2]:  # one tile: no loop
         return part(x, dy)
-    x, dy = lax.optimization_barrier((x, dy))
+    bits = lax.optimization_barrier((as_bits(x), as_bits(dy)))
     whole = dy.shape[1] // rows
 
     def of_tile(image: jax.Array, row: jax.Array, height: int) -> jax.Array:
         step, read = windows.stride[0], (height - 1) * windows.stride[0] + windows.extents[0]
         zero = jnp.int32(0)
-        xs = lax.dynamic_slice(x, (image, row * jnp.int32(step), zero, zero), (images, read, *x.shape[2:]))
-        return part(xs, lax.dynamic_slice(dy, (image, row, zero, zero), (images, height, *dy.shape[2:])))
+        xs = lax.dynamic_slice(bits[0], (image, row * jnp.int32(step), zero, zero), (images, read, *x.shape[2:]))
+        dys = lax.dynamic_slice(bits[1], (image, row, zero, zero), (images, height, *dy.shape[2:]))
+        return part(from_bits(xs, x.dtype), from_bits(dys, dy.dtype))
 
     def step(i: jax.Array, total: jax.Array) -> jax.Array:
         image, row = i // jnp.int32(whole) * jnp.int32(images), i % jnp.int32(whole) * jnp.int32(rows)
