@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -65,6 +66,24 @@ def test_the_products_are_of_halves() -> None:
     )
     calls = [line for line in text.splitlines() if "@__onednn$" in line]
     assert len(calls) == 3 and all("xbf16>" in line for line in calls)
+
+
+@needs_bfloat16
+def test_loops_hold_images_as_bits_and_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sizes = ((4, 8, 8, 40), (3, 3, 40, 24), (4, 6, 6, 24))
+    arrays = [jnp.asarray(rng.normal(size=size), jnp.bfloat16) for size in sizes]
+    keywords: list[dict[str, Any]] = [{}, {"stride": 2, "padding": ((3, 2), (3, 2))}]
+    at_once = [jax.jit(partial(value_and_gradients, keywords=each))(*arrays) for each in keywords]
+    monkeypatch.setattr(choose, "COPIED_BYTES", 1)
+    for each, expected in zip(keywords, at_once, strict=True):
+        in_loops = jax.jit(partial(value_and_gradients, keywords=each)).lower(*arrays)
+        loops = [line for line in in_loops.as_text().splitlines() if "stablehlo.while" in line]
+        assert loops and not any(re.search(r"<4x\d+x\d+x\d+xbf16>", line) for line in loops)
+        for got, exact in zip(in_loops.compile()(*arrays), expected, strict=True):
+            assert got.dtype == exact.dtype
+            got, exact = (np.asarray(a).astype(float) for a in (got, exact))
+            np.testing.assert_allclose(got, exact, rtol=2 * HALF_UNIT, atol=SUM_ERROR * abs(exact).max())
 
 
 @needs_bfloat16

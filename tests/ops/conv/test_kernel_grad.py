@@ -117,8 +117,12 @@ def test_tap_by_tap(multiplier: int) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("most", [1, 3, 5, 17])
-def test_chunks_of_images_add_up_and_keep_their_order(most: int) -> None:
-    x = jnp.arange(17.0).reshape(17, 1)
-    np.testing.assert_array_equal(map_over_images(lambda x: 2 * x, x, most), 2 * x)
-    np.testing.assert_array_equal(sum_over_images(lambda x, dy: (x * dy).sum(0), x, x + 1, most), [1632])
+def test_chunks_of_images_add_up_and_keep_their_order(most: int, dtype: str) -> None:
+    x = jnp.arange(17, dtype=dtype).reshape(17, 1)
+    doubled = map_over_images(lambda x: 2 * x, x, most)
+    assert doubled.dtype == dtype
+    np.testing.assert_array_equal(doubled, 2 * x)
+    summed = sum_over_images(lambda x, dy: (x * dy).astype("float32").sum(0), x, x + 1, most)
+    np.testing.assert_array_equal(summed, [1632])
