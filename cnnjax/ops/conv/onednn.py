@@ -102,6 +102,17 @@ def multiplies_bfloat16() -> bool:
     return not held_back and not _processor_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
+def is_wrong_by_amx(windows: Windows, channels: int) -> bool:
+    """Returns whether oneDNN's kernels of AMX give wrong sums of bfloat16, with so many channels to a group.
+
+    Seen with jaxlib 0.10.2: where the channels of all taps in a row, an even number below 16 for each tap, fill two or
+    more tiles of 32 exactly, next to each other.
+    """
+    in_a_row = windows.stride[-1] == windows.dilation[-1] == 1
+    filled = windows.window[-1] * channels
+    return has_amx() and in_a_row and channels < 16 and channels % 2 == 0 and filled > 32 and filled % 32 == 0
+
+
 def _processor_flags() -> set[str]:
     try:
         return set(Path("/proc/cpuinfo").read_text().split())
