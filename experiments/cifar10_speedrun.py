@@ -15,7 +15,7 @@ random, mirrored views alone.
 The first command: 94.08 % ± 0.07 over 5 seeds, 476 updates in 59 to 63 minutes on two CPU cores (AMD Zen 3) beside
 other work, of which they were halted for 8 to 20, or two seeds in 70 minutes, each on a core. With Muon
 94.04 % ± 0.04 over 3 seeds, 200 updates in 31 minutes. The third, in bfloat16: 94.90 %, one seed, 720 updates in 61
-minutes on two cores of a Xeon with AMX, where bfloat16 takes 0.55 of the time of float32. airbench96 was not run.
+minutes on two cores of a Xeon with AMX, where bfloat16 takes 0.47 of the time of float32. airbench96 was not run.
 
 The loss is the mean over a batch, where airbench has the sum: see `train.by_group.airbench` for the rates. Pixels are
 standardised by the exact mean and deviation of the training images; airbench rounds them to four digits.
