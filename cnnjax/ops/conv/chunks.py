@@ -34,13 +34,13 @@ def sum_over_images(
     n, size = len(x), _evenly(len(x), most)
     if size == n:
         return f(x, dy)
+    bits = as_bits(x), as_bits(dy)
 
     def step(i: jax.Array, total: jax.Array) -> jax.Array:
         start = jnp.int32(i) * jnp.int32(size)
         parts = (lax.dynamic_slice_in_dim(a, start, size) for a in bits)
         return total + f(*(from_bits(part, a.dtype) for part, a in zip(parts, (x, dy), strict=True)))
 
-    bits = as_bits(x), as_bits(dy)
     shape = jax.eval_shape(f, x[:size], dy[:size])
     total = lax.fori_loop(0, n // size, step, jnp.zeros(shape.shape, shape.dtype))
     rest = n % size

@@ -103,14 +103,14 @@ def multiplies_bfloat16() -> bool:
 
 
 def is_wrong_by_amx(windows: Windows, channels: int) -> bool:
-    """Returns whether oneDNN's kernels of AMX give wrong sums of bfloat16, with so many channels to a group.
+    """Returns whether oneDNN sums bfloat16 wrongly by AMX, in a convolution that reads so many channels in each group.
 
-    Seen with jaxlib 0.10.2: where the channels of all taps in a row, an even number below 16 for each tap, fill two or
-    more tiles of 32 exactly, next to each other.
+    Seen with jaxlib 0.10.2, without stride and dilation along the rows: an even number of channels below 16, which
+    times the width of the window is 64 or a larger multiple of 32.
     """
     in_a_row = windows.stride[-1] == windows.dilation[-1] == 1
     filled = windows.window[-1] * channels
-    return has_amx() and in_a_row and channels < 16 and channels % 2 == 0 and filled > 32 and filled % 32 == 0
+    return in_a_row and channels < 16 and channels % 2 == 0 and filled > 32 and filled % 32 == 0
 
 
 def _processor_flags() -> set[str]:

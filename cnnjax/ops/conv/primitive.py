@@ -357,8 +357,6 @@ def _problem(
         channels, features = arrays["x"].shape[-1] // groups, arrays["y"].shape[-1] // groups
     else:
         channels, features = arrays["w"].shape[-2], arrays["w"].shape[-1] // groups
-    usable = onednn.supports(a, b)
-    if a.dtype == "bfloat16" and derivative != KERNEL_GRAD:
-        read = features if derivative == INPUT_GRAD else channels
-        usable = usable and not onednn.is_wrong_by_amx(windows, read)
-    return choose.Problem(images.shape[0], windows, channels, features, groups, a.dtype.itemsize, precision, usable)
+    return choose.Problem(
+        images.shape[0], windows, channels, features, groups, a.dtype.itemsize, precision, onednn.supports(a, b)
+    )

@@ -117,9 +117,14 @@ def depthwise(p: Problem) -> bool:
     return p.channels == 1 and p.groups > 1
 
 
+def by_amx(p: Problem) -> bool:
+    """True where oneDNN multiplies bfloat16 by AMX."""
+    return p.itemsize < WORD_BYTES and onednn.has_amx()
+
+
 def on_onednn(p: Problem) -> bool:
-    """True where oneDNN may compute it."""
-    return p.onednn
+    """True where oneDNN may compute it, and does so rightly."""
+    return p.onednn and not (by_amx(p) and onednn.is_wrong_by_amx(p.windows, p.channels))
 
 
 def wide_3x3(p: Problem) -> bool:
@@ -142,7 +147,8 @@ def wide_3x3_back(p: Problem) -> bool:
 
 def unit_stride_of_one_group_on_onednn(p: Problem) -> bool:
     """True where oneDNN may compute an input gradient as a convolution of one group."""
-    return p.onednn and unit_stride(p) and p.groups == 1
+    wrong = by_amx(p) and onednn.is_wrong_by_amx(p.windows, p.features)
+    return p.onednn and unit_stride(p) and p.groups == 1 and not wrong
 
 
 def few_channels(p: Problem, channels: int, features: int) -> bool:
@@ -228,8 +234,7 @@ def _saves_by_winograd(windows: Windows, channels: int, features: int) -> bool:
 
 def winograd_pays(p: Problem) -> bool:
     """True where no precision was asked for, and AMX does not multiply bfloat16 faster: these tiles are of float32."""
-    by_amx = p.itemsize < WORD_BYTES and onednn.has_amx() and large_batch(p)
-    return p.onednn and p.precision is None and not by_amx
+    return p.onednn and p.precision is None and not (by_amx(p) and large_batch(p))
 
 
 def wide_kernel(p: Problem) -> bool:
