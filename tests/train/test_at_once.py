@@ -28,7 +28,8 @@ class Conv(nnx.Module):
     """Convolution, batch norm, dropout: what a vmap over kernels, statistics and keys must keep apart."""
 
     def __init__(self, *, rngs: nnx.Rngs):
-        self.conv = layers.Conv(1, 8, (3, 3), padding="SAME", rngs=rngs)
+        # without a bias: batch norm takes it away again, and its gradient is rounding alone
+        self.conv = layers.Conv(1, 8, (3, 3), padding="SAME", use_bias=False, rngs=rngs)
         self.norm = layers.BatchNorm(8, rngs=rngs)
         self.dropout = nnx.Dropout(0.3, rngs=rngs)
         self.dense = nnx.Linear(8, 4, rngs=rngs)
