@@ -48,10 +48,6 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", LESS_OPTIMIZED)
 
 
-# Where in Python each operation comes from: a tenth of the time of all lowering, and nobody reads it here.
-jax.config.update("jax_traceback_in_locations_limit", 0)
-
-
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
     """Raises where an op, or a test, promotes a dtype or broadcasts a rank without saying so."""

@@ -83,6 +83,7 @@ def checked(tmp_path: Path, *command: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_mypy_resolves_the_parts(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "mypy.ini").write_text(SETTINGS)

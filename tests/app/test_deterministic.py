@@ -44,6 +44,7 @@ def test_every_net_is_here() -> None:
     assert DEEPER | {options["name"] for options, _ in NETS} == {name for name in MODELS if ":" not in name}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("options", "shape"), NETS, ids=[options["name"] for options, _ in NETS])
 def test_the_update_for_a_gpu_adds_in_a_fixed_order(options: dict[str, Any], shape: tuple[int, ...]) -> None:
     """For a scatter, or a select-and-scatter, XLA has to sort under the flag. The memory of the state is reused."""

@@ -18,6 +18,8 @@ from cnnjax.app import hosts
 from tests import processes
 from tests.train.groups import free_port
 
+pytestmark = pytest.mark.thorough
+
 #: A program in a few words: what each process does, one after the other, after it has met the others.
 PROGRAM = """
 import os, sys, time

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests import processes
+
+pytestmark = pytest.mark.thorough
 
 FLAGS = ("--dataset=digits", "--blocks=1", "--width=2", "--batch_size=512", "--local_batch_norm")
 

@@ -19,6 +19,8 @@ from tests.data import picture_files
 from tests.experiments import tiny_sets
 from tests.train import tiny
 
+pytestmark = pytest.mark.thorough
+
 SMALL = ("--batch_size=256", "--checkpoint_every=1000")
 
 

@@ -289,6 +289,7 @@ for change in (affine, crop_flip, lambda key, x: pca_jitter(key, crop_flip(key, 
 """
 
 
+@pytest.mark.thorough
 def test_the_number_of_devices_does_not_matter():
     processes.program(SHARDED, devices=4)
 

@@ -175,5 +175,6 @@ for change in (*mixes, lambda key, x, y: (cutout(key, x, size=3), y)):
 """
 
 
+@pytest.mark.thorough
 def test_the_number_of_devices_does_not_matter() -> None:
     processes.program(SHARDED, devices=4)

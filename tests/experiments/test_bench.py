@@ -17,6 +17,8 @@ import pytest
 from cnnjax.errors import UserError
 from tests import processes
 
+pytestmark = pytest.mark.thorough
+
 
 def bench_module(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(processes.ROOT / "experiments" / "bench")

@@ -14,6 +14,7 @@ from cnnjax.app import augmentation
 from tests import processes
 
 
+@pytest.mark.thorough
 def test_alexnet_trains_on_crops_and_classifies_images_of_any_size(tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     flags = ["--dataset=digits", "--epochs=1", "--width=6", "--dense=8", "--image_size=63", "--batch_size=256"]

@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests import processes
 
+pytestmark = pytest.mark.thorough
+
 X = np.array([[1, 1, 0, 0, 0, 0, 1, 1]] * 6)
 
 

@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests import processes
 
+pytestmark = pytest.mark.thorough
+
 FLAGS = ("--image_size=32", "--batch_size=8")
 
 

@@ -136,6 +136,7 @@ def test_a_signal_says_how_to_go_on(tmp_path: Path) -> None:
     assert f"--workdir={workdir}" in done.stdout.split("Go on with: ")[1]
 
 
+@pytest.mark.thorough
 def test_a_full_disk_ends_in_one_sentence(tmp_path: Path) -> None:
     """A limit of 100 kB on any file stands for the full disk; the checkpoint of LeNet-5 and its Adam takes 740 kB."""
     message = processes.refusal("lenet5.py", "--epochs=1", "--noaugment", f"--workdir={tmp_path / 'run'}",

@@ -12,6 +12,8 @@ from PIL import Image
 from cnnjax.train import restore
 from tests import processes
 
+pytestmark = pytest.mark.thorough
+
 TINY = ("--widths=2,2,2", "--batch_size=8", "--epochs=1.5", "--updates_per_call=1")
 
 

@@ -13,6 +13,8 @@ import pytest
 from cnnjax.train import metrics
 from tests import processes
 
+pytestmark = pytest.mark.thorough
+
 NET = ["--maps=4", "--epochs=2", "--batch_size=10"]
 
 

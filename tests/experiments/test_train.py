@@ -62,6 +62,7 @@ def test_what_a_run_of_ones_own_net_leaves(run: Path) -> None:
     assert {"curves", "kernels", "test/loss"} <= events.tags(run)
 
 
+@pytest.mark.thorough
 def test_the_other_scripts_know_the_net(run: Path, folder: Path) -> None:
     """A digit enlarged to 200x200 is resized; of one that is dark on white a warning is given; folders are made."""
     digit = data.digits().test_images[40, ..., 0]
@@ -83,6 +84,7 @@ def test_the_other_scripts_know_the_net(run: Path, folder: Path) -> None:
     assert "Small on digits" in printed and "1 run in 1 group: compared/compare.png and .json" in printed
 
 
+@pytest.mark.thorough
 def test_seeds_make_runs_of_their_own_and_a_table(folder: Path, run: Path) -> None:
     flags = (*TINY, "--epochs=2", "--seed=3", "--workdir=seeds", "--deterministic", "--updates_per_call=2")
     processes.good("train.py", *flags, "--seeds=2", folder=folder)
@@ -107,6 +109,7 @@ def test_seeds_make_runs_of_their_own_and_a_table(folder: Path, run: Path) -> No
     assert "--workdir=run holds a single run: leave --seeds out, or give another folder." in message
 
 
+@pytest.mark.thorough
 def test_seeds_at_once(folder: Path, run: Path) -> None:
     """The same numbers as one after the other, but for rounding, in folders alike, in whichever way they go on."""
     flags = (*TINY, "--epochs=2", "--seed=3", "--seeds=2")
@@ -131,6 +134,7 @@ def test_seeds_at_once(folder: Path, run: Path) -> None:
     assert not list((folder / "new").rglob("*.json"))
 
 
+@pytest.mark.thorough
 def test_the_kit_in_one_run(folder: Path) -> None:
     kit = ("--label_smoothing=0.1", "--mixup=0.2", "--cutout=2", "--ema=0.9", "--warmup=3", "--accumulate=2",
            "--tta=shift", "--metric=accuracy,top5", "--grad_clip=1", "--validation=6")  # fmt: skip
@@ -155,6 +159,7 @@ def test_the_kit_in_one_run(folder: Path) -> None:
     assert (shown["mixup"], shown["optimizer"], shown["accumulate"]) == (0.2, "momentum", 2)
 
 
+@pytest.mark.thorough
 def test_from_another_run_with_frozen_parameters(folder: Path, run: Path) -> None:
     flags = (*TINY, "--epochs=1", "--init_from=run", "--freeze=^conv", "--workdir=tuned")
     printed = processes.good("train.py", *flags, folder=folder)
@@ -166,6 +171,7 @@ def test_from_another_run_with_frozen_parameters(folder: Path, run: Path) -> Non
     assert config_of(folder / "tuned")["init_from"] == "run"
 
 
+@pytest.mark.thorough
 def test_a_folder_of_photos_of_any_size_in_colour(folder: Path) -> None:
     """Its gray images of 6x5 become 8x8 in three channels; predict finds the images again."""
     fill(folder / "pets" / "train", {"cat": 6, "dog": 6})

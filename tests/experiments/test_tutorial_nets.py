@@ -17,6 +17,7 @@ def test_the_mnist_net_prints_its_shapes_and_reports(tmp_path: Path) -> None:
     assert "test accuracy" in done.stdout and (tmp_path / "run/kernels.png").exists()
 
 
+@pytest.mark.thorough
 def test_the_cifar_net_with_batch_norm(tmp_path: Path) -> None:
     flags = ["--dataset=digits", "--epochs=1", "--blocks=2", "--width=4", "--batch_norm", "--algorithm=im2col"]
     done = processes.run("cifar10.py", *flags, f"--workdir={tmp_path / 'run'}")

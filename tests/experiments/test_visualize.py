@@ -20,6 +20,8 @@ from cnnjax.train.state import apply_inference
 from tests import processes
 from tests.experiments.events import tags
 
+pytestmark = pytest.mark.thorough
+
 PICTURES = ["kernels", "kernels_of_all_layers", "feature_maps", "receptive_fields", "confusion", "mistakes"]
 
 

@@ -30,9 +30,24 @@ NARROW_VGG: dict[str, Any] = {"name": "vgg", "depth": 11, "batch_norm": True, "s
     [
         ({"name": "lenet5"}, twins.lenet5, (32, 32, 1)),
         ({"name": "resnet18"}, partial(twins.resnet, depth=18, stem="cifar"), (32, 32, 3)),
-        ({"name": "resnet18", "stem": "imagenet"}, partial(twins.resnet, depth=18, stem="imagenet"), (64, 64, 3)),
-        ({"name": "resnet34", "width": 8}, partial(twins.resnet, depth=34, stem="imagenet", width=8), (64, 64, 3)),
-        ({"name": "resnet50", "width": 4}, partial(twins.resnet, depth=50, stem="imagenet", width=4), (64, 64, 3)),
+        pytest.param(
+            {"name": "resnet18", "stem": "imagenet"},
+            partial(twins.resnet, depth=18, stem="imagenet"),
+            (64, 64, 3),
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            {"name": "resnet34", "width": 8},
+            partial(twins.resnet, depth=34, stem="imagenet", width=8),
+            (64, 64, 3),
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            {"name": "resnet50", "width": 4},
+            partial(twins.resnet, depth=50, stem="imagenet", width=4),
+            (64, 64, 3),
+            marks=pytest.mark.thorough,
+        ),
         pytest.param(
             {"name": "resnet101", "width": 4},
             partial(twins.resnet, depth=101, stem="imagenet", width=4),

@@ -64,6 +64,7 @@ def trained(parts: int, devices: int) -> tuple[np.ndarray, np.ndarray, list[str]
     return np.array(losses), np.array(statistics), collectives
 
 
+@pytest.mark.thorough
 def test_shares_of_four_devices_are_four_parts_on_one() -> None:
     (one, one_stats, _), (four, four_stats, collectives) = trained(4, 1), trained(4, 4)
     np.testing.assert_allclose(four, one, atol=1e-5)
@@ -71,6 +72,7 @@ def test_shares_of_four_devices_are_four_parts_on_one() -> None:
     assert collectives == [], "each device normalises its own images, forward and backward"
 
 
+@pytest.mark.thorough
 def test_the_whole_batch_on_four_devices_is_that_of_one() -> None:
     (one, one_stats, _), (four, four_stats, collectives) = trained(1, 1), trained(1, 4)
     np.testing.assert_allclose(four, one, atol=1e-5)

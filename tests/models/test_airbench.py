@@ -58,6 +58,7 @@ def test_kernels_that_do_not_start_as_the_identity_are_drawn() -> None:
     assert abs(kernel).max() <= limit and abs(float(kernel.std()) / limit - 1 / 3**0.5) < 0.01
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "convs"), [("airbench94", 2), ("airbench96", 3)])
 def test_updates_are_those_of_pytorch(name: str, convs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve, with lookahead after 5 and 10 and at the end, the whitening bias frozen after 6."""

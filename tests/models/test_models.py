@@ -149,6 +149,7 @@ def own_and_flax(steps: int, dtype: str, batch_norm: bool, draws: int = 1) -> tu
     return own, flax
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_own_and_flax_convolutions_train_alike(batch_norm: bool) -> None:
     # ReLU and max-pooling have kinks: where a sum falls beside one, its last bit decides (draw 0, with the weights

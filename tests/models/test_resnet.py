@@ -47,6 +47,7 @@ def test_the_stride_of_a_bottleneck_is_on_its_3x3() -> None:
     assert table["blocks.3.first.conv"] == (56, 56, 128) and table["blocks.3.second.conv"] == (28, 28, 128)
 
 
+@pytest.mark.thorough
 def test_blocks_that_start_at_zero_start_as_the_identity() -> None:
     zero = models.build({"model": {"name": "resnet50", "width": 2, "zero_init_residual": True}})
     block = zero.blocks[1]
@@ -56,6 +57,7 @@ def test_blocks_that_start_at_zero_start_as_the_identity() -> None:
     np.testing.assert_array_equal(jax.jit(lambda block, x: block(x))(block, x), x)
 
 
+@pytest.mark.thorough
 def test_blocks_start_as_torchvisions_do_by_default() -> None:
     plain = models.build({"model": {"name": "resnet18", "width": 2}})
     assert all((block.last.norm.scale[...] == 1).all() for block in plain.blocks)

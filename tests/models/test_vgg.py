@@ -47,6 +47,7 @@ def test_the_quarter_width_net_of_d2l() -> None:
     assert nets.count(nets.shapes(**options)) == convs + dense
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("depth", "batch_norm"), [(11, True), pytest.param(16, False, marks=pytest.mark.slow)])
 def test_vgg_is_its_layers_in_pytorch(depth: int, batch_norm: bool) -> None:
     torch = pytest.importorskip("torch")

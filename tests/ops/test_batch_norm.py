@@ -92,6 +92,7 @@ def test_bad_input(arguments, keywords, error, message) -> None:
         ops.batch_norm(*arguments, **keywords)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pooled", [False, True])
 def test_parts_of_a_batch_are_normalised_by_themselves(pooled: bool) -> None:
     x, scale, bias = RNG.normal(1, 2, (8, 4, 6, 3)), RNG.normal(size=3), RNG.normal(size=3)

@@ -32,6 +32,7 @@ def everyday(names: list[str], slow: tuple[str, ...] | list[str] = CONV_ALONE) -
 EVERY = everyday(NAMES, [*CONV_ALONE, *activations.__all__])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", EVERY)
 def test_without_jit_and_with_a_look_at_every_number_nothing_changes(name: str) -> None:
     each = example_of(name)

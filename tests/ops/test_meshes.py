@@ -15,6 +15,7 @@ def on_eight_devices(module: str, *arguments: str) -> dict:
     return dict(map(json.loads, processes.module(module, *arguments, devices=8).splitlines()))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ops_and_gradients_are_those_of_one_device(everything: bool) -> None:
     found = on_eight_devices("tests.ops.on_meshes", *NAMES, *["--everything"] * everything)
@@ -61,6 +62,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.thorough
 def test_results_keep_their_sharding_axis_by_axis() -> None:
     found = on_eight_devices("tests.ops.result_shardings")
     assert found == {name: [str(spec) for spec in specs] for name, specs in EXPECTED.items()}

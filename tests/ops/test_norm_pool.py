@@ -55,6 +55,7 @@ def test_against_the_oracles_of_both(name: str) -> None:
             np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_its_derivatives_by_differences() -> None:
     x = RNG.permutation(48).reshape(2, 4, 2, 3) / 7  # no two elements of a window are near
     with jax.enable_x64(True):

@@ -285,7 +285,8 @@ ROWS = [pytest.param(op, marks=[pytest.mark.slow] if " " in op or op in CONV_ALO
 
 
 #: That jit changes nothing tests/ops/test_jax_tools.py says every day, of all but activation functions.
-COLUMNS = [pytest.param(name, marks=[pytest.mark.slow] if name == "jit" else []) for name in [*CHECKS, "shard_map"]]
+RARE = {"jit": pytest.mark.slow, "hessian": pytest.mark.thorough, "shard_map": pytest.mark.thorough}
+COLUMNS = [pytest.param(name, marks=[RARE[name]] if name in RARE else []) for name in [*CHECKS, "shard_map"]]
 
 
 @pytest.mark.parametrize("op", [row for row in OPS if row.startswith("activations")])

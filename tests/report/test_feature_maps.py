@@ -26,6 +26,7 @@ def test_maps_of_many_shapes(tmp_path: Path) -> None:
     assert size(tmp_path / "a.png")[0] == size(tmp_path / "b.png")[0] == size(tmp_path / "c.png")[0] == 1300
 
 
+@pytest.mark.thorough
 def test_maps_of_many_layers_are_paged(tmp_path: Path) -> None:
     stacks = [(f"layer {number}", np.ones((8, 8, 4))) for number in range(25)]
     written = report.maps(stacks, tmp_path / "maps.png", "a deep net", image=np.zeros((8, 8, 1), np.uint8))
@@ -54,6 +55,7 @@ def test_predicted_and_true_class_are_marked(
     assert drawn == {label: (logits[label], to_rgba(colour)) for label, colour in marks.items()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("layers", "names"), [(6, ["a.png"]), (41, ["a.png", "a-2.png"])])
 def test_receptive_fields(layers: int, names: list[str], tmp_path: Path) -> None:
     image = np.zeros((32, 24, 1), np.uint8)

@@ -24,6 +24,7 @@ def test_the_96_kernels_of_alexnet_are_six_rows_of_sixteen(tmp_path: Path) -> No
     assert 2 < width / height < 2.7
 
 
+@pytest.mark.thorough
 def test_257_kernels_are_two_pages(tmp_path: Path) -> None:
     written = report.kernels(np.random.default_rng(0).normal(size=(3, 3, 1, 257)), tmp_path / "a.png")
     assert written == [tmp_path / "a.png", tmp_path / "a-2.png"]

@@ -53,6 +53,7 @@ def at_once(folder: Path | None, make: Any = Tiny, seeds: Sequence[int] = SEEDS,
     return train.fit_at_once(models, arguments.pop("data"), folders, seeds, **arguments)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("updates_per_call", [1, 4])
 def test_each_net_computes_what_it_would_alone(tmp_path: Path, updates_per_call: int) -> None:
     """Parameters, statistics, records and outputs of a net with dropout, under augmentation, EMA and lookahead."""
@@ -79,6 +80,7 @@ def test_a_single_net_is_that_of_fit(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, one.state, alone.state)
 
 
+@pytest.mark.thorough
 def test_a_net_behind_the_others_changes_no_bit(tmp_path: Path) -> None:
     """Where a kill comes between the checkpoints of two nets, the one behind makes its updates again."""
     at_once(tmp_path / "cut", epochs=2, schedule="constant")
@@ -94,6 +96,7 @@ def test_a_net_behind_the_others_changes_no_bit(tmp_path: Path) -> None:
     assert all(one.finished for one in went_on)
 
 
+@pytest.mark.thorough
 def test_one_that_stops_early_leaves_the_others_alone(tmp_path: Path) -> None:
     changes = {"validation": 24, "patience": 1, "learning_rate": 0.3, "epochs": 12}
     together = at_once(tmp_path, **changes)
@@ -176,6 +179,7 @@ np.testing.assert_array_equal(many[1], kernels([1])[0])
 """
 
 
+@pytest.mark.thorough
 def test_nets_are_dealt_out_over_devices() -> None:
     """Of two devices and three nets the first has two; each is what it is alone, that on the second to the bit."""
     assert processes.program(PROGRAM, devices=2) == "[[0], [1], [0]]\n"

@@ -56,6 +56,7 @@ def test_group_borders() -> None:
     assert [updates_in_call(done, 4, 6, total=9) for done in (4, 6)] == [2, 3], "the last call ends with the run"
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_at_the_border_of_a_call_with_the_number_that_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

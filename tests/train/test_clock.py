@@ -28,7 +28,7 @@ def test_compiling_is_told_from_running() -> None:
     """Nothing but compiling takes long in the first part, nothing but waiting in the second."""
 
     def long(x: jax.Array) -> jax.Array:
-        for number in range(200):
+        for number in range(40):
             x = jnp.sin(x) + jnp.cumsum(x) * number
         return x
 

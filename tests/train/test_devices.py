@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cnnjax.train import metrics
 from tests import processes
@@ -40,6 +41,7 @@ def values(folder: Path, name: str) -> np.ndarray:
     return np.array([r[name] for r in metrics.read(folder / "metrics.jsonl") if name in r])
 
 
+@pytest.mark.thorough
 def test_eight_devices_are_one(tmp_path: Path) -> None:
     one, eight, resumed = (tmp_path / name for name in ("one", "eight", "resumed"))
     assert processes.program(RUNS, f"{one}=4", f"{resumed}=2") == "1\n"

@@ -337,6 +337,7 @@ def make_gan_update(net: Any, optimizer: Any) -> Any:
     return update
 
 
+@pytest.mark.thorough
 def test_two_optimisers_in_the_same_loop_resume_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = data.digits()
     real = digits.train_images[:160].reshape(160, -1) / np.float32(255)

@@ -16,6 +16,8 @@ from cnnjax import data, train
 from cnnjax.train import checkpoint, metrics
 from tests.train import groups, tiny
 
+pytestmark = pytest.mark.thorough
+
 
 class Numbered:
     """A source whose labels say which example each is; some examples are corrupt."""

@@ -65,6 +65,7 @@ class Dropping(tiny.Tiny):
         return super().__call__(self.dropout(x))
 
 
+@pytest.mark.thorough
 def test_a_run_with_dropout_that_was_cut_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ class Pooling(nnx.Module):
         return self.dense(self.pool(x).reshape(len(x), -1))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["stochastic", "fractional"])
 def test_random_pools_train_and_are_evaluated_alike_each_time(kind: str, tmp_path: Path) -> None:
     result = tiny.fit(tmp_path, replace(OPTIONS, epochs=6), Pooling(kind))
@@ -179,6 +181,7 @@ def test_an_augmentation_may_ask_which_examples_it_gets_and_when() -> None:
     assert make(x[chosen], x[chosen], None, jnp.int32(3), chosen)[0].tolist() == expected
 
 
+@pytest.mark.thorough
 def test_it_is_told_the_same_of_examples_that_are_read(tmp_path: Path) -> None:
     def moved(key: jax.Array, x: jax.Array, *, info: data.BatchInfo) -> jax.Array:
         return x + (info.numbers + 10 * info.epoch).astype(jnp.float32)[:, None, None, None]
@@ -190,6 +193,7 @@ def test_it_is_told_the_same_of_examples_that_are_read(tmp_path: Path) -> None:
     assert not same_bits(tmp_path / "never", tmp_path / "plain")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("updates_per_call", [1, 4])
 def test_a_fraction_of_an_epoch_with_lookahead_resumes(
     updates_per_call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

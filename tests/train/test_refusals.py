@@ -191,6 +191,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.thorough
 def test_a_script_run_again_goes_on_and_an_edited_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "script.py"
 
@@ -300,6 +301,7 @@ def test_options_of_the_optimiser_act(tmp_path: Path) -> None:
         fit(tmp_path / "with", epochs=2, optimizer="momentum", optimizer_options={"momentum": 0.6})
 
 
+@pytest.mark.thorough
 def test_every_option_acts() -> None:
     assert ELSEWHERE | set(CHANGES) == {field.name for field in dataclasses.fields(train.Options)}
     base = fit(None, epochs=2)

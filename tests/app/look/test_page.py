@@ -19,6 +19,8 @@ from cnnjax.app.restored import TrainedNet, restore
 from cnnjax.inspect import activations
 from tests import processes
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from cnnjax.ops.conv import primitive
 from cnnjax.ops.conv.mapped import as_one
 from tests.cases import array
 
+pytestmark = pytest.mark.thorough
+
 K, N = 3, 2
 #: shapes of x and w, keywords
 CASES = {

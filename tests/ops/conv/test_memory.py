@@ -60,6 +60,7 @@ def temporaries(algorithm: str, x, w, keywords) -> list[int]:
     return [jax.jit(f).lower(*a).compile().memory_analysis().temp_size_in_bytes for f, a in programs]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("library", ["onednn", "xla"])
 @pytest.mark.parametrize(
     ("case", "dtype"),

@@ -13,6 +13,7 @@ def differences(*arguments):
     return printed.removesuffix("done\n")
 
 
+@pytest.mark.thorough
 def test_meshes_give_the_numbers_of_one_device():
     assert differences(*KINDS, "core") == ""
 
