@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from cnnjax import data, train
+from cnnjax.data.npz_rows import NotByRows
 from cnnjax.data.preprocess import height_and_width
 from cnnjax.data.reading import Record
 from cnnjax.errors import UserError
@@ -172,8 +173,13 @@ def open_streamed(wanted: Input, channels: int | None) -> data.OpenDataset | Non
                 "--skip_corrupt is for images that are read when they are needed: leave --stream=never out."
             )
         return None
-    opened = data.open_dataset(FLAGS.dataset, FLAGS.data_dir, test_share=FLAGS.test_share)
     streamed = FLAGS.stream == "always" or wanted.random_resized or FLAGS.skip_corrupt
+    try:
+        opened = data.open_dataset(FLAGS.dataset, FLAGS.data_dir, test_share=FLAGS.test_share)
+    except NotByRows:
+        if streamed:
+            raise
+        return None
     if streamed:
         return opened
     # all processes must decide alike, or their programs would differ

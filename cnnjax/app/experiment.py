@@ -126,7 +126,10 @@ def warmed_up(experiment: Experiment, prepared: Prepared, options: train.Options
     """Returns the options with the warm-up of the recipe, in updates, where `--warmup` is not given."""
     if not experiment.warmup_epochs or FLAGS["warmup"].present:
         return options
-    per_epoch = data.steps_per_epoch(len(prepared.training) - options.validation, options.batch_size)
+    left = len(prepared.training) - options.validation
+    if left <= 0:  # `fit` says what is wrong
+        return options
+    per_epoch = data.steps_per_epoch(left, options.batch_size)
     epochs = min(experiment.warmup_epochs, options.epochs / 2)
     return dataclasses.replace(options, warmup=round(epochs * per_epoch))
 

@@ -26,9 +26,10 @@ def draw(
     """Draws the pictures into a run's folder and its TensorBoard events; returns their names."""
     outputs, labels, names = result.outputs, result.labels, prepared.class_names
     test = prepared.splits(seed=0)["test"]
-    report.curves(result.records, folder / "curves.png", augmented=any(config.get(name) for name in SETTINGS))
+    augmented = any(config.get(name) for name in (*SETTINGS, "random_resized_crops") if name != "flip")
+    report.curves(result.records, folder / "curves.png", augmented=augmented)
     drawn = ["curves"]
-    kernel = first_kernel(result.state.params, first_layer)
+    kernel = first_kernel(train.split(result.model)[1], first_layer)  # whole, where the state's may be sharded
     if kernel is not None:
         drawn += [path.stem for path in report.kernels(kernel, folder / "kernels.png")]
     report.confusion(labels, outputs.argmax(-1), names, folder / "confusion.png")

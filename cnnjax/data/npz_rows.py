@@ -28,6 +28,10 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip file: signatur
 _SIGNATURE = b"PK\x03\x04"
 
 
+class NotByRows(UserError):
+    """Says that an array of a file cannot be read row by row, only as a whole."""
+
+
 class Member:
     """An array in an npz file, read row by row: nothing of it is mapped or kept, so memory does not grow.
 
@@ -40,7 +44,8 @@ class Member:
       dtype: of the array.
 
     Raises:
-      UserError: the file cannot be read, the array is compressed, in Fortran's order, or ends early.
+      NotByRows: the array is compressed, or in Fortran's order.
+      UserError: the file cannot be read, or the array ends early.
     """
 
     def __init__(self, file: Path, name: str):
@@ -48,7 +53,7 @@ class Member:
         with zipfile.ZipFile(file) as archive:
             info = archive.getinfo(f"{name}.npy")
             if info.compress_type != zipfile.ZIP_STORED:
-                raise UserError(
+                raise NotByRows(
                     f"{name} of {file} is compressed, so its rows cannot be read one by one: write the file with "
                     "np.savez, not np.savez_compressed."
                 )
@@ -56,7 +61,7 @@ class Member:
                 self.shape, fortran, self.dtype = _header(member)
                 header_bytes = member.tell()
         if fortran and len(self.shape) > 1:
-            raise UserError(
+            raise NotByRows(
                 f"{name} of {file} is stored in Fortran's order, so its rows cannot be read one by one: write "
                 "np.ascontiguousarray(x)."
             )

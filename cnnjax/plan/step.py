@@ -73,7 +73,9 @@ def lower_update(
     y = jax.ShapeDtypeStruct((updates, batch_size, *label.shape), label.dtype)
 
     def update_of(seed: int | jax.Array) -> Update:
-        return make_update(net, optimizer, loss, seed, accumulate=accumulate, ema=ema, lookahead_every=lookahead)
+        return make_update(
+            net, optimizer, loss, seed, accumulate=accumulate, ema=ema, lookahead_every=lookahead, total=1
+        )
 
     platform, (state,) = devices[0].platform, _on(mesh, PartitionSpec(), state)
     batch = _on(mesh, PartitionSpec(None, "batch"), x, y)

@@ -20,6 +20,7 @@ from cnnjax.data import rng
 from cnnjax.errors import UserError
 from cnnjax.train import devices, fingerprint, run_dir, step
 from cnnjax.train.clock import Clock
+from cnnjax.train.examples import specs
 from cnnjax.train.fit import fit
 from cnnjax.train.loop import Run
 from cnnjax.train.losses import Scalars
@@ -57,7 +58,7 @@ def fit_at_once(
 
     Args:
       models: the nets, of one structure.
-      data: as for `fit`: the same for all, or of each its own.
+      data: as for `fit`: the same for all, or of each its own, of the same shapes and number of updates.
       workdirs: of each its own folder, see `fit`; all of them new, or to go on with.
       seeds: of each its `seed`.
       **arguments: the others of `fit`, for all of them. `watch` is told what the first net does, and the warnings of
@@ -84,6 +85,7 @@ def fit_at_once(
     own_data = [data] * count if isinstance(data, Mapping) else data
     _check(models, own_data, workdirs, seeds, arguments)
     tasks = [_task(*own, arguments) for own in zip(models, own_data, workdirs, seeds, strict=True)]
+    _check_alike(tasks)
     places = jax.local_devices()[:count]
     with contextlib.ExitStack() as stack:
         caught = stack.enter_context(catch_signals(tasks[0].watch.stopping))
@@ -235,6 +237,23 @@ def _check(
     for number, model in enumerate(models):
         if _structure(model) != first:
             raise UserError(f"`models` must be of one structure, but net {number} is not as net 0: train it by itself.")
+
+
+def _check_alike(tasks: Sequence[Task]) -> None:
+    """Refuses examples of which a run makes other updates, or of other shapes: one program is for all nets."""
+
+    def described(task: Task) -> str:
+        x, y = specs(task.splits["train"])
+        shapes = [f"{leaf.dtype}{list(leaf.shape[1:])}" for leaf in jax.tree.leaves((x, y))]
+        return f"{', '.join(shapes)} in {task.per_epoch} updates an epoch"
+
+    first = described(tasks[0])
+    for number, task in enumerate(tasks):
+        if (own := described(task)) != first:
+            raise UserError(
+                f"`data` of nets that are trained at once must be alike: net {number} has examples of {own}, and net 0 "
+                f"{first}. Train it by itself."
+            )
 
 
 def _structure(model: nnx.Module) -> tuple[str | None, Any]:

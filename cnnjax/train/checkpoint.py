@@ -134,14 +134,15 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until the save under way is safe on disk; UserError where it failed."""
-        if self._saving is None:
+        step, self._saving = self._saving, None  # where it failed, that is said once
+        if step is None:
             return
-        with _clear_errors(self.folder, f"saving checkpoint {self._saving} in", self.last_good):
+        with _clear_errors(self.folder, f"saving checkpoint {step} in", self.last_good):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
             if devices.is_main():
-                _write_sums(self.folder / str(self._saving))
-        self._saved, self._saving = self._saving, None
+                _write_sums(self.folder / str(step))
+        self._saved = step
 
     def last_good(self) -> str:
         """Returns a clause that names the last saved checkpoint."""
@@ -338,7 +339,9 @@ def _clear_errors(
     except UserError:
         raise
     except Exception as error:  # TensorStore's own types for a full disk, OSError, ValueError, ...
-        reason = str(error).strip().split("\n")[0][:300]
+        reason = str(error).strip().split("\n")[0]
+        if len(reason) > 300:  # TensorStore begins with the array and ends with the cause
+            reason = f"{reason[:120]} ... {reason[-180:]}"
         raise UserError(
             f"{doing} {folder} failed: {type(error).__name__}: {reason}; {last_good()}. "
             "See that the disk has room and is writable, then run the same command again."

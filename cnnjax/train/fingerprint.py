@@ -37,6 +37,8 @@ DEEPEST = 64
 """Levels of nesting that are looked at."""
 NOT_CODE = ("__module__", "__qualname__", "__doc__", "__firstlineno__")
 """Attributes of a class that say nothing of what it does."""
+HIDDEN = ("__", "_pytree__")
+"""How the names of attributes begin that Python and nnx keep for themselves."""
 
 
 def of_function(function: Any) -> str:
@@ -167,7 +169,10 @@ class _Description:
             return _name(type(value))  # the parameters are compared with the checkpoint's
         if hasattr(value, "__wrapped__"):  # a jitted function, a custom derivative
             return ["wrapped", self.of(value.__wrapped__)]
-        attributes = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+        hidden = "_" if _installed(type(value)) else HIDDEN  # what a library keeps for itself may be a cache
+        attributes = {
+            name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith(hidden)
+        }
         return [self.of(type(value)), {name: self.of(item) for name, item in sorted(attributes.items())}]
 
     def _of_function(self, function: types.FunctionType) -> list[Any]:
@@ -179,8 +184,14 @@ class _Description:
         return [_name(function), *values, self.of(function.__code__), [[name, self.of(used[name])] for name in used]]
 
     def _of_class(self, owner: type) -> list[Any]:
-        kinds = (types.FunctionType, staticmethod, classmethod, property, bool, int, float, str)
-        own = {name: item for name, item in vars(owner).items() if isinstance(item, kinds) and name not in NOT_CODE}
+        code = (types.FunctionType, staticmethod, classmethod, property, bool, int, float, str)
+        values = (tuple, list, dict, frozenset, set)
+        own = {
+            name: item
+            for name, item in vars(owner).items()
+            if (isinstance(item, code) and name not in NOT_CODE)
+            or (isinstance(item, values) and not name.startswith(HIDDEN))
+        }
         return [_name(owner), self.of(owner.__bases__), [[name, self.of(own[name])] for name in sorted(own)]]
 
 

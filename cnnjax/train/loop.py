@@ -20,11 +20,11 @@ from cnnjax.train import checkpoint, devices, metrics, run_dir, step
 from cnnjax.train.calls import updates_in_call
 from cnnjax.train.clock import Clock
 from cnnjax.train.evaluate import Evaluator
-from cnnjax.train.examples import gather
+from cnnjax.train.examples import Examples, gather, is_read_one_by_one
 from cnnjax.train.feed import DeviceFeed, Feed, HostFeed, fits_on_device
 from cnnjax.train.losses import Scalars
 from cnnjax.train.metrics import Means, MetricsLog
-from cnnjax.train.reading import Skipped
+from cnnjax.train.reading import Skipped, read_examples
 from cnnjax.train.result import Result
 from cnnjax.train.state import TrainState, Tree, from_arrays, initial, load_state
 from cnnjax.train.task import BeforeEpoch, Task
@@ -129,7 +129,8 @@ class Run:
         training = task.splits["train"]
         if options.stream == "never" or (options.stream == "auto" and fits_on_device(training)):
             there = like.feed if like and isinstance(like.feed, DeviceFeed) else None
-            return DeviceFeed(training, self.mesh, make, options.seed, options.batch_size, there)  # type: ignore[arg-type]
+            held = training if isinstance(training, Examples) else gather(training, np.arange(len(training)))
+            return DeviceFeed(held, self.mesh, make, options.seed, options.batch_size, there)
         return HostFeed(
             training, self.mesh, make, options.seed, options.batch_size, next_call=self._updates_from,
             total=self.total, workers=task.workers, skipped=self.skipped,
@@ -251,7 +252,11 @@ class Run:
             return state
         count, compute = self.before_epoch
         training = self.task.splits["train"]
-        examples = gather(training, batches.sample(self.options.seed, epoch, len(training), count))
+        numbers = batches.sample(self.options.seed, epoch, len(training), count)
+        if is_read_one_by_one(training):
+            examples = read_examples(training, numbers, self.skipped)
+        else:
+            examples = gather(training, numbers)
         each = jax.tree.map(lambda leaf: leaf[None], examples)
         x, y, first = devices.replicate(self.mesh, (each.x, each.y, np.int32(0)))
         x, y = jax.tree.map(lambda leaf: leaf[0], self.plain_batches(x, y, None, first))
@@ -280,7 +285,7 @@ class Run:
             first, values = self.pending.popleft()
             names = sorted(values, key=lambda name: name != "loss")  # jit sorts them by name
             fetched = jax.device_get(values)
-            for n in range(len(fetched[names[0]])):
+            for n in range(self._updates_from(first)):
                 self.record(first + n + 1, {name: float(fetched[name][n]) for name in names})
 
     def record(self, number: int, values: Mapping[str, float]) -> None:

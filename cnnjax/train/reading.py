@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import NamedTuple
 
@@ -110,6 +110,21 @@ def read_batches(
             there = np.array([one is not None for one in batch])
             found = [one for one in batch if one is not None]
             yield Read(_spread(stack(found) if found else jax.tree.map(_no_rows, shapes), there), there)
+
+
+def read_examples(source: Split, numbers: Iterable[int], skipped: Skipped | None) -> Examples:
+    """Reads some examples of a source; the next one that can be read takes the place of a corrupt one.
+
+    Args:
+      source: what to read.
+      numbers: of the examples, as for `gather`.
+      skipped: as for `read_batches`.
+
+    Raises:
+      UserError: a corrupt example, or too many of them in a row.
+    """
+    found = (_read_or_skip(source, int(number), skipped, replace=True) for number in numbers)
+    return stack([example for example in found if example is not None])
 
 
 def _no_rows(spec: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -129,6 +129,7 @@ def settle_config(path: Path, config: Mapping[str, Any], *, writes: bool = True)
     if (
         rates in (("constant", "constant"), (None, None))
         and config["epochs"] >= old["epochs"]
+        and float(old["epochs"]).is_integer()  # the records of an epoch are of all of it
         and not config.get("lookahead")
     ):
         may_change.add("epochs")
@@ -155,8 +156,12 @@ def begun(path: Path) -> dict[str, Any] | None:
 
 def _has_checkpoint(path: Path) -> bool:
     """True where a workdir holds a checkpoint, intact or damaged."""
-    folders = (path / "checkpoints", path / "damaged")
-    return any(one.name[:1].isdigit() for folder in folders if folder.is_dir() for one in folder.iterdir())
+
+    def names(folder: str) -> list[str]:
+        return [one.name for one in (path / folder).iterdir()] if (path / folder).is_dir() else []
+
+    intact = any(name.isdigit() for name in names("checkpoints"))  # Orbax's unfinished ones have more to their names
+    return intact or any(name[:1].isdigit() for name in names("damaged"))
 
 
 def _without_code(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -300,7 +300,7 @@ def _check_labels(
         soft = hasattr(y, "shape") and hasattr(found, "shape") and y.shape[1:] == found.shape[1:]
         if are_classes(found, y):
             _check_range(name, one, found.shape[-1])
-        elif not soft or y.dtype.kind != "f":
+        elif not soft:
             shape = getattr(found, "shape", "a pytree")
             raise UserError(
                 f"the labels of `data['{name}']` are {getattr(y, 'dtype', 'a pytree')}{getattr(y, 'shape', '')} for "

@@ -31,7 +31,7 @@ def make_update(
     accumulate: int = 1,
     ema: float | None = None,
     lookahead_every: int | None = None,
-    total: int = 1,
+    total: int | None = None,
     gather: Callable[[Tree], Tree] | None = None,
 ) -> Update:
     """Returns the pure `update(state, x, y) -> (state, values)`, not jitted.
@@ -48,9 +48,14 @@ def make_update(
       accumulate: parts of the batch that are computed one after the other; divides the batch's size.
       ema: decay of `state.average`, which must be there: see `initial`.
       lookahead_every: of `averages.lookahead`, for `state.slow`, which must be there; `None` for none.
-      total: updates of the whole run, for the same.
+      total: updates of the whole run, which the same needs.
       gather: makes sharded parameters whole, within the derivative; `None` where they are replicated.
+
+    Raises:
+      ValueError: `lookahead_every` without `total`.
     """
+    if lookahead_every is not None and total is None:
+        raise ValueError(f"lookahead_every={lookahead_every} needs total, the updates of the whole run")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def gradients(state: TrainState, rest: Tree, x: Tree, y: Tree, key: jax.Array | None) -> tuple[Tree, Tree, Scalars]:
@@ -78,7 +83,7 @@ def make_update(
         params = optax.apply_updates(state.params, changes)
         average = state.average if ema is None else moving_average(state.average, params, ema)
         slow, done = state.slow, state.step + 1
-        if lookahead_every is not None:
+        if lookahead_every is not None and total is not None:
             slow, (params, rest) = lookahead(slow, (params, rest), done, every=lookahead_every, total=total)
         return TrainState(params, rest, opt_state, done, state.extra, average, slow), values
 

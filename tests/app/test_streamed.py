@@ -71,6 +71,15 @@ def test_by_default_what_fits_in_memory_is_held_there(monkeypatch: pytest.Monkey
         prepared(monkeypatch, {"stream": "never"}, resize_to=64)
 
 
+def test_what_cannot_be_read_by_rows_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2
+    np.savez_compressed(tmp_path / "small.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    given = {"dataset": f"npz:{tmp_path / 'small.npz'}"}
+    assert not prepared(monkeypatch, given).is_streamed
+    with pytest.raises(UserError, match="is compressed, so its rows cannot be read one by one"):
+        prepared(monkeypatch, {**given, "stream": "always"})
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"channels": 3}, {"resize_to": 37, "views": "ten_crop"}, {"size": None}, {"pixels": "centred"},

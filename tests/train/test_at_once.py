@@ -147,6 +147,9 @@ def test_it_refuses(tmp_path: Path, changes: dict[str, Any], sentence: str) -> N
 
 def test_it_refuses_nets_that_differ() -> None:
     models = [Tiny(rngs=nnx.Rngs(0)), Tiny(4, rngs=nnx.Rngs(0))]
+    data = [{"train": examples(96, 1)}, {"train": examples(64, 1)}, {"train": examples(96, 1)}]
+    with pytest.raises(UserError, match=r"must be alike: net 1 has .* in 4 updates an epoch, and net 0 .* in 6"):
+        at_once(None, data=data)
     with pytest.raises(UserError, match="`models` must be of one structure, but net 1 is not as net 0"):
         train.fit_at_once(models, {"train": examples(8, 0)}, [None, None], [0, 1])
 

@@ -26,6 +26,13 @@ def closing_over(value: Any) -> Callable[..., Any]:
     return loss
 
 
+class Keeps:
+    """Has what it was made with in a private attribute."""
+
+    def __init__(self, value: Any):
+        self._value = value
+
+
 def nested(value: Any) -> Callable[..., Any]:
     inner = closing_over(value)
 
@@ -43,6 +50,7 @@ def written(source: str, **names: Any) -> Callable[..., Any]:
 
 
 PLAIN = "def loss(outputs, y):\n    return (outputs - y) ** 2\n"
+OWNER = "class Owner:\n    sizes, names = (1, 2), {'a': 1}\n\ndef loss(outputs, y):\n    return Owner.sizes\n"
 
 
 def test_a_name_and_a_digest() -> None:
@@ -102,6 +110,9 @@ def test_made_twice_it_is_the_same(make: Callable[[], Any]) -> None:
         (optax.sgd(optax.cosine_decay_schedule(0.1, 10)), optax.sgd(optax.cosine_decay_schedule(0.1, 11))),
         (nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Linear(2, 4, rngs=nnx.Rngs(0))),
         (train.top_k(5), train.top_k(3)),
+        (closing_over(Keeps(1.0)), closing_over(Keeps(5.0))),
+        (written(OWNER), written(OWNER.replace("(1, 2)", "(3, 2)"))),
+        (written(OWNER), written(OWNER.replace("'a': 1", "'a': 2"))),
     ],
 )  # fmt: skip
 def test_what_differs_is_another(one: Any, other: Any) -> None:

@@ -222,6 +222,8 @@ def test_a_memmap_and_a_source_give_the_bits_of_the_arrays(tmp_path: Path) -> No
         assert same_bits(tmp_path / name, tmp_path / "arrays"), name
         assert found.records == plain.records and "validation_loss" in found.records[-1]
         np.testing.assert_array_equal(found.outputs, plain.outputs)
+    held = run(tiny.Tiny(rngs=nnx.Rngs(0)), {"train": (mapped, TRAIN.y)}, None, **keywords, stream="never")
+    assert held.records[-1]["train_epoch_loss"] == plain.records[-1]["train_epoch_loss"]
 
 
 def test_nothing_on_disk_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import signal
 from dataclasses import replace
@@ -232,6 +233,30 @@ def test_a_full_disk_while_saving(
     assert arrays(folder).keys() == before.keys() and int(arrays(folder)["step"]) == 6
     tiny.fit(folder, OPTIONS)
     assert same_bits(folder, whole[1])
+
+
+class Large(nnx.Module):
+    """With 256 KB of parameters that do not compress."""
+
+    def __init__(self) -> None:
+        self.first = nnx.Linear(16, 4096, rngs=nnx.Rngs(0))
+        self.second = nnx.Linear(4096, 4, rngs=nnx.Rngs(1))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.second(jax.nn.relu(self.first(x.reshape(len(x), -1))))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of TensorStore's other futures
+def test_a_disk_that_is_full_behind_the_run(tmp_path: Path) -> None:
+    """The first error is what is said, though all files are closed after it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"saving checkpoint \d+ in .*File too large.*no checkpoint was saved"):
+            tiny.fit(tmp_path, OPTIONS, Large())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob("SHA256SUMS*"))
 
 
 def test_profile_leaves_a_trace(tmp_path: Path) -> None:

@@ -117,3 +117,7 @@ def test_a_run_warns_of_what_it_skips(caplog: pytest.LogCaptureFixture) -> None:
         assert caplog.text.count(line) == 1
     with pytest.raises(data.CorruptExample, match=r"photo [789]\.jpg is cut short"):
         fit()
+    before = train.BeforeEpoch(32, lambda params, x, y: {})
+    assert fit(skip_corrupt=True, before_epoch=before).finished
+    with pytest.raises(data.CorruptExample, match=r"photo [789]\.jpg is cut short"):
+        fit(before_epoch=before)

@@ -21,7 +21,7 @@ from flax import nnx
 
 from cnnjax import train
 from cnnjax.errors import UserError
-from cnnjax.train import run_dir
+from cnnjax.train import run_dir, state
 from tests import processes
 from tests.train import tiny
 
@@ -271,6 +271,31 @@ def test_an_argument_is_refused_by_name(changes: dict[str, Any], message: str) -
 def test_a_new_folder_lists_and_a_test_set_that_is_none(tmp_path: Path) -> None:
     result = fit(str(tmp_path / "a/b/c"), data={"train": (X.tolist(), Y.tolist()), "test": None})
     assert result.outputs is None and (tmp_path / "a/b/c/config.json").exists()
+
+
+def test_shares_of_any_kind_of_number() -> None:
+    """One-hot labels as ints are what the same ones as floats are."""
+    one_hot = np.eye(4)[Y]
+    losses = [
+        fit(None, data={"train": (X, one_hot.astype(dtype))}, loss=train.cross_entropy).records[-1]["train_epoch_loss"]
+        for dtype in (np.float32, np.int32, np.uint8, bool)
+    ]
+    assert len(set(losses)) == 1
+
+
+def test_an_update_without_values(tmp_path: Path) -> None:
+    def own(net: Any, optimizer: Any) -> Any:
+        update = train.make_update(net, optimizer)
+        return lambda state, x, y: (update(state, x, y)[0], {})
+
+    result = fit(tmp_path, make_update=own)
+    assert result.finished and int(result.state.step) == result.updates > 0
+
+
+def test_lookahead_needs_the_length_of_the_run() -> None:
+    net, _ = state.initial(Dense(), optax.sgd(0.1), lookahead=True)
+    with pytest.raises(ValueError, match="lookahead_every=5 needs total, the updates of the whole run"):
+        train.make_update(net, optax.sgd(0.1), lookahead_every=5)
 
 
 # ---- no option is ignored ----

@@ -61,6 +61,23 @@ def test_epochs_may_grow_with_a_constant_rate_and_never_shrink(tmp_path: Path) -
         run_dir.settle_config(tmp_path, {**constant, "epochs": 4})
 
 
+def test_part_of_an_epoch_does_not_grow(tmp_path: Path) -> None:
+    """The records of the epoch would have the means of its rest alone."""
+    constant = {**CONFIG, "schedule": "constant", "epochs": 0.5}
+    run_dir.settle_config(tmp_path, constant)
+    begin(tmp_path)
+    with pytest.raises(UserError, match=r"epochs: was 0\.5, is now 1"):
+        run_dir.settle_config(tmp_path, {**constant, "epochs": 1})
+
+
+def test_a_first_save_that_was_cut_binds_nobody(tmp_path: Path) -> None:
+    config = {**CONFIG, "environment": {}}
+    run_dir.settle_config(tmp_path, config)
+    (tmp_path / "checkpoints/8.orbax-checkpoint-tmp").mkdir(parents=True)
+    run_dir.settle_config(tmp_path, {**config, "seed": 4})
+    assert run_dir.read_config(tmp_path)["seed"] == 4 and run_dir.begun(tmp_path) is None
+
+
 def test_a_run_from_before_a_setting_goes_on_as_it_was(tmp_path: Path) -> None:
     run_dir.settle_config(tmp_path, CONFIG)
     begin(tmp_path)
