@@ -13,6 +13,7 @@ from cnnjax.layers import Layer
 from cnnjax.layers.base import own_params
 from cnnjax.layers.geometry import WindowGeometry, place_windows
 from cnnjax.ops.counts import Counts
+from cnnjax.ops.geometry import per_dimension
 
 
 class Costs(NamedTuple):
@@ -68,10 +69,15 @@ def _lookup(layer: nnx.Module, x_shape: Shape, y_shape: Shape) -> Counts:
 
 
 def _conv_geometry(layer: nnx.Conv, x_shape: Shape, y_shape: Shape) -> WindowGeometry | None:
-    padding: Any = "SAME" if layer.padding in ("CIRCULAR", "REFLECT") else layer.padding
+    padding: Any = layer.padding
     if layer.input_dilation not in (None, 1):
         return None
-    return place_windows(x_shape[:-1], layer.kernel_size, layer.strides or 1, layer.kernel_dilation or 1, padding)
+    dilation = layer.kernel_dilation or 1
+    if padding in ("CIRCULAR", "REFLECT"):  # flax pads as for SAME without strides
+        dilations = per_dimension("dilation", dilation, len(layer.kernel_size))
+        reach = [(k - 1) * d for k, d in zip(layer.kernel_size, dilations, strict=True)]
+        padding = tuple((each // 2, each - each // 2) for each in reach)
+    return place_windows(x_shape[:-1], layer.kernel_size, layer.strides or 1, dilation, padding)
 
 
 def _conv_batch(layer: nnx.Conv | nnx.ConvTranspose, shape: Shape) -> int:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from cnnjax import ops
 from cnnjax.layers.base import freeze, own_params
 from cnnjax.layers.kernel_layer import KernelLayer, LocalKeywords, Window, window_of
+from cnnjax.ops.checks import check_keywords
 from cnnjax.ops.counts import Counts
 from cnnjax.ops.geometry import Sizes
 
@@ -49,6 +50,7 @@ class LocalConv(KernelLayer):
         rngs: nnx.Rngs,
         **keywords: Unpack[LocalKeywords],
     ):
+        check_keywords(type(self).__name__, keywords, list(LocalKeywords.__annotations__))
         taps = window_of(window)
         outputs = ops.output_shape(spatial_shape, taps, **freeze(keywords))
         shape = (*outputs, math.prod(taps) * in_features, out_features)

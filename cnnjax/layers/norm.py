@@ -88,7 +88,7 @@ class BatchNorm(nnx.BatchNorm):
         """
         if not self._is_by_batch(use_running_average, mask):
             with jax.numpy_dtype_promotion("standard"):  # flax's layer promotes halves, also where the user forbids it
-                return super().__call__(x, use_running_average, mask=mask)
+                return super().__call__(x, use_running_average, mask=mask).astype(self.dtype or x.dtype)
         x = x.astype(self.dtype or x.dtype)
         normalized = ops.batch_norm(x, *self._scale_and_bias(x), epsilon=self.epsilon, parts=self.parts)
         return self._keep_statistics(*normalized, count=math.prod(x.shape[:-1]))
@@ -100,6 +100,8 @@ class BatchNorm(nnx.BatchNorm):
             return False
         if mask is not None and self.parts > 1:
             raise ValueError(f"mask must be None where parts is {self.parts}: a part's statistics count all elements")
+        if mask is not None and self.unbiased:
+            raise ValueError("mask must be None where unbiased is True: its divisor counts all elements")
         return mask is None
 
     def _scale_and_bias(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -123,6 +123,9 @@ class FractionalMaxPool(_AdaptivePool):
     _op = staticmethod(ops.fractional_max_pool)
 
     def __init__(self, *arguments: object, rngs: nnx.Rngs, **keywords: object):
+        for name in ("key", "samples"):
+            if name in keywords:
+                raise TypeError(f"FractionalMaxPool takes no {name}=: it draws by rngs")
         super().__init__(*arguments, **keywords)
         self.keys = rngs["dropout"].fork()
 

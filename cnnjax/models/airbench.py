@@ -152,7 +152,9 @@ def whiten(net: Airbench, images: ArrayLike) -> Airbench:
     """
     kernel = whitening_kernel(np.asarray(images), net.whiten.kernel.shape[0])
     if kernel.shape != net.whiten.kernel.shape:
-        raise ValueError(f"images must have the {net.whiten.kernel.shape[2]} channels of the net, was {images}")
+        raise ValueError(
+            f"images must have the {net.whiten.kernel.shape[2]} channels of the net, was {np.shape(images)}"
+        )
     net.whiten.kernel[...] = jnp.asarray(kernel)
     return net
 

@@ -48,7 +48,7 @@ class VGG(nnx.Module):
         weights of a shallow one.
 
     Raises:
-      ValueError: no such depth, an image too small, or a width in_channels 1.
+      ValueError: no such depth, an image too small, or a width below 1.
     """
 
     def __init__(

@@ -161,7 +161,8 @@ def pooled_rank(x: jax.Array, window: Ints, name: str = "window") -> int:
     return rank
 
 
-def _as_groups(groups: SupportsIndex) -> int:
+def as_groups(groups: SupportsIndex) -> int:
+    """Returns groups as Python's int."""
     if isinstance(groups, bool | np.bool_) or not hasattr(groups, "__index__"):
         raise TypeError(f"groups must be an int, got {groups!r}")
     groups = as_int("groups", groups)
@@ -186,7 +187,7 @@ def check_conv_arrays(x: Shaped, w: Shaped, b: jax.Array | None, groups: Support
       TypeError: groups is not an int.
       ValueError: shapes disagree.
     """
-    groups = _as_groups(groups)
+    groups = as_groups(groups)
     shapes = f"got x {x.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
     if w.ndim not in (3, 4, 5):
         raise ValueError(f"w must be (*K, C // groups, F) with one to three spatial dimensions, {shapes}")
@@ -223,7 +224,7 @@ def check_transposed_arrays(y: jax.Array, w: jax.Array, b: jax.Array | None, gro
       TypeError: groups is not an int.
       ValueError: shapes disagree.
     """
-    groups = _as_groups(groups)
+    groups = as_groups(groups)
     shapes = f"got y {y.shape}, w {w.shape}" + (f", groups {groups}" if groups > 1 else "")
     if w.ndim not in (3, 4, 5):
         raise ValueError(f"w must be (*K, C // groups, F) with one to three spatial dimensions, {shapes}")

@@ -81,6 +81,8 @@ def _held_by(dtype: jnp.dtype, value: float) -> float:
     """Returns the value of `pad` as a number that the dtype can hold."""
     number = as_number("value", value)
     if not jnp.issubdtype(dtype, jnp.integer):
+        if math.isfinite(number) and abs(number) > float(jnp.finfo(dtype).max):
+            raise ValueError(f"value must be a number that x's dtype {dtype} can hold, got {value!r}")
         return number
     bounds = jnp.iinfo(dtype)
     if not bounds.min <= value <= bounds.max or value != int(value):
@@ -124,7 +126,7 @@ def unfold(
     x = as_number_array("x", x)
     pooled_rank(x, window)
     windows = slide(x.shape[1:-1], window, stride=stride, padding=padding, dilation=dilation)
-    return columns(pad_spatial(x, windows.exact_padding), windows)
+    return summed_columns(pad_spatial(x, windows.exact_padding), windows)
 
 
 @public_op
@@ -148,7 +150,7 @@ def fold(
       stride, padding, dilation: those of the unfold.
 
     Returns:
-      `(N, *S, C)` of cols' dtype; sums are accumulated in float32 or better.
+      `(N, *S, C)` of cols' dtype; sums of floats are accumulated in float32 or better, and those of integers wrap.
 
     Raises:
       TypeError: an argument is of the wrong kind.
@@ -256,6 +258,13 @@ def map_taps(f: Callable[[jax.Array], jax.Array], x: jax.Array, windows: Windows
 
     starts = np.array(list(_tap_indices(windows)), np.int32) * np.array(windows.dilation, np.int32)
     return lax.map(at, jnp.asarray(starts))
+
+
+def summed_columns(x: jax.Array, windows: Windows) -> jax.Array:
+    """Does as `columns`; its derivative, which adds up an element's patches, is accumulated in float32 or better."""
+    if x.dtype not in ("bfloat16", "float16"):
+        return columns(x, windows)
+    return columns(x.astype("float32"), windows).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -178,6 +178,18 @@ def test_sights_of_lenet5() -> None:
     ]
 
 
+@pytest.mark.parametrize("mode", ["CIRCULAR", "REFLECT"])
+@pytest.mark.parametrize(("size", "dilation", "stride"), [(3, 1, 2), (4, 1, 1), (3, 2, 3), (5, 1, 2)])
+def test_what_flax_pads_by_itself(mode: str, size: int, dilation: int, stride: int) -> None:
+    """The pixels in the middle that a unit sees, by its gradient."""
+    layer = nnx.Conv(1, 1, (size,), strides=stride, kernel_dilation=dilation, padding=mode, rngs=rngs())
+    layer.kernel[...] = jnp.ones_like(layer.kernel[...])
+    (region,) = receptive_regions(layer, (28, 1))
+    gradient = jax.grad(lambda x: layer(x)[0, region.unit[0], 0])(jnp.ones((1, 28, 1)))
+    seen = np.flatnonzero(gradient[0, :, 0])
+    assert region.pixels == ((seen[0], seen[-1] + 1),)
+
+
 def conv(window: tuple[int, int], **keywords) -> layers.Conv:
     return layers.Conv(1, 1, window, rngs=rngs(), **keywords)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -55,6 +56,20 @@ def test_running_average_by_the_layer_and_by_the_call() -> None:
 def test_a_mask_as_flax_has_it() -> None:
     mask = jax.random.bernoulli(jax.random.key(1), 0.5, X.shape)
     check(*pair(), mask=mask)
+
+
+def test_the_dtype_is_that_of_x_in_training_and_evaluation() -> None:
+    for layer in (layers.BatchNorm(3, rngs=nnx.Rngs(0)), layers.BatchNormMaxPool(3, 2, rngs=nnx.Rngs(0))):
+        x = X.astype(jnp.bfloat16)
+        assert layer(x).dtype == layer(x, mask=jnp.ones(x.shape, bool)).dtype == jnp.bfloat16
+        layer.eval()
+        assert layer(x).dtype == jnp.bfloat16
+
+
+def test_a_mask_has_no_unbiased_variance() -> None:
+    layer = layers.BatchNorm(3, unbiased=True, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="mask must be None where unbiased is True"):
+        layer(X, mask=jnp.ones(X.shape, bool))
 
 
 @pytest.mark.parametrize("parts", [1, 2])

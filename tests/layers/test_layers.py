@@ -144,6 +144,14 @@ def test_errors() -> None:
         (lambda: layers.MaxPool(kernel_size=2), "MaxPool takes window=, not kernel_size="),
         (lambda: layers.MaxPool(), "missing a required argument: 'window'"),
         (lambda: layers.StochasticPool(2, strides=1, rngs=rngs()), "StochasticPool takes stride=, not strides="),
+        (
+            lambda: layers.LocalConv((8, 8), 1, 2, (3, 3), strides=2, rngs=rngs()),
+            "LocalConv takes stride=, not strides=",
+        ),
+        (
+            lambda: layers.FractionalMaxPool(2, output_size=3, key=jax.random.key(0), rngs=rngs()),
+            "FractionalMaxPool takes no key=: it draws by rngs",
+        ),
         (lambda: layers.ConnectedConv(np.zeros((3, 4), bool), (3, 3), rngs=rngs()), "a link for each output"),
         (lambda: layers.ConnectedConv(np.ones((3, 4)), (3, 3), rngs=rngs()), "table must be a .* bool array"),
     ]:

@@ -1,6 +1,7 @@
 """The activation functions against PyTorch and against their formulas."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,27 @@ def test_the_gradients_of_trained_parameters():
     np.testing.assert_allclose(dslope, np.minimum(x, 0).sum(0), rtol=1e-12)
 
 
+def test_sparsemax_of_large_numbers():
+    """Only differences count: of masked entries, too."""
+    for x, expected in (
+        ([1e8, 0], [1, 0]),
+        ([-1e9, -1e9, -2e9], [0.5, 0.5, 0]),
+        ([3e7, 1, -np.inf], [1, 0, 0]),
+    ):
+        np.testing.assert_array_equal(ops.sparsemax(jnp.array(x, jnp.float32)), expected)
+    gradient = jax.grad(lambda x: ops.sparsemax(x)[0])(jnp.array([-1e9, -1e9]))
+    np.testing.assert_array_equal(gradient, [0.5, -0.5])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gelu_in_halves_has_its_left_tail(dtype):
+    x = jnp.array([-2, -2.5, -3, -3.5], dtype)
+    exact = [v * math.erfc(-v / math.sqrt(2)) / 2 for v in np.asarray(x, float)]
+    y = ops.gelu(x)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(np.asarray(y, float), exact, rtol=4e-3 if dtype == "bfloat16" else 2e-3)
+
+
 @pytest.mark.parametrize("axis", [-1, 0])
 def test_sparsemax_is_the_projection_on_the_simplex(axis):
     x = np.random.default_rng(0).normal(size=(7, 9))
@@ -183,6 +205,8 @@ X = jnp.ones((2, 3))
         ("prelu", (X, jnp.ones(2)), {}, ValueError, r"slope must have shape \(\), \(1,\) or \(3,\), .* got \(2,\)"),
         ("prelu", (X, jnp.ones(3, "bfloat16")), {}, TypeError, "x and slope must share a dtype"),
         ("swish", (X, jnp.ones((5, 1, 1))), {}, ValueError, r"beta must have shape .* got \(5, 1, 1\)"),
+        ("leaky_relu", (jnp.ones(3), jnp.ones((2, 3))), {}, ValueError, r"ends with, got \(2, 3\)"),
+        ("elu", (jnp.ones((1, 3)), jnp.ones((5, 1))), {}, ValueError, r"ends with, got \(5, 1\)"),
         ("swish", (X,), {"beta": "1"}, TypeError, "beta must be a number, got '1'"),
         ("scaled_sigmoid", (X, jnp.ones(2)), {}, ValueError, r"alpha must have shape \(\), .* got \(2,\)"),
         ("scaled_sigmoid", (X, jnp.ones(3, "bfloat16")), {}, TypeError, "x and alpha must share a dtype"),

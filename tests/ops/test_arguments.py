@@ -26,6 +26,18 @@ w = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 2, 6)), "float32")
             lambda: ops.conv_transpose(x, w[..., :4], groups=np.int32(2), stride=np.int32(2)),
             lambda: ops.conv_transpose(x, w[..., :4], groups=2, stride=2),
         ),
+        (
+            lambda: ops.toeplitz_matrix(w, (4, 5), groups=np.int64(2)),
+            lambda: ops.toeplitz_matrix(w, (4, 5), groups=2),
+        ),
+        (
+            lambda: ops.conv_kernel_grad(x, ops.conv(x, w, groups=2), w.shape, groups=np.array(2)),
+            lambda: ops.conv_kernel_grad(x, ops.conv(x, w, groups=2), w.shape, groups=2),
+        ),
+        (
+            lambda: ops.deform_conv(x, w, jnp.zeros((*ops.conv(x, w, groups=2).shape[:3], 18)), groups=np.array(2)),
+            lambda: ops.deform_conv(x, w, jnp.zeros((*ops.conv(x, w, groups=2).shape[:3], 18)), groups=2),
+        ),
         (lambda: ops.channel_shuffle(x, np.int64(2)), lambda: ops.channel_shuffle(x, 2)),
         (lambda: ops.pixel_shuffle(x, np.array([2, 1])), lambda: ops.pixel_shuffle(x, (2, 1))),
         (lambda: ops.pad(x, np.array([1, 2]), value=np.float32(3)), lambda: ops.pad(x, (1, 2), value=3)),

@@ -214,6 +214,11 @@ X = jnp.ones((2, 8, 9, 6))
         (lambda: pad(X, 1, value="0"), TypeError, "value must be a number, got '0'"),
         (lambda: pad(X.astype("uint8"), 1, value=-1), ValueError, "value must be an integer that x's dtype uint8"),
         (lambda: pad(X.astype("int32"), 1, value=0.5), ValueError, r"value must be an integer.*got 0\.5"),
+        (
+            lambda: pad(X.astype("float16"), 1, value=1e6),
+            ValueError,
+            "value must be a number that x's dtype float16 can",
+        ),
         (lambda: unfold(X, 2, strides=2), TypeError, "unfold takes stride=, not strides="),
         (lambda: unfold(X, kernel_size=2), TypeError, "unfold takes window=, not kernel_size="),
         (lambda: unfold(X[0], 2), ValueError, r"window must be \(2,\) where x has one spatial dimension"),

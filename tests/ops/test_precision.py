@@ -218,6 +218,29 @@ def test_error_bounds_of_gradients(name):
                 assert error <= BOUNDS["bfloat16"], (low, float(error))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_an_element_in_400_windows(dtype):
+    """400 ones: in halves a sum of them one by one stands still at 256 in bfloat16."""
+    row = jnp.zeros((1, 1200, 1), dtype).at[0, 600].set(1)
+    plane = jnp.zeros((1, 60, 60, 1), dtype).at[0, 30, 30].set(1)
+    ops_of = {
+        "max": (lambda x: ops.max_pool(x, (400,), stride=1), row),
+        "max, 2-D": (lambda x: ops.max_pool(x, 20, stride=1), plane),
+        "unfold": (lambda x: ops.unfold(x, (400,)), row),
+        "unfold, 2-D": (lambda x: ops.unfold(x, 20), plane),
+        "pool": (lambda x: ops.pool(x, (400,), jnp.sum, stride=1), row),
+        "adaptive": (lambda x: ops.adaptive_max_pool(x, (400,)), row[:, 600:601]),
+    }
+
+    @jax.jit
+    def gradients():
+        total = {name: lambda x, op=op: op(x).astype("float32").sum() for name, (op, _) in ops_of.items()}
+        return {name: jax.grad(total[name])(x).max() for name, (_, x) in ops_of.items()}
+
+    for name, largest in gradients().items():
+        assert largest == 400, name
+
+
 def test_max_unpool_and_the_other_selections_are_exact():
     """No sums: what comes out went in."""
     selections = (

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.activations.parameters import Parameter, as_parameter, at_least_0, channel_array, per_channel
+from cnnjax.ops.activations.parameters import Parameter, as_parameter, at_least_0, channel_array
 from cnnjax.ops.checks import as_float_array, as_number, check_key, one_of
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 
@@ -62,7 +63,10 @@ def gelu(x: jax.Array, approximate: bool | str = False) -> jax.Array:
     if not isinstance(approximate, bool):
         one_of("approximate", approximate, ("none", "tanh"))
     x = as_float_array("x", x)
-    return jax.nn.gelu(x, approximate=True) if approximate in (True, "tanh") else x * _normal_cdf(x)
+    if approximate in (True, "tanh"):
+        return jax.nn.gelu(x, approximate=True)
+    wide = x.astype(accumulator_dtype(x.dtype))
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
 
 
 @jax.custom_jvp
@@ -222,7 +226,7 @@ def swish(x: jax.Array, beta: Parameter = 1.0) -> jax.Array:
       Ramachandran, Zoph and Le, Searching for activation functions, arXiv:1710.05941.
     """
     x = as_float_array("x", x)
-    return x * jax.nn.sigmoid(per_channel("beta", beta, x) * x)
+    return x * jax.nn.sigmoid(as_parameter("beta", beta, x) * x)
 
 
 @public_op
@@ -238,7 +242,7 @@ def scaled_sigmoid(x: jax.Array, alpha: Parameter) -> jax.Array:
       Array([[0.5, 1.5]], dtype=float32)
     """
     x = as_float_array("x", x)
-    return per_channel("alpha", alpha, x) * jax.nn.sigmoid(x)
+    return as_parameter("alpha", alpha, x) * jax.nn.sigmoid(x)
 
 
 @public_op

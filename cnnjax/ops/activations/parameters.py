@@ -20,15 +20,6 @@ def as_axis(x: jax.Array, axis: int) -> int:
 
 
 def as_parameter(name: str, value: Parameter, x: jax.Array) -> Parameter:
-    """Returns a number as Python's float, or an array of x's dtype with as many axes as x has."""
-    if _is_number(value):
-        return as_number(name, value)
-    array = as_float_array(name, value)
-    same_dtype(**{"x": x, name: array})
-    return with_axes_of(x, array)
-
-
-def per_channel(name: str, value: Parameter, x: jax.Array) -> Parameter:
     """Returns a number as Python's float, or what `channel_array` returns of an array."""
     return as_number(name, value) if _is_number(value) else channel_array(name, value, x)
 

@@ -72,7 +72,7 @@ def deform_conv(
     mask = None if mask is None else as_float_array("mask", mask)
     b = None if b is None else as_float_array("b", b)
     same_dtype(x=x, w=w, offset=offset, mask=mask, b=b)
-    check_conv_arrays(x, w, b, groups)
+    groups = check_conv_arrays(x, w, b, groups)
     offset_groups = as_int("offset_groups", offset_groups)
     if offset_groups < 1 or x.shape[-1] % offset_groups:
         raise ValueError(

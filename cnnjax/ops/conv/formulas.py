@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from cnnjax.ops.checks import as_float_array, check_conv_arrays, same_dtype
+from cnnjax.ops.checks import as_float_array, as_groups, check_conv_arrays, same_dtype
 from cnnjax.ops.conv.api import conv_transpose
 from cnnjax.ops.geometry import Ints, Padding, Windows, positive_sizes, slide
 from cnnjax.ops.patches import map_taps, pad_spatial
@@ -97,6 +97,7 @@ def conv_kernel_grad(
     x, dy = as_float_array("x", x), as_float_array("dy", dy)
     same_dtype(x=x, dy=dy)
     shape = _shape("w_shape", w_shape)
+    groups = as_groups(groups)
     windows = _windows(x.shape, shape, dy, stride, padding, dilation, groups)
     return _kernel_grad(x, dy, shape, windows, groups)
 

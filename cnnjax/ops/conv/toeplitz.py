@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.ops.checks import Precision, as_float_array, check_conv_arrays
+from cnnjax.ops.checks import Precision, as_float_array, as_groups, check_conv_arrays
 from cnnjax.ops.geometry import Ints, Padding, Windows, positive_sizes, slide
 from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
@@ -56,7 +56,8 @@ def toeplitz_matrix(
     sizes = positive_sizes("spatial_shape", spatial_shape)
     if len(sizes) != w.ndim - 2:
         raise ValueError(f"spatial_shape must have one size per spatial dimension of w {w.shape}, got {sizes}")
-    channels = w.shape[-2] * (groups if isinstance(groups, int) else 1)
+    groups = as_groups(groups)
+    channels = w.shape[-2] * groups
     check_conv_arrays(jax.ShapeDtypeStruct((1, *sizes, channels), w.dtype), w, None, groups)
     windows = slide(sizes, w.shape[:-2], stride=stride, padding=padding, dilation=dilation)
     check_matrix_size("toeplitz_matrix", windows, channels, w.shape[-1], w.dtype.itemsize)

@@ -12,7 +12,8 @@ from cnnjax.ops.checks import as_flag, as_float_array, as_number, as_number_arra
 from cnnjax.ops.geometry import Ints, Padding, as_int
 from cnnjax.ops.pool.maxima import max_and_index, max_of_windows, max_over_plane
 from cnnjax.ops.pool.sums import Divisor, mean_of_windows, norm, power, sum_of_windows
-from cnnjax.ops.pool.windows import accumulator_dtype, elements, slide_pool
+from cnnjax.ops.pool.windows import elements, slide_pool
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 
@@ -310,7 +311,10 @@ def pool(
                 f"pad_value must be given where there is padding, got padding={padding!r} and no pad_value"
             )
         pad_value = 0
-    elif not isinstance(pad_value, jax.Array):
+    elif isinstance(pad_value, jax.Array):
+        if pad_value.ndim:
+            raise ValueError(f"pad_value must be one number, got an array of shape {pad_value.shape}")
+    else:
         number = as_number("pad_value", pad_value)
         whole = jnp.iinfo(x.dtype) if jnp.issubdtype(x.dtype, jnp.integer) else None
         if whole and not (number.is_integer() and whole.min <= number <= whole.max):

@@ -20,9 +20,10 @@ from cnnjax.ops.patches import pad_spatial, taps
 from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import Linear, define_linear, define_selection
-from cnnjax.ops.pool.windows import padded, slices_along
+from cnnjax.ops.pool.windows import overlapping, padded, slices_along
 from cnnjax.ops.pool.winners import flat_index, gather_max, offset_dtype, scatter_max, tap_offset
 from cnnjax.ops.primitives import aval_like
+from cnnjax.ops.promotion import accumulator_dtype
 
 
 def max_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
@@ -95,7 +96,9 @@ def _gather_max(
     a: jax.Array, x: jax.Array, *offsets: jax.Array, of: str, windows: Windows, written: bool, platform: str
 ) -> jax.Array:
     if of == "x" and choose.is_reduce_window(windows, platform):
-        return jax.vjp(functools.partial(_reduce_window, windows=windows), x)[1](a)[0]
+        wide = accumulator_dtype(a.dtype) if overlapping(windows) else a.dtype
+        pullback = jax.vjp(functools.partial(_reduce_window, windows=windows), x.astype(wide))[1]
+        return pullback(a.astype(wide))[0].astype(a.dtype)
     argmax_offset = offsets[0] if offsets else first_maximum(x, windows)[1]
     if of == "y":
         return gather_max(a, argmax_offset, windows)

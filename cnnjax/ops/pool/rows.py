@@ -19,8 +19,8 @@ from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import Linear, define_linear, define_selection
 from cnnjax.ops.pool.maxima import keeps_best
-from cnnjax.ops.pool.windows import accumulator_dtype
 from cnnjax.ops.primitives import aval_like
+from cnnjax.ops.promotion import accumulator_dtype
 
 
 def adaptive_table(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,9 @@ def _at_index(a: jax.Array, index: jax.Array, *, of: str, plane: int) -> jax.Arr
         return jnp.take_along_axis(a, index, axis=1, mode="fill", fill_value=0)
     example = jnp.arange(a.shape[0], dtype=np.int32)[:, None, None]
     channel = np.arange(a.shape[2], dtype=np.int32)[None, None]
-    return jnp.zeros((a.shape[0], plane, a.shape[2]), a.dtype).at[example, index, channel].add(a, mode="drop")
+    wide = a.astype(accumulator_dtype(a.dtype))
+    x = jnp.zeros((a.shape[0], plane, a.shape[2]), wide.dtype).at[example, index, channel].add(wide, mode="drop")
+    return x.astype(a.dtype)
 
 
 def _at_index_temporaries(a: Any, index: Any, *, of: str, plane: int) -> int:

@@ -14,8 +14,9 @@ from cnnjax.ops.geometry import Ints, Padding, Sizes, per_dimension
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import define_selection, no_derivative
 from cnnjax.ops.pool.rows import index_of_rows, max_of_rows
-from cnnjax.ops.pool.windows import accumulator_dtype, elements, nan_checked, slide_pool
+from cnnjax.ops.pool.windows import elements, nan_checked, slide_pool
 from cnnjax.ops.primitives import aval_like
+from cnnjax.ops.promotion import accumulator_dtype
 from cnnjax.ops.public import public_op
 
 

@@ -14,8 +14,9 @@ from cnnjax.ops.geometry import Windows
 from cnnjax.ops.pool import choose
 from cnnjax.ops.pool.blocks import define_lowering
 from cnnjax.ops.pool.derivatives import define_linear
-from cnnjax.ops.pool.windows import accumulator_dtype, counts, padded, slices_along, split_sizes, tiled_sizes, unpadded
+from cnnjax.ops.pool.windows import counts, padded, slices_along, split_sizes, tiled_sizes, unpadded
 from cnnjax.ops.primitives import aval_like
+from cnnjax.ops.promotion import accumulator_dtype
 
 Divisor = int | Literal["elements", "elements and padding"]
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from cnnjax.ops.checks import pooled_rank
 from cnnjax.ops.geometry import Ints, Padding, Sizes, Windows, per_dimension, real_taps, require_real_taps, slide
-from cnnjax.ops.patches import columns, pad_spatial
+from cnnjax.ops.patches import pad_spatial, summed_columns
 
 
 def slide_pool(
@@ -36,9 +36,9 @@ def slide_pool(
     return windows
 
 
-def accumulator_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Returns the dtype in which elements of a float dtype are summed: float64 for float64, else float32."""
-    return jnp.dtype("float64" if dtype == "float64" else "float32")
+def overlapping(windows: Windows) -> bool:
+    """True where an element may be in several windows."""
+    return any(extent > stride for extent, stride in zip(windows.extents, windows.stride, strict=True))
 
 
 def counts(windows: Windows, *, include_padding: bool) -> np.ndarray:
@@ -66,7 +66,7 @@ def unpadded(covered: jax.Array, windows: Windows) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 def elements(x: jax.Array, windows: Windows, pad_value: float | jax.Array = 0) -> jax.Array:
     """Copies out the elements of each window, row-major: `(N, *S', prod(K), C)`."""
-    cols = columns(padded(x, windows, pad_value), windows)
+    cols = summed_columns(padded(x, windows, pad_value), windows)
     return cols.reshape(*cols.shape[:-1], math.prod(windows.window), x.shape[-1])
 
 

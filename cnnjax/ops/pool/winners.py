@@ -17,8 +17,9 @@ from jax import lax
 from cnnjax.ops.geometry import Sizes, Windows
 from cnnjax.ops.patches import pad_spatial, taps
 from cnnjax.ops.pool import choose
-from cnnjax.ops.pool.windows import padded, split_sizes, tiled_sizes, unpadded
+from cnnjax.ops.pool.windows import overlapping, padded, split_sizes, tiled_sizes, unpadded
 from cnnjax.ops.primitives import aval_like
+from cnnjax.ops.promotion import accumulator_dtype
 
 
 def offset_dtype(windows: Windows) -> np.dtype:
@@ -82,12 +83,16 @@ def _gather_by_index(x: jax.Array, argmax_offset: jax.Array, windows: Windows) -
 def scatter_max(
     dy: jax.Array, argmax_offset: jax.Array, windows: Windows, platform: str = "cpu", written: bool = False
 ) -> jax.Array:
-    """Adds dy `(N, *S', C)` to the winners of its windows: the transpose of `gather_max`, `(N, *S, C)`."""
+    """Adds dy `(N, *S', C)` to the winners of its windows: the transpose of `gather_max`, `(N, *S, C)`.
+
+    Sums are accumulated in float32 or better.
+    """
     shape = (dy.shape[0], *windows.sizes, dy.shape[-1])
     form = choose.scatter_form(windows, dy.shape[-1], platform, written)
     if form == "transpose":
         gather = functools.partial(gather_max, argmax_offset=argmax_offset, windows=windows)
-        return jax.linear_transpose(gather, aval_like(jax.typeof(dy), shape))(dy)[0]
+        wide = dy.astype(accumulator_dtype(dy.dtype)) if overlapping(windows) else dy
+        return jax.linear_transpose(gather, aval_like(jax.typeof(wide), shape))(wide)[0].astype(dy.dtype)
     forms = {"tiles": _scatter_over_tiles, "at once": _scatter_at_once, "shifts": _scatter_by_shifts}
     return unpadded(forms[form](dy, argmax_offset, windows), windows)
 
@@ -130,15 +135,16 @@ def _scatter_by_shifts(dy: jax.Array, argmax_offset: jax.Array, windows: Windows
     inner = tuple(2 + 2 * axis for axis in axes)
 
     total: Any = 0
+    wide = accumulator_dtype(dy.dtype)
     for shift in itertools.product(*map(range, overlaps)):
         starts = [more - 1 - j for j, more in zip(shift, overlaps, strict=True)]
         limits = [start + count for start, count in zip(starts, covered, strict=True)]
         box = (0, *starts, 0), (dy.shape[0], *limits, dy.shape[-1])
         winner, cotangent = (jnp.expand_dims(lax.slice(a, *box), inner) for a in (argmax_offset, dy))
         here = _offsets_at_shift(shift, windows).astype(winner.dtype)
-        total += jnp.where(winner == here, cotangent, np.zeros((), dy.dtype))
+        total += jnp.where(winner == here, cotangent.astype(wide), np.zeros((), wide))
     sizes = [count * s for count, s in zip(covered, stride, strict=True)]
-    return total.reshape(dy.shape[0], *sizes, dy.shape[-1])
+    return total.astype(dy.dtype).reshape(dy.shape[0], *sizes, dy.shape[-1])
 
 
 def _offsets_at_shift(shift: Sizes, windows: Windows) -> np.ndarray:

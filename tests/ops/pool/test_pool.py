@@ -446,6 +446,13 @@ def test_errors_of_the_global_pools(pool):
         (X, jnp.cumsum, {}, ValueError, r"reduce must drop axis -2 .* shape \(2, 4, 4, 3\), got \(2, 4, 4, 4, 3\)"),
         (X, jnp.max, {"padding": 1}, ValueError, "pad_value must be given where there is padding, got padding=1"),
         (X, jnp.max, {"padding": 0, "ceil_mode": True}, ValueError, "pad_value must be given"),
+        (
+            X,
+            jnp.max,
+            {"padding": 1, "pad_value": jnp.zeros(3)},
+            ValueError,
+            r"one number, got an array of shape \(3,\)",
+        ),
         (X, jnp.max, {"pad_value": "0"}, TypeError, "pad_value must be a number, got '0'"),
         (X.astype("int8"), jnp.max, {"pad_value": -INF}, ValueError, "pad_value must be a number of x's dtype int8"),
         (X, jnp.max, {"strides": 2}, TypeError, "pool takes stride=, not strides="),
