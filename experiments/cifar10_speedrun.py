@@ -162,7 +162,7 @@ def reduced(name: str) -> dict[str, Any]:
 
 def widths() -> list[int]:
     """Returns `--widths`; raises UserError unless they are three numbers."""
-    if len(FLAGS.widths) != 3 or not all(width.isdigit() for width in FLAGS.widths):
+    if len(FLAGS.widths) != 3 or not all(width.isdecimal() for width in FLAGS.widths):
         raise UserError(f"--widths={','.join(FLAGS.widths)} must be 3 numbers, such as 64,256,256.")
     return [int(width) for width in FLAGS.widths]
 

@@ -94,13 +94,19 @@ def find_runs(arguments: Sequence[str]) -> list[Run]:
     """Reads the runs of all folders that are given.
 
     Raises:
-      UserError: a folder is none, or has no runs; a run was given twice or has no records.
+      UserError: a folder is none, or none of them has runs; a run was given twice or has no records.
     """
     if not arguments:
         raise UserError("nothing to compare: give the folders of runs, or folders of runs.")
     found: dict[Path, Run] = {}
-    for argument in arguments:
-        for folder in run_folders(Path(argument)):
+    inside = {argument: run_folders(Path(argument)) for argument in arguments}
+    without = [argument for argument, folders in inside.items() if not folders]
+    if len(without) == len(inside):
+        raise UserError(f"{without[0]} holds no run: neither it nor a folder in it has a config.json.")
+    if without:
+        print(f"passed over, as they hold no run: {', '.join(without)}")
+    for folders in inside.values():
+        for folder in folders:
             if folder.resolve() in found:
                 raise UserError(f"{folder} is given twice (as {found[folder.resolve()].folder}): leave one out.")
             run = Run(folder, run_dir.read_config(folder), metrics.read(folder / "metrics.jsonl"))
@@ -117,8 +123,6 @@ def run_folders(folder: Path) -> list[Path]:
     if (folder / "config.json").exists():
         return [folder]
     inner = [path.parent for path in folder.glob("*/config.json")]
-    if not inner:
-        raise UserError(f"{folder} holds no run: neither it nor a folder in it has a config.json.")
     return sorted(inner, key=lambda path: [(int(part or 0), text) for part, text in split_numbers(path.name)])
 
 

@@ -28,6 +28,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
     compile_only.install()
 
 import dataclasses
+import math
 import signal
 import sys
 import time
@@ -199,7 +200,7 @@ def find_largest(net: Net, estimate: plan.Estimate, devices: Sequence[jax.Device
         found = say(target, batch_size, lambda: plan.compile_program(lowered(net, devices, batch_size)))
         return found.needed if isinstance(found, plan.Refusal) else found.memory.peak
 
-    known = {} if estimate.peak is None else {estimate.batch_size: estimate.peak}
+    known = {estimate.batch_size: math.inf if estimate.peak is None else estimate.peak}
     return plan.largest_batch(
         peak_of,
         known,

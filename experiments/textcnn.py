@@ -48,7 +48,7 @@ from cnnjax.app.summary import print_header, print_scores
 from cnnjax.data.sentences import FOLDS
 from cnnjax.errors import UserError
 from cnnjax.models.textcnn import FORMS, TextCNN
-from cnnjax.train import run_dir
+from cnnjax.train import devices, run_dir
 from cnnjax.train.options import OF_THE_OPTIMIZER
 from cnnjax.train.task import named_optimizer
 
@@ -157,7 +157,7 @@ def run(
             watch=Console(),
             **{name: value for name, value in dataclasses.asdict(options).items() if name not in OF_THE_OPTIMIZER},
         )
-        if result.finished:
+        if result.finished and devices.is_main():
             report.curves(result.records, folder / "curves.png", augmented=False)
             predicted = result.outputs.argmax(-1)
             report.confusion(fold.test_labels, predicted, fold.class_names, folder / "confusion.png")

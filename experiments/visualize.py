@@ -73,6 +73,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"give one image file, not {len(arguments)}: {' '.join(arguments)}.")
     if FLAGS.html and (arguments or rates):
         raise UserError("--html takes no image file and no --learning_rates: drop an image onto the page instead.")
+    if FLAGS.html and FLAGS["index"].present:
+        raise UserError("--html shows all test examples: leave --index out.")
+    for name in ("updates", "batch_size"):
+        if FLAGS[name].present and not rates:
+            raise UserError(f"--{name} is for --learning_rates: give those, or leave it out.")
     net = restore(FLAGS.workdir, FLAGS.step)
     if FLAGS.html:
         return write_page(net)

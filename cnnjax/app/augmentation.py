@@ -87,7 +87,7 @@ def alternates(prepared: Prepared) -> bool:
         return False
     spec = prepared.spec
     if not FLAGS.augment or prepared.random_resized or not spec.mirror or spec.channels == 1:
-        raise UserError("--flip=alternating is for colour images in memory, mirrored by --augment: leave it out.")
+        raise UserError("--flip=alternating is for colour images in memory, mirrored by --augment: give --flip=random.")
     return True
 
 

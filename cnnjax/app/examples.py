@@ -148,7 +148,7 @@ def prepare(wanted: Input) -> Prepared:
         spec = spec_of_opened(wanted, channels, opened)
         return Prepared(opened.class_names, spec, opened.train, opened.test, wanted.random_resized)
     dataset = data.load_dataset(FLAGS.dataset, FLAGS.data_dir, wanted.resize_to, test_share=FLAGS.test_share)
-    others = dict(resize_to=wanted.resize_to, views=wanted.views, mirror=may_mirror(dataset.class_names))
+    others = dict(resize_to=wanted.resize_to, views=wanted.views, mirror=may_mirror(wanted, dataset.class_names))
     size = wanted.size or dataset.train_images.shape[1:3]
     if wanted.standard is None:
         spec = data.InputSpec.of(dataset.train_images, size=size, channels=channels, pixels=wanted.pixels, **others)
@@ -190,7 +190,7 @@ def open_streamed(wanted: Input, channels: int | None) -> data.OpenDataset | Non
 def spec_of_opened(wanted: Input, channels: int | None, opened: data.OpenDataset) -> data.InputSpec:
     """Returns the specification that the same data set in memory would have."""
     source = opened.train
-    others = dict(resize_to=wanted.resize_to, views=wanted.views, mirror=may_mirror(opened.class_names))
+    others = dict(resize_to=wanted.resize_to, views=wanted.views, mirror=may_mirror(wanted, opened.class_names))
     if wanted.size is None and None in source.shape:
         raise UserError(f"The images of {opened.name} differ in size. Give an image size, to which they are resized.")
     size: Any = wanted.size or source.shape[:2]
@@ -221,6 +221,13 @@ def of_standard(standard: Standard, *, channels: int, **others: Any) -> data.Inp
     return data.InputSpec(channels=channels, mean=mean, std=std, **others)
 
 
-def may_mirror(class_names: tuple[str, ...]) -> bool:
-    """Returns whether images of `--dataset` may be mirrored."""
-    return data.may_mirror(FLAGS.dataset, class_names)
+def may_mirror(wanted: Input, class_names: tuple[str, ...]) -> bool:
+    """Returns whether images of `--dataset` may be mirrored.
+
+    Raises:
+      UserError: they may not, and `--tta` asks for it.
+    """
+    mirror = data.may_mirror(FLAGS.dataset, class_names)
+    if not mirror and wanted.views in ("mirror", "airbench"):
+        raise UserError(f"--tta={wanted.views}: images of characters are never mirrored; give --tta=shift or none.")
+    return mirror

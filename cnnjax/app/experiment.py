@@ -149,6 +149,13 @@ def run_some(experiment: Experiment, prepared: Prepared, runs: Mapping[Path, tra
         print_header(folder if len(runs) == 1 else folder.parent, configs[0], counts, options)
         if len(runs) > 1:
             print(f"{len(runs)} seeds at once, each in a folder of its own there")
+        if (
+            FLAGS.augment
+            and prepared.spec.channels == 3
+            and not prepared.spec.mirror
+            and data.may_mirror(FLAGS.dataset)
+        ):
+            print("classes are named by numbers or single letters: images are taken for characters and not mirrored")
         if prepared.is_streamed:
             print("images are read and decoded when they are needed")
         show_layers(nets[0], prepared.spec)

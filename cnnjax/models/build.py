@@ -65,12 +65,17 @@ def build(config: Mapping[str, Any]) -> nnx.Module:
       The model, in training mode.
 
     Raises:
-      UserError: no such model, or one without these keywords.
+      UserError: no such model, one without these keywords, or a configuration without any.
 
     Example:
       >>> build({"model": {"name": "lenet5", "variant": "classic"}}).variant
       'classic'
     """
+    if "model" not in config:
+        raise UserError(
+            'the configuration has no "model": it is of a run of `train.fit` on a net of your own. Make that net, and '
+            "give it to `train.load`."
+        )
     options = dict(config["model"])
     name = options.pop("name")
     make = find(name)

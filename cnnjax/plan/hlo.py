@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class Instruction(NamedTuple):
       opcode: such as `fusion`.
       outputs: the arrays it gives, one or those of a tuple.
       operands: names of the instructions it reads.
-      attributes: the rest of the line; of a constant its value.
+      attributes: the rest of the line; of a constant its value, of a parameter its number.
     """
 
     name: str
@@ -98,19 +99,19 @@ class Module(NamedTuple):
         return int(bounds[0]) if len(bounds) == 1 else 1
 
     def times(self) -> dict[str, int]:
-        """Returns how often each computation runs, fusions included."""
-        found = {self.entry: 1}
-        stack = [self.entry]
-        while stack:
-            name = stack.pop()
-            for one in self.computations.get(name, {}).values():
-                names = ("to_apply", "calls", "body", "branch_computations", "true_computation", "false_computation")
+        """Returns how often each computation runs, fusions included; without those that never do."""
+        names = ("to_apply", "calls", "body", "branch_computations", "true_computation", "false_computation")
+        callers: dict[str, list[tuple[str, int]]] = {}
+        for name, computation in self.computations.items():
+            for one in computation.values():
                 for called in one.called(*names):
-                    found[called] = found.get(called, 0) + found[name] * (
-                        self.trips(one) if one.opcode == "while" else 1
-                    )
-                    stack.append(called)
-        return found
+                    callers.setdefault(called, []).append((name, self.trips(one) if one.opcode == "while" else 1))
+
+        @functools.cache
+        def count(name: str) -> int:
+            return 1 if name == self.entry else sum(count(caller) * each for caller, each in callers.get(name, ()))
+
+        return {name: times for name in self.computations if (times := count(name))}
 
 
 def parse(text: str) -> Module:
@@ -152,8 +153,8 @@ def _instruction(name: str, rest: str) -> Instruction | None:
     start = end + len(opcode)
     stop = _closing(rest, start)
     inside = rest[start + 1 : stop]
-    if opcode.strip() == "constant":
-        return Instruction(name, "constant", arrays(rest[:end]), (), inside)
+    if opcode.strip() in ("constant", "parameter"):
+        return Instruction(name, opcode.strip(), arrays(rest[:end]), (), inside)
     operands = re.findall(r"%([\w.-]+)", inside) or re.findall(r"([A-Za-z_][\w.-]*)(?:,|$)", inside)
     return Instruction(name, opcode.strip(), arrays(rest[:end]), tuple(operands), rest[stop + 1 :])
 

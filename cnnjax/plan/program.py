@@ -63,7 +63,8 @@ class Program:
       flops: operations by XLA's own count; None where it gives none (GPU).
       bytes_accessed: bytes that operations read and write in any memory, by XLA's own count; likewise.
       seconds: XLA's own estimate; likewise.
-      traffic: bytes that kernels read and write in the main memory, each operand taken whole; read off the text.
+      traffic: bytes that kernels read and write in the main memory, each operand taken whole but for those that
+        are sliced at a place found at run time, as a scan does; read off the text.
       kernels: launches: fusions, custom calls and what stands alone. Copies that run beside them do not count.
       custom_calls: how often each target is called, such as cuDNN's.
       copies: kernels that end in a copy or transpose.
@@ -107,7 +108,7 @@ def of_text(text: str, memory: Memory, costs: Any = None) -> Program:
             continue
         kernels += times * (one.opcode != "copy-start")
         copies += times * _is_copy(one, module)
-        traffic += times * _traffic(one, within)
+        traffic += times * _traffic(one, within, module)
     seconds = costs.get("optimal_seconds")
     if seconds is not None:  # each of these custom calls counts as -1 s
         seconds += custom_calls["ConcatBitcast"]
@@ -145,11 +146,28 @@ def _is_copy(one: hlo.Instruction, module: hlo.Module) -> bool:
     return (list(fused.values())[-1] if fused else one).opcode in ("copy", "transpose")
 
 
-def _traffic(one: hlo.Instruction, within: Mapping[str, hlo.Instruction]) -> int:
+def _traffic(one: hlo.Instruction, within: Mapping[str, hlo.Instruction], module: hlo.Module) -> int:
+    """Counts the bytes of the main memory that a kernel reads and writes; of an operand that it slices, the slice."""
     if one.opcode.endswith("-start") or one.opcode in COLLECTIVES:
         return sum(array.size for array in one.outputs[:2] if array.in_main_memory)  # a copy: there and from there
-    read = [array for name in dict.fromkeys(one.operands) if name in within for array in within[name].outputs]
-    return sum(array.size for array in (*read, *one.outputs) if array.in_main_memory)
+    read = 0
+    for name in dict.fromkeys(one.operands):
+        if name in within:
+            whole = sum(array.size for array in within[name].outputs if array.in_main_memory)
+            read += min(whole, _sliced(one, one.operands.index(name), module, whole))
+    return read + sum(array.size for array in one.outputs if array.in_main_memory)
+
+
+def _sliced(one: hlo.Instruction, number: int, module: hlo.Module, whole: int) -> int:
+    """Returns the bytes of what `dynamic-slice` takes of an operand, where nothing else reads it; else the whole."""
+    if one.opcode == "dynamic-slice":
+        return sum(array.size for array in one.outputs) if number == 0 else whole
+    fused = module.computations.get(one.attribute("calls").lstrip("%"), {}) if one.opcode == "fusion" else {}
+    parameter = next((p.name for p in fused.values() if p.opcode == "parameter" and p.attributes == str(number)), None)
+    readers = [reader for reader in fused.values() if parameter in reader.operands]
+    if not readers or any(r.opcode != "dynamic-slice" or r.operands[0] != parameter for r in readers):
+        return whole
+    return sum(array.size for reader in readers for array in reader.outputs)
 
 
 def _collectives(module: hlo.Module) -> dict[str, Transfers]:

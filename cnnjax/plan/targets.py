@@ -74,7 +74,7 @@ def _tpu(
         label=label,
         flops={"float32": peak, "bfloat16": peak, "float16": peak},
         bandwidth=bandwidth * GIGA / devices,
-        memory=memory * GIGA / devices,
+        memory=memory * GIB / devices,
         usable=usable * GIB,
         link=link_bits * GIGA / 8 / devices,
         sides=sides,
@@ -108,7 +108,7 @@ CHIPS: dict[str, dict[str, Chip]] = {
     "tpu": {
         "v4": _tpu("TPU v4", 275, 1228, 32, 15.25, 2400, 3, devices=2),
         "v5e": _tpu("TPU v5e", 197, 819, 16, 15.75, 1600, 2),
-        "v5p": _tpu("TPU v5p", 459, 2765, 95, 95.74, 4800, 3),
+        "v5p": _tpu("TPU v5p", 459, 2765, 95.74, 95.74, 4800, 3),
         "v6e": _tpu("TPU v6e", 918, 1640, 32, 31.25, 3584, 2),
     },
     "gpu": {

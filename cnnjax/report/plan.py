@@ -86,8 +86,7 @@ def _draw_memory(panel: Axes, steps: Sequence[PlannedStep]) -> None:
         panel.barh(range(len(steps)), widths, left=left, label=use, color=f"C{number + 3}")
         left = [so_far + width for so_far, width in zip(left, widths, strict=True)]
     for row, (step, percent) in enumerate(zip(steps, left, strict=True)):
-        taken = f" {percent:.2g} % of {step.capacity / 1e9:.3g} GB"
-        panel.text(percent, row, taken, va="center", fontsize=9)
+        panel.text(percent, row, f" {memory_in_words(percent, step.capacity)}", va="center", fontsize=9)
     end = max(left) * 2
     panel.set_xlim(0, max(end, 105) if end > 60 else end)  # a small net is to be seen too
     panel.axvline(100, color="k", linewidth=1)
@@ -95,6 +94,11 @@ def _draw_memory(panel: Axes, steps: Sequence[PlannedStep]) -> None:
     panel.invert_yaxis()
     panel.set_title("memory of a device in % of what a program may take", fontsize=10)
     panel.legend(fontsize=8, loc="lower right")
+
+
+def memory_in_words(percent: float, capacity: float) -> str:
+    """Returns how much of so many bytes is taken: two digits, or whole percent."""
+    return f"{f'{percent:.0f}' if percent >= 10 else f'{percent:.2g}'} % of {capacity / 1e9:.3g} GB"
 
 
 def _draw_seconds(panel: Axes, steps: Sequence[PlannedStep]) -> None:

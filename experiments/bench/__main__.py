@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__" and "--suite=aot" in sys.argv:  # before JAX is imported
+if __name__ == "__main__" and any(word.endswith("aot") for word in sys.argv):  # of --suite, before JAX is imported
     from cnnjax.app import compile_only
 
     compile_only.install()

@@ -31,7 +31,7 @@ flags.DEFINE_integer("workers", 2, "data: threads of ours, processes of PyTorch'
 
 HEIGHT, WIDTH = 375, 500  # of most images of ImageNet
 QUALITY = 92
-NOISE = 8.0  # standard deviation of a drawn pixel: files of 100 KiB, as ImageNet's
+NOISE = 8.0  # standard deviation of a drawn pixel: files of 69 KiB
 DRAWN = 32  # different ones
 BATCH = 64
 SIZE = 224

@@ -139,3 +139,5 @@ def test_bad_input_ends_with_a_sentence(tmp_path: Path) -> None:
     ):
         assert message in processes.refusal("compare.py", out, *folders)
     assert not (tmp_path / "out").exists()
+    said = processes.good("compare.py", out, seeds, tmp_path / "empty")
+    assert f"passed over, as they hold no run: {tmp_path}/empty" in said

@@ -209,7 +209,7 @@ def test_a_folder_of_photos_of_any_size_in_colour(folder: Path) -> None:
         ([*OWN, "--freeze=conv9"], "'conv9' is found in no path of a parameter"),
         ([*OWN, "--accumulate=3"], "--batch_size=64 cannot be split into --accumulate=3 equal parts"),
         ([*OWN, "--metric=top6"], "error: --metric=top6: must be one of accuracy, top5."),
-        ([*OWN, "--tta=mirror"], "mirror"),
+        ([*OWN, "--tta=mirror"], "error: --tta=mirror: images of characters are never mirrored; give --tta=shift or"),
         ([*OWN, "--seeds=2", "--seed=2147483647"], "error: --seeds=2 from --seed=2147483647 on passes 2147483647"),
         ([*OWN, "--init_from=tiny.npz"], "error: --init_from=tiny.npz: tiny.npz "),
         ([*OWN, "--dataset=npz:none.npz"], "none.npz"),

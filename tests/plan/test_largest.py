@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from cnnjax.plan.largest import Refusal, largest_batch, refusal
@@ -51,6 +53,14 @@ def test_a_compiler_that_does_not_say_how_much_it_needs() -> None:
     """The probe of 80,000 is refused; between it and 10,000 the line through 10,000 and 40,960 leads."""
     batch, compiled, after, _ = search(1e7, 2e5, 10_000, says=False)
     assert batch in (65536, 73728) and len(compiled) <= 4 and after is not None and batch < 79_950
+
+
+def test_a_first_batch_of_which_nothing_is_said() -> None:
+    def peak_of(size: int) -> float | None:
+        return None if size > 16 else 1e9 * size
+
+    found = largest_batch(peak_of, {64: math.inf}, unit=4, limit=4 * 2**16, usable=16e9, most=8)
+    assert found.batch_size == found.peak / 1e9 == 16
 
 
 def test_memory_that_jumps() -> None:

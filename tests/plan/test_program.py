@@ -126,6 +126,41 @@ def test_operations_of_a_lowered_program_count_each_turn_of_a_loop() -> None:
     assert program.operations(lowered) == 4 * 2 * 2 * 3 * 3
 
 
+def test_what_is_called_several_times_counts_as_often_as_it_runs() -> None:
+    """g is called three times, and calls h once: three products."""
+    h = jax.jit(lambda x: x @ x)
+    g = jax.jit(lambda x: h(jnp.sin(x)))
+    lowered = jax.jit(lambda x: g(g(g(x)))).lower(jnp.zeros((8, 8)))
+    assert program.operations(lowered) == 3 * 2 * 8**3
+
+
+#: A loop's body that reads one of 48 batches: by a fusion, and by itself.
+SLICED = """HloModule jit_step
+
+%fused (p: f32[48,10], i: s32[]) -> f32[10] {
+  %i = s32[] parameter(1)
+  %p = f32[48,10]{1,0} parameter(0)
+  %z = s32[] constant(0)
+  %one = f32[1,10]{1,0} dynamic-slice(%p, %i, %z), dynamic_slice_sizes={1,10}
+  ROOT %b = f32[10]{0} bitcast(%one)
+}
+
+ENTRY %main (x: f32[48,10], n: s32[]) -> f32[10] {
+  %x = f32[48,10]{1,0} parameter(0)
+  %n = s32[] parameter(1)
+  %alone = f32[1,10]{1,0} dynamic-slice(%x, %n, %n), dynamic_slice_sizes={1,10}
+  ROOT %f = f32[10]{0} fusion(%x, %n), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_of_what_is_sliced_the_slice_is_read() -> None:
+    """Each reads and writes ten numbers, and an index, which `alone` has twice by one name."""
+    assert program.of_text(SLICED, NOTHING).traffic == 2 * (2 * 40 + 4)
+    whole = SLICED.replace("bitcast(%one)", "add(%one, %p)")
+    assert program.of_text(whole, NOTHING).traffic == 2 * (2 * 40 + 4) + 47 * 40
+
+
 def test_a_program_of_this_machine() -> None:
     """x and w take 24 and 36 bytes; x is donated to the result."""
     compiled = jax.jit(lambda x, w: jnp.tanh(x @ w), donate_argnums=0).lower(

@@ -115,6 +115,7 @@ def test_what_is_published() -> None:
     assert h100.usable == 0.75 * 84942979072
     assert v5e.flops["float32"] == v5e.flops["bfloat16"] == 197e12 and v5e.link == 200e9
     assert v4.flops["bfloat16"] == 137.5e12, "of one of the two devices of a chip"
+    assert all(chip.usable <= chip.memory for chips in CHIPS.values() for chip in chips.values())
 
 
 def test_the_narrowest_way_counts() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cnnjax.report import PlannedLayer, PlannedStep, plan
+from cnnjax.report.plan import memory_in_words
 from tests.report.pictures import size
 
 LAYERS = [
@@ -26,5 +27,6 @@ def test_three_targets(tmp_path: Path) -> None:
         step("gpu:a100", layers=LAYERS[1:2]),
     ]
     plan(several, tmp_path / "plan.png", "a net")
+    assert memory_in_words(250.4, 16e9) == "250 % of 16 GB" and memory_in_words(0.1234, 16e9) == "0.12 % of 16 GB"
     width, height = size(tmp_path / "plan.png")
     assert width > height > 900
