@@ -24,7 +24,7 @@ from cnnjax.inspect.spans import Shape
 from cnnjax.layers.base import own_params
 from cnnjax.layers.geometry import WindowGeometry
 from cnnjax.ops.counts import Counts
-from cnnjax.ops.geometry import per_dimension
+from cnnjax.ops.geometry import positive_sizes
 
 #: The attribute of a copied layer that says who records it.
 RECORDED = "_cnnjax_recorded"
@@ -145,7 +145,7 @@ def trace(model: nnx.Module, input_shape: Sequence[int], dtype: DTypeLike) -> Tr
     Raises:
       ValueError: the model takes neither.
     """
-    shape = tuple(per_dimension("input_shape", input_shape, len(tuple(input_shape))))
+    shape = positive_sizes("input_shape", input_shape)
     attempts = [((1, *shape), True), ((1, *shape[1:]), True), ((1, *shape), False), (shape, True), (shape, False)]
     first: Exception | None = None
     for attempt, one_batch_axis in attempts:

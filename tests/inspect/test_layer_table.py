@@ -228,6 +228,12 @@ def test_errors() -> None:
         describe(model, (32, 32, 3))
     with pytest.raises(TypeError, match=r"model must be an nnx\.Module, got function"):
         describe(lambda x: x, (32, 32, 3))  # type: ignore[arg-type]
+    for shape, error, sentence in (
+        ((), ValueError, "input_shape must have at least one dimension"),
+        (3, TypeError, "input_shape must be a sequence of ints"),
+    ):
+        with pytest.raises(error, match=sentence):
+            describe(model, shape)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="input_shape must be made of ints"):
         describe(model, (32.0, 32, 1))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"model must be an nnx\.Module, got function"):
