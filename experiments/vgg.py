@@ -9,7 +9,7 @@
 The first trains a VGG-11 of a quarter of the published maps on images of 32x32: 76.22 %, one seed, 26 minutes on 2 CPU
 cores beside other work, with pauses. The third is that of Dive into Deep Learning, section 8.2: test accuracy 0.920
 there; it was not run here. The fourth is the paper's net and data; images that do not fit in memory are read when they
-are needed. imagenet.py has torchvision's recipe, with crops of random shape.
+are needed. imagenet.py has crops of random shape, as torchvision's.
 
 With --augment, as the recipe has it, images are resized to 8/7 of --image_size, and the net sees random crops of these,
 mirrored and with jittered colours; it is tested by the mean over ten crops.

@@ -81,9 +81,9 @@ def expand(
     """
 
     def choose(number: jax.Array) -> tuple[jax.Array, jax.Array]:
-        own = jax.random.fold_in(info.run_key, number)
-        variant = jax.random.permutation(own, times)[info.epoch % times]
-        return variant, jax.random.fold_in(own, variant)
+        order, draws = jax.random.split(jax.random.fold_in(info.run_key, number))
+        variant = jax.random.permutation(order, times)[info.epoch % times]
+        return variant, jax.random.fold_in(draws, variant)
 
     variants, keys = jax.vmap(choose)(info.numbers)
     return jnp.where(variants[:, None, None, None] == 0, images, distort(keys, images))

@@ -127,6 +127,11 @@ def cutmix(key: jax.Array, x: jax.Array, y: jax.Array, *, alpha: float, num_clas
     return jnp.where(pasted[..., None], x[partner], x), blend(share, labels, labels[partner])
 
 
+def one_hot(classes: jax.Array, num_classes: int) -> jax.Array:
+    """Returns bools `(*S, num_classes)` that are True at the classes `(*S)`, ints of any size; all False for others."""
+    return jax.nn.one_hot(classes.astype(jnp.int32), num_classes, dtype=bool)  # small ints would wrap
+
+
 def soft_labels(y: jax.Array, num_classes: int, batch: int) -> jax.Array:
     """Returns classes `(B,)` as float32 probabilities `(B, num_classes)`; casts what is of this shape already.
 
@@ -134,7 +139,7 @@ def soft_labels(y: jax.Array, num_classes: int, batch: int) -> jax.Array:
       ValueError: `y` is neither.
     """
     if y.shape == (batch,) and jnp.issubdtype(y.dtype, jnp.integer):
-        return jax.nn.one_hot(y, num_classes, dtype=jnp.float32)
+        return one_hot(y, num_classes).astype(jnp.float32)
     if y.shape == (batch, num_classes):
         return y.astype(jnp.float32)
     raise ValueError(

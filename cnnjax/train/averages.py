@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from cnnjax.ops.promotion import accumulator_dtype
+
 Tree = TypeVar("Tree")
 
 
@@ -39,7 +41,9 @@ def ema(average: Tree, params: Tree, decay: float, updates: ArrayLike | None = N
     if updates is None:
         return optax.incremental_update(params, average, 1 - decay)
     count = jnp.asarray(updates, jnp.float32)
-    return optax.incremental_update(params, average, 1 - jnp.minimum(decay, (1 + count) / (10 + count)))
+    share = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    moved = optax.incremental_update(*jax.tree.map(_wide, (params, average)), share)
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, average)
 
 
 def lookahead(slow: Tree, fast: Tree, updates: ArrayLike, *, every: int, total: int) -> tuple[Tree, Tree]:
@@ -70,11 +74,18 @@ def lookahead(slow: Tree, fast: Tree, updates: ArrayLike, *, every: int, total: 
     meets, ends = done % every == 0, done == total
 
     def move(slow: jax.Array, fast: jax.Array) -> jax.Array:
-        floats = jnp.issubdtype(fast.dtype, jnp.floating)
-        return jnp.where(meets, slow + (1 - decay) * (fast - slow), slow) if floats else slow
+        if not jnp.issubdtype(fast.dtype, jnp.floating):
+            return slow
+        moved = _wide(slow) + (1 - decay).astype(_wide(slow).dtype) * (_wide(fast) - _wide(slow))
+        return jnp.where(meets, moved.astype(slow.dtype), slow)
 
     def follow(slow: jax.Array, fast: jax.Array) -> jax.Array:
         return jnp.where(meets | ends, slow, fast) if jnp.issubdtype(fast.dtype, jnp.floating) else fast
 
     slow = jax.tree.map(move, slow, fast)
     return slow, jax.tree.map(follow, slow, fast)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """Casts halves to float32, in which averages are computed."""
+    return x.astype(accumulator_dtype(x.dtype))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cnnjax.data.mixing import one_hot
 from cnnjax.errors import UserError
 
 Arrays = Any  # an array, or a pytree of them
@@ -31,16 +32,23 @@ def cross_entropy(outputs: jax.Array, y: jax.Array, *, label_smoothing: float = 
       label_smoothing: s, from 0 to below 1.
 
     Returns:
-      A float32 scalar.
+      A float32 scalar; NaN where a class is none of the C.
+
+    Raises:
+      ValueError: labels of another shape.
 
     References:
       Szegedy et al., Rethinking the Inception architecture, 2016, section 7 (label smoothing).
     """
+    _check_labels(outputs, y)
     logits = outputs.astype(jnp.float32)
-    are_ints = jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1
-    if not label_smoothing and are_ints:
+    if y.ndim > 1:
+        shares = y.astype(jnp.float32)
+    elif label_smoothing:
+        chosen = one_hot(y, logits.shape[-1])
+        shares = jnp.where(chosen.any(-1, keepdims=True), chosen.astype(jnp.float32), jnp.nan)
+    else:
         return _cross_entropy_of_classes(logits, y).mean()
-    shares = jax.nn.one_hot(y, logits.shape[-1]) if are_ints else y.astype(jnp.float32)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(shares, label_smoothing)).mean()
 
 
@@ -49,14 +57,14 @@ def _cross_entropy_of_classes(logits: jax.Array, classes: jax.Array) -> jax.Arra
 
     The gradient of a gather would be a scatter, in which a GPU may add in any order.
     """
-    chosen = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
+    chosen = one_hot(classes, logits.shape[-1])
     of_class = jnp.where(chosen, logits, 0).sum(-1)
     return jnp.where(chosen.any(-1), jax.nn.logsumexp(logits, axis=-1) - of_class, jnp.nan)
 
 
 def accuracy(outputs: jax.Array, y: jax.Array) -> jax.Array:
     """Computes the share of examples whose largest output is the label's class; labels as in `cross_entropy`."""
-    return (outputs.argmax(-1) == _classes(y)).astype(jnp.float32).mean()
+    return (outputs.argmax(-1) == _classes(outputs, y)).astype(jnp.float32).mean()
 
 
 def top_k(k: int) -> Metric:
@@ -67,7 +75,7 @@ def top_k(k: int) -> Metric:
 
     def share(outputs: jax.Array, y: jax.Array) -> jax.Array:
         _, chosen = jax.lax.top_k(outputs, min(k, outputs.shape[-1]))
-        return (chosen == _classes(y)[:, None]).any(-1).astype(jnp.float32).mean()
+        return (chosen == _classes(outputs, y)[:, None]).any(-1).astype(jnp.float32).mean()
 
     return share
 
@@ -120,5 +128,17 @@ def _described(result: Any) -> str:
     return f"{type(result).__name__} of {leaves}" if isinstance(result, tuple | list | Mapping) else leaves
 
 
-def _classes(y: jax.Array) -> jax.Array:
-    return y if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1 else y.argmax(-1)
+def _classes(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    _check_labels(outputs, y)
+    return y if y.ndim == 1 else y.argmax(-1)
+
+
+def _check_labels(outputs: jax.Array, y: jax.Array) -> None:
+    """Raises ValueError unless labels are those of logits: else the two would be broadcast to each other."""
+    if not (are_classes(outputs, y) and len(y) == len(outputs)) and not (
+        outputs.ndim == 2 and y.shape == outputs.shape
+    ):
+        raise ValueError(
+            f"labels must be int classes (N,) or shares (N, classes) of logits (N, classes), were {y.dtype}{y.shape} "
+            f"for outputs {outputs.shape}"
+        )

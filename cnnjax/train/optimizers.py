@@ -167,8 +167,10 @@ def _checked(name: str, options: Mapping[str, float]) -> Mapping[str, float]:
 
 
 def is_kernel(params: optax.Params) -> optax.Params:
-    """Returns a tree of bools: True for parameters of two or more dimensions."""
-    return jax.tree.map(lambda param: jnp.ndim(param) >= 2, params)
+    """Returns a tree of bools: True for parameters of two or more dimensions, but for those named `bias`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, param: jnp.ndim(param) >= 2 and path_name(path).rpartition("/")[2] != "bias", params
+    )
 
 
 def freeze(optimizer: optax.GradientTransformation, pattern: str) -> optax.GradientTransformationExtraArgs:

@@ -104,6 +104,10 @@ class Options:
             self._check_int(name, least=1)
         for name in ("warmup", "seed", "validation"):
             self._check_int(name, least=0)
+        if self.seed >= 2**32:
+            raise UserError(
+                f"`seed={self.seed}` must be below 2**32: of larger ones a random key takes the lower bits."
+            )
         self._check_int("keep", least=2)
         for name in ("lookahead", "patience", "updates_per_call", "workers"):
             if getattr(self, name) is not None:

@@ -81,10 +81,10 @@ def make_update(
             grads, rest, values = in_parts(gradients, accumulate, state, x, y, key)
         changes, opt_state = optimizer.update(grads, state.opt_state, state.params, value=values["loss"], **state.extra)
         params = optax.apply_updates(state.params, changes)
-        average = state.average if ema is None else moving_average(state.average, params, ema)
         slow, done = state.slow, state.step + 1
         if lookahead_every is not None and total is not None:
             slow, (params, rest) = lookahead(slow, (params, rest), done, every=lookahead_every, total=total)
+        average = state.average if ema is None else moving_average(state.average, params, ema)
         return TrainState(params, rest, opt_state, done, state.extra, average, slow), values
 
     return update

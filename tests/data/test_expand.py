@@ -101,3 +101,17 @@ def test_twenty_epochs_show_every_variant_twice() -> None:
     assert len(set(originals)) > 1
     mixed = shown(jnp.array([2, 0, 2, 1]), jnp.int32(3))
     np.testing.assert_array_equal(mixed, epochs[3][[2, 0, 2, 1]])
+
+
+def test_which_variant_comes_says_nothing_of_how_it_is_drawn() -> None:
+    """In each epoch the means of the strengths that are shown are those of uniform ones, 0."""
+    numbers = jnp.arange(20_000)
+
+    def draws(own: jax.Array, images: jax.Array) -> jax.Array:
+        return jax.vmap(lambda key: jax.random.uniform(key, (5,), minval=-1.0))(own)[:, :, None, None]
+
+    for epoch in (0, 9):
+        info = data.BatchInfo(numbers, jnp.int32(epoch), rng.key(5, rng.FLIP))
+        shown = np.asarray(data.expand(jnp.zeros((len(numbers), 5, 1, 1)), info, draws))[..., 0, 0]
+        distorted = shown[shown.any(1)]  # variant 0 is the image itself
+        assert 17_500 < len(distorted) < 18_500 and np.abs(distorted.mean(0)).max() < 0.02

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnnjax.train import ema, lookahead
+from tests.train import tiny
 
 
 @pytest.mark.parametrize("counted", [False, True])
@@ -45,3 +49,16 @@ def test_lookahead_against_the_definition(total: int) -> None:
         np.testing.assert_allclose(fast["w"], fast_w, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(slow["w"], slow_w, rtol=1e-5, atol=1e-6)
     assert fast["count"] == total and slow["count"] == 0, "counts are not averaged"
+
+
+def test_the_dtype_stays() -> None:
+    slow, fast = jnp.ones(2, jnp.bfloat16), jnp.zeros(2, jnp.bfloat16)
+    moved = lookahead(slow, fast, 5, every=5, total=10)
+    assert {each.dtype for each in moved} == {jnp.dtype("bfloat16")}
+    np.testing.assert_allclose(np.asarray(moved[0], float), 0.95**5 * 0.5**3, rtol=4e-3)
+    assert ema(slow, fast, 0.9, 3).dtype == jnp.bfloat16
+
+
+def test_the_average_takes_the_parameters_after_lookahead(tmp_path: Path) -> None:
+    result = tiny.fit(tmp_path, tiny.OPTIONS, optimizer="momentum", ema=0.0, lookahead=5)
+    jax.tree.map(np.testing.assert_array_equal, result.state.average, result.state.params)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from cnnjax.train import freeze
-from cnnjax.train.optimizers import GROUPED, OPTIMIZERS, SCHEDULES, max_norm, optimizer, schedule
+from cnnjax.train.optimizers import GROUPED, OPTIMIZERS, SCHEDULES, is_kernel, max_norm, optimizer, schedule
 
 
 def promotion_of(name: str) -> Any:
@@ -203,6 +203,12 @@ def test_decay_that_spares_biases_and_norms(name: str) -> None:
         np.testing.assert_allclose(after["norm"]["scale"], np.full(2, of_the_rest), rtol=1e-6)
     with pytest.raises(ValueError, match="decay must be one of all, kernels, was 'biases'"):
         optimizer(name, 0.1, decay="biases")
+
+
+def test_a_bias_of_any_rank_is_no_kernel() -> None:
+    """That of a LocalConv has one number for each pixel."""
+    params = {"local": {"bias": jnp.ones((2, 2, 2)), "kernel": jnp.ones((2, 2, 9, 2))}, "scale": jnp.ones(3)}
+    assert is_kernel(params) == {"local": {"bias": False, "kernel": True}, "scale": False}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -249,6 +249,7 @@ def test_a_script_run_again_goes_on_and_an_edited_one_is_refused(tmp_path: Path)
         ({"data": {"train": (X, Y + 1)}, "loss": train.cross_entropy}, "go from 1 to 4; with 4 outputs they must be"),
         ({"data": {"train": (X, X)}, "loss": train.cross_entropy}, r"the labels of `data\['train'\]` are uint8"),
         ({"batch_size": 33}, "33"),
+        ({"seed": 2**32}, "`seed=4294967296` must be below 2..32"),
         ({"batch_size": 0}, "`batch_size=0` must be an int of at least 1"),
         ({"learning_rate": "fast"}, "`learning_rate=fast` must be a finite number above 0"),
         ({"accumulate": 3}, "`batch_size=16` cannot be split into `accumulate=3` equal parts"),
