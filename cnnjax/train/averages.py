@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from cnnjax.ops.promotion import accumulator_dtype
-
 Tree = TypeVar("Tree")
 
 
@@ -88,4 +86,4 @@ def lookahead(slow: Tree, fast: Tree, updates: ArrayLike, *, every: int, total: 
 
 def _wide(x: jax.Array) -> jax.Array:
     """Casts halves to float32, in which averages are computed."""
-    return x.astype(accumulator_dtype(x.dtype))
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
