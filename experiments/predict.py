@@ -81,6 +81,8 @@ def test_examples(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
 
 def show(titles: tuple[str, ...], probabilities: np.ndarray, names: list[str]) -> None:
     """Prints for each image the most probable class, and ten probabilities."""
+    if not np.isfinite(probabilities).all():
+        raise UserError("the net gives NaN for these images: its run diverged, so there is nothing to predict.")
     width = max(map(len, names))
     for title, row in zip(titles, probabilities, strict=True):
         print(f"{title}: {names[row.argmax()]} ({row.max():.1%})")

@@ -91,13 +91,14 @@ def main(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     drawn = draw_inside(folder, net, image, title, true)
-    if dataset.fits_in_memory(net.spec.resize_to):
+    if dataset.fits_in_memory(net.spec.resize_to) and not net.config.get("skip_corrupt"):
         loaded = in_memory(net.config, FLAGS.data_dir)
         drawn += draw_errors(folder, net, loaded)
         drawn += draw_learning_rates(folder, net, loaded, rates) if rates else []
     else:
         print(
-            f"{dataset.name} does not fit in memory: confusion.png and mistakes.png are those of the end of the run"
+            f"{dataset.name} does not fit in memory, or not all of it can be read: "
+            "confusion.png and mistakes.png are those of the end of the run"
             f"{', and --learning_rates has no picture' if rates else ''}."
         )
     train.add_pictures(folder, net.step, drawn)
@@ -146,7 +147,10 @@ def draw_inside(
     canvas = net.spec.as_input(image[None])
     x = net.spec.prepare(jnp.asarray(canvas, jnp.float32))
     logits = np.asarray(model(x), np.float32)
-    seen = activations(model, x)
+    try:
+        seen = activations(model, x)
+    except ValueError as error:  # a layer within a transformation of the net's own
+        raise UserError(f"the layers of this net cannot be looked at: {error}.") from error
     kernels = kernels_of(seen)
     drawn: list[Path] = []
     if kernels:

@@ -42,15 +42,16 @@ def draw(
 
 def readable(test: Any) -> list[int]:
     """Returns the numbers of the test examples that can be read: those that were scored, where some were skipped."""
+    return [number for number in range(len(test)) if is_readable(test, number)]
 
-    def is_readable(number: int) -> bool:
-        try:
-            test[number]
-        except CorruptExample:
-            return False
-        return True
 
-    return [number for number in range(len(test)) if is_readable(number)]
+def is_readable(source: Any, number: int) -> bool:
+    """Returns whether an example can be read."""
+    try:
+        source[number]
+    except CorruptExample:
+        return False
+    return True
 
 
 class Images:

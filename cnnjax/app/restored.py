@@ -76,7 +76,7 @@ def test_example(dataset: data.OpenDataset, spec: data.InputSpec, index: str) ->
     Raises:
       UserError: there is no such example, or it cannot be read.
     """
-    if not index.strip().isdigit() or int(index) >= len(dataset.test):
+    if not index.strip().isdecimal() or int(index) >= len(dataset.test):
         raise UserError(f"--index={index}: must be a number from 0 to {len(dataset.test) - 1}.")
     image, label = dataset.test[int(index)]
     if spec.resize_to is not None:

@@ -151,7 +151,7 @@ def trace(model: nnx.Module, input_shape: Sequence[int], dtype: DTypeLike) -> Tr
     for attempt, one_batch_axis in attempts:
         try:
             return _trace(model, attempt, dtype, one_batch_axis)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever the net says to a shape that is not its own
             first = first or error
     raise ValueError(f"input_shape must be one that the model takes, got {shape}: {first}") from first
 

@@ -117,6 +117,7 @@ def _region(visit: Visit, name: str) -> Region | None:
     for axis, (span, u) in enumerate(zip(visit.spans, unit, strict=True), first):
         if span is None or [term.axis for term in span.terms] != [axis]:
             return None
-        first_pixel, past = span.at(span.terms[0], u)
+        (term,) = span.terms
+        first_pixel, past = span.at(term, u // term.inner % term.length)
         pixels.append((math.ceil(first_pixel), math.ceil(past)))
     return Region(name, unit, tuple(pixels))

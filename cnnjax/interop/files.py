@@ -69,9 +69,16 @@ def save_torch_weights(arrays: Mapping[str, np.ndarray], path: Path) -> None:
         else:
             torch = _torch(f"to write {path}")
             with open(path, "wb") as file:
-                torch.save({name: torch.tensor(array) for name, array in arrays.items()}, file)
+                torch.save({name: _tensor(torch, array) for name, array in arrays.items()}, file)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}).") from None
+
+
+def _tensor(torch: Any, array: np.ndarray) -> Any:
+    """Returns an array as a tensor of its dtype; PyTorch does not know NumPy's bfloat16."""
+    if array.dtype.name == "bfloat16":
+        return torch.tensor(array.astype(np.float32)).bfloat16()
+    return torch.tensor(array)
 
 
 def as_numpy(array: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -120,8 +127,17 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path} is neither a safetensors file nor a state dict of PyTorch that holds nothing but tensors "
             f"({type(error).__name__}: {reason})."
         ) from None
-    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()
+    ):
         raise UserError(
             f"{path} must hold a state dict, names and tensors: write it with torch.save(net.state_dict())."
         )
-    return {name: as_numpy(tensor) for name, tensor in found.items()}
+    arrays = {}
+    for name, tensor in found.items():
+        try:
+            arrays[name] = as_numpy(tensor)
+        except (TypeError, NotImplementedError, RuntimeError) as error:  # sparse, quantised, without data
+            reason = str(error).split("\n")[0]
+            raise UserError(f"{path}: {name} cannot be read as an array ({reason}): save a plain tensor.") from None
+    return arrays

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cnnjax.report.figures import new_figure, pages, percent, save, show_image
+from cnnjax.report.figures import new_figure, pages, percent, plain, save, show_image
 
 
 class Images(Protocol):
@@ -38,6 +38,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
       names: of the classes.
       path: the PNG file.
     """
+    names = [*map(plain, names)]
     counts = confusion_matrix(labels, predicted, len(names))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(3 + 0.4 * len(names), 16)
@@ -85,6 +86,7 @@ def mistakes(
       most: largest number of errors drawn.
       numbers: `(N,)`, of the examples among the images; by default 0, 1, ...
     """
+    names = [*map(plain, names)]
     predicted = probabilities.argmax(-1)
     wrong = np.flatnonzero(predicted != labels)
     number_of = np.arange(len(labels)) if numbers is None else np.asarray(numbers)
@@ -128,13 +130,14 @@ def predictions(
     Returns:
       The files written.
     """
+    names = [*map(plain, names)]
     dealt = pages(list(zip(images, titles, probabilities, strict=True)), IMAGES_OF_A_PAGE, path)
     for file, _, rows in dealt:
         figure = new_figure(6.5, 2.6 * max(len(rows), 1))
         panels = figure.subplots(max(len(rows), 1), 2, squeeze=False, width_ratios=(1, 1.6))
         for (left, right), (image, title, row) in zip(panels, rows, strict=False):
             show_image(left, image)
-            left.set_title(title, fontsize=9)
+            left.set_title(plain(title), fontsize=9)
             left.axis("off")
             best = int(row.argmax())
             top = np.sort(np.argsort(-row, kind="stable")[:10])

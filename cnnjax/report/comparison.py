@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnjax.report.axes import is_accuracy, set_epoch_axis, set_quantity_axis
-from cnnjax.report.figures import new_figure, save
+from cnnjax.report.figures import new_figure, plain, save
 from cnnjax.report.training import MOST_MARKED, PREFIXES, Record, by_epoch, quantities
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def comparison(groups: Mapping[str, Runs], path: Path) -> None:
     columns = min(len(measured), 3)
     rows = -(-len(measured) // columns)
     labels = [
-        textwrap.fill(f"{label} (n = {len(runs)})", LETTERS_OF_A_LINE * columns) for label, runs in groups.items()
+        textwrap.fill(f"{plain(label)} (n = {len(runs)})", LETTERS_OF_A_LINE * columns)
+        for label, runs in groups.items()
     ]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure = new_figure(5 * columns, 4 * rows + 0.5 + 0.19 * lines)

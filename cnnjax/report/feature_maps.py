@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnjax.report.figures import new_figure, pages, save, show_image
+from cnnjax.report.figures import new_figure, pages, plain, save, show_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,8 @@ def maps(
     All maps of a strip have the same scale.
 
     Args:
-      stacks: for each layer its name and its maps `(H, W, C)`, or its values `(C,)`, which are drawn as bars.
+      stacks: for each layer its name and its maps `(H, W, C)`, a sequence `(L, C)`, which is one map, or values `(C,)`,
+        which are drawn as bars.
       path: the PNG file; after twelve strips another page begins, `STEM-2.png`, ...
       title: of the picture.
       image: uint8 `(H, W, channels)`, drawn on top.
@@ -48,8 +49,11 @@ def maps(
     Returns:
       The files written.
     """
+    names, title = [*map(plain, names)], plain(title)
     strips = [] if image is None else [("the image", image)]
-    strips += [(f"{name}   {' x '.join(map(str, stack.shape))}", stack) for name, stack in stacks]
+    for name, stack in stacks:
+        as_map = stack[..., None] if stack.ndim == 2 else stack
+        strips.append((f"{name}   {' x '.join(map(str, stack.shape))}", as_map))
     last = strips[-1][1] if stacks else np.zeros(0)
     dealt = pages(list(enumerate(strips)), STRIPS_OF_A_PAGE, path)
     for file, note, rows in dealt:

@@ -48,6 +48,11 @@ def pages(items: Sequence[Item], most: int, path: Path) -> list[tuple[Path, str,
     return found
 
 
+def plain(text: str) -> str:
+    """Returns a text from outside as matplotlib writes it letter by letter: dollars begin no mathematics."""
+    return text.replace("$", r"\$").encode("utf-8", "replace").decode()
+
+
 def percent(share: float, decimals: int = 0) -> str:
     """Writes a share in per cent: 0.7649 as `76 %`."""
     return f"{100 * share:.{decimals}f} %"

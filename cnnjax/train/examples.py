@@ -167,13 +167,21 @@ def _to_split(name: str, given: Any) -> Split:
             raise UserError(
                 f"`data['{name}']` is endless: leave `repeat()` out, as `epochs` says how often it is read."
             )
-        first = given[0]
+        first = _first(given)
         if isinstance(first, Sequence) and len(first) == 2:
             return given
     raise UserError(
         f"`data['{name}']` must be (x, y), arrays with one row an example, or a grain.MapDataset of (x, y); "
         f"was {type(given).__name__}. Where there are no labels, give (x, x)."
     )
+
+
+def _first(given: Any) -> Any:
+    """Returns the first example of a source that can be read; None where many cannot."""
+    for number in range(min(len(given), MOST_IN_A_ROW)):
+        with contextlib.suppress(CorruptExample):
+            return given[number]
+    raise UserError(f"none of the first {number + 1} examples of `data` can be read.")
 
 
 def _is_pair(given: Any) -> bool:

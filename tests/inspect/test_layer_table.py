@@ -178,6 +178,24 @@ def test_sights_of_lenet5() -> None:
     ]
 
 
+def test_behind_an_upsampling() -> None:
+    repeated = nnx.Sequential(lambda x: jnp.repeat(x, 2, axis=1), layers.Conv(1, 1, (1,), rngs=rngs()))
+    (region,) = receptive_regions(repeated, (48, 1))
+    assert (region.unit, region.pixels) == ((48,), ((24, 25),))
+
+
+def test_a_net_that_asserts_its_rank_takes_a_batch() -> None:
+    class Strict(nnx.Module):
+        def __init__(self) -> None:
+            self.conv = layers.Conv(1, 2, (3, 3), rngs=rngs())
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            assert x.ndim == 4
+            return self.conv(x)
+
+    assert describe(Strict(), (8, 12, 12, 1)).total.params == describe(Strict(), (12, 12, 1)).total.params == 20
+
+
 @pytest.mark.parametrize("mode", ["CIRCULAR", "REFLECT"])
 @pytest.mark.parametrize(("size", "dilation", "stride"), [(3, 1, 2), (4, 1, 1), (3, 2, 3), (5, 1, 2)])
 def test_what_flax_pads_by_itself(mode: str, size: int, dilation: int, stride: int) -> None:

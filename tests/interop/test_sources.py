@@ -14,6 +14,7 @@ from flax import nnx
 
 from cnnjax import interop, models
 from cnnjax.errors import UserError
+from cnnjax.interop.files import load_torch_weights, save_torch_weights
 
 SHAPES = {"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5), "fc1": (120, 400), "fc2": (84, 120), "fc3": (10, 84)}
 
@@ -135,3 +136,23 @@ def test_a_subclass_takes_the_names_of_its_base(arrays: dict[str, np.ndarray]) -
     loaded = interop.load_weights(model, arrays)
     check(loaded, arrays)
     assert isinstance(loaded, WithTemperature) and loaded.temperature[...] == 3
+
+
+def test_files_of_torch_that_hold_something_else(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    for number, (held, sentence) in enumerate((
+        ({0: torch.zeros(2)}, "must hold a state dict, names and tensors"),
+        ({"a": torch.eye(3).to_sparse()}, "a cannot be read as an array"),
+        ({"a": torch.zeros(2, device="meta")}, "a cannot be read as an array"),
+    )):  # fmt: skip
+        path = tmp_path / f"{number}.pt"
+        torch.save(held, path)
+        with pytest.raises(UserError, match=sentence):
+            load_torch_weights(path)
+
+
+def test_bfloat16_goes_into_a_file_of_torch_and_back(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    save_torch_weights({"a": np.array([1, -2.5], jnp.bfloat16)}, tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt")["a"].dtype == torch.bfloat16
+    np.testing.assert_array_equal(load_torch_weights(tmp_path / "a.pt")["a"], np.array([1, -2.5], np.float32))

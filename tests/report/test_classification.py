@@ -66,3 +66,14 @@ def test_predictions(count: int, names: list[str], tmp_path: Path) -> None:
     assert written == [tmp_path / name for name in names]
     for path in written:
         size(path)
+
+
+@pytest.mark.parametrize("name", ["$1_$2", "$50%$", "under $10 or over $20", "a\udcff"])
+def test_names_are_no_mathematics(name: str, tmp_path: Path) -> None:
+    labels, shares = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    report.confusion(labels, shares.argmax(-1), [name, "b"], tmp_path / "confusion.png")
+    report.mistakes(images, labels, shares, [name, "b"], tmp_path / "mistakes.png")
+    report.predictions([images[0]], [name], shares[:1], [name, "b"], tmp_path / "predictions.png")
+    report.maps([("dense", shares[0]), ("sequence", shares)], tmp_path / "maps.png", name, names=[name, "b"])
+    assert len(list(tmp_path.iterdir())) == 4

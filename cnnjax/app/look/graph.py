@@ -144,7 +144,7 @@ class _Reader:
         shape = out.aval.shape[1:]
         dependent = [value for value in values if value is not None]
         first = dependent[0]
-        if name in IDENTITIES:
+        if name in IDENTITIES and np.issubdtype(out.aval.dtype, np.inexact):
             return first
         if name in FUNCTIONS:
             return self._add(FUNCTIONS[name], "", Step(FUNCTIONS[name], shape), [first])
@@ -184,16 +184,21 @@ def _scalar(equation: JaxprEqn, values: list[int | None]) -> float | None:
 
 def _join_scaled_tanh(nodes: list[Node]) -> list[Node]:
     """Joins A tanh(S x), three equations, to the one function that it is."""
-    readers = [sum(number in node.inputs for node in nodes) for number in range(len(nodes))]
+    readers = [sum(node.inputs.count(number) for node in nodes) for number in range(len(nodes))]
+
+    def ends(number: int) -> bool:
+        """True for the last of three, each of which alone reads the one before."""
+        kinds = [one.step.kind for one in nodes[max(number - 2, 0) : number + 1]]
+        chained = all(nodes[one].inputs == [one - 1] and readers[one - 1] == 1 for one in (number - 1, number))
+        return kinds == ["scale", "tanh", "scale"] and chained
+
     kept: list[Node] = []
     numbers: dict[int, int] = {}
+    joined = {number for number in range(2, len(nodes)) if ends(number)}
     for number, node in enumerate(nodes):
-        kinds = [one.step.kind for one in nodes[number : number + 3]]
-        if kinds == ["scale", "tanh", "scale"] and readers[number] == readers[number + 1] == 1:
+        if number + 1 in joined or number + 2 in joined:
             continue
-        if kinds[:2] == ["tanh", "scale"] and number and nodes[number - 1].step.kind == "scale":
-            continue
-        if number > 1 and [one.step.kind for one in nodes[number - 2 : number + 1]] == ["scale", "tanh", "scale"]:
+        if number in joined:
             slope, amplitude = nodes[number - 2].step.options["factor"], node.step.options["factor"]
             step = Step("scaled_tanh", node.step.shape, {"amplitude": amplitude, "slope": slope})
             count = sum(one.step.kind == "scaled_tanh" for one in kept)

@@ -60,6 +60,8 @@ def write_page(path: Path, net: TrainedNet, tested: Tested, records: Sequence[re
     """
     if not len(tested.labels):
         raise UserError("look.html needs test examples, and there are none.")
+    if not np.isfinite(tested.outputs).all():
+        raise UserError("look.html cannot show this net: it gives NaN or infinite outputs for test examples.")
     told = tell(net, tested, records)
     text = assemble(title_of(net.config), told)
     path.write_text(text, encoding="utf-8")

@@ -16,12 +16,11 @@ const picture = (() => {
         : "Drawing area: strokes go onto the image. By keyboard: choose a test example below.",
     });
     const ink = canvas.getContext("2d", { willReadFrequently: true });
-    let last = null, empty = true;
+    let last = null;
 
     function clear() {
       ink.fillStyle = "#000";
       ink.fillRect(0, 0, SIDE, SIDE);
-      empty = true;
     }
 
     function place(event) {
@@ -40,7 +39,6 @@ const picture = (() => {
         ink.lineTo(to[0] + 0.01, to[1]);
         ink.stroke();
       }
-      empty = false;
     }
 
     canvas.addEventListener("pointerdown", (event) => {
@@ -130,7 +128,6 @@ const picture = (() => {
     // Shows an image (H, W, C) on the canvas.
     function show(image) {
       shown = true;
-      empty = false;
       paint.pixels(ink, H, W, paint.photograph(image, C), 0, 0, SIDE / W);
     }
 
@@ -187,7 +184,7 @@ const picture = (() => {
         el("button", { type: "button", onclick: () => { clear(); shown = false; changed(read(), "drawing"); }, id: "clear" }, "Clear"),
         el("label", { class: "button", for: "file", tabindex: 0, onkeydown: (event) => ["Enter", " "].includes(event.key) && input.click() }, "Open an image"), input),
       el("p", { class: "note" }, digits ? "Draw here, or drop an image." : "Draw on the image, or drop another."), note);
-    return { element, show, isEmpty: () => empty };
+    return { element, show };
   }
 
   // Colour as it is, or gray as 0.299 red + 0.587 green + 0.114 blue.

@@ -55,9 +55,28 @@ class Own(nnx.Module):
         return self.after(self.conv(x))
 
 
+def crossed(y: jax.Array) -> jax.Array:
+    half, squashed = 0.5 * y, 2.0 * jnp.tanh(y + 1.0 * y)
+    return (half + squashed) + half
+
+
+def read_twice(y: jax.Array) -> jax.Array:
+    squashed = jnp.tanh(2.0 * y)
+    return 3.0 * squashed + squashed
+
+
+@pytest.mark.parametrize("after", [crossed, read_twice])
+def test_what_is_read_elsewhere_too_is_not_joined(after: Callable[[jax.Array], jax.Array]) -> None:
+    graph = read_graph(Own(after), (8, 8, 1))
+    kinds = [node.step.kind for node in graph]
+    assert "scaled_tanh" not in kinds and kinds.count("tanh") == 1
+    assert all(read < number for number, node in enumerate(graph) for read in node.inputs)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (Own(lambda y: (8 * y).astype(jnp.int32).astype(jnp.float32)), "it computes 'convert_element_type'"),
         (Own(layers.MinPool(2)), r"the layer after \(MinPool\): the class MinPool is not among those that it knows"),
         (Own(jnp.sin), "after conv it computes 'sin', which is not among what it knows between layers"),
         (Own(lambda y: y.mean((1, 2))), "after conv it computes 'reduce_sum'"),
