@@ -81,9 +81,10 @@ class KernelLayer(Layer):
         rngs: nnx.Rngs,
         keywords: Mapping[str, object],
     ):
-        own, passed_on = (inspect.signature(f).parameters for f in (type(self), type(self)._op))
-        known = [*own, *(name for name, parameter in passed_on.items() if parameter.kind is parameter.KEYWORD_ONLY)]
-        check_keywords(type(self).__name__, keywords, [name for name in known if name != "keywords"])
+        own, passed_on = (inspect.signature(f).parameters for f in (type(self).__init__, type(self)._op))
+        by_name = [name for name, parameter in passed_on.items() if parameter.kind is parameter.KEYWORD_ONLY]
+        known = [name for name in (*own, *by_name) if name not in ("self", "keywords")]
+        check_keywords(type(self).__name__, keywords, known)
         self.kernel = nnx.Param(kernel_init(rngs.params(), kernel_shape, jnp.float32))
         self.bias = None if bias_shape is None else nnx.Param(jnp.zeros(bias_shape, jnp.float32))
         self.dtype = dtype

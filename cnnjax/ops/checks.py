@@ -68,6 +68,8 @@ def check_keywords(op: str, given: Iterable[str], known: list[str]) -> None:
 
 def _unknown_keyword(op: str, name: str, known: list[str]) -> str:
     meant = FOREIGN_KEYWORDS.get(name)
+    if name == "bias" and "use_bias" in known:  # of a layer
+        meant = "use_bias"
     if meant in known:
         return f"{op} takes {meant}=, not {name}="
     if meant == "window" and "w" in known:

@@ -11,7 +11,7 @@ from cnnjax.train.metrics import add_pictures
 from cnnjax.train.optimizers import freeze, max_norm
 from cnnjax.train.options import Options
 from cnnjax.train.result import Result
-from cnnjax.train.state import GraphDefs, TrainState, apply_training, split
+from cnnjax.train.state import GraphDefs, TrainState, apply_training, initial, split
 from cnnjax.train.state import load_state as load
 from cnnjax.train.step import Augment, Prepare, Views, make_batches, make_predict, make_train_step
 from cnnjax.train.task import BeforeEpoch
@@ -40,6 +40,7 @@ __all__ = [
     "fit",
     "fit_at_once",
     "freeze",
+    "initial",
     "load",
     "lookahead",
     "loss_scale_of",

@@ -81,11 +81,11 @@ def fit_at_once(
       >>> [round(float(result.model(x[:1])[0, 0]), 1) for result in results]
       [-3.0, -3.0, -3.0]
     """
-    count = len(models)
-    own_data = [data] * count if isinstance(data, Mapping) else data
+    own_data: Any = [data] * len(models) if isinstance(data, Mapping) and hasattr(models, "__len__") else data
     _check(models, own_data, workdirs, seeds, arguments)
     tasks = [_task(*own, arguments) for own in zip(models, own_data, workdirs, seeds, strict=True)]
     _check_alike(tasks)
+    count = len(models)
     places = jax.local_devices()[:count]
     with contextlib.ExitStack() as stack:
         caught = stack.enter_context(catch_signals(tasks[0].watch.stopping))
@@ -218,6 +218,9 @@ def _check(
     arguments: Mapping[str, Any],
 ) -> None:
     """Raises UserError where the arguments are not those of nets that can be trained at once."""
+    for name, each in (("models", models), ("data", data), ("workdirs", workdirs), ("seeds", seeds)):
+        if not hasattr(each, "__len__"):
+            raise UserError(f"`{name}` must have one entry for each net, was {each!r}.")
     if not models:
         raise UserError("`models` must be the nets to train, was empty.")
     for name, each in (("data", data), ("workdirs", workdirs), ("seeds", seeds)):
@@ -261,4 +264,4 @@ def _structure(model: nnx.Module) -> tuple[str | None, Any]:
     if not isinstance(model, nnx.Module):
         raise UserError(f"`models` must be flax.nnx.Modules, had a {type(model).__name__}.")
     _, *arrays = split(model)
-    return fingerprint.of_function(model), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arrays)
+    return fingerprint.of_function(model, parameters=False), jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arrays)

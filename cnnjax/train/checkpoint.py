@@ -264,8 +264,8 @@ def best_step(workdir: Path) -> int | None:
 def restore(workdir: str | Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads a run's checkpoint, verified bit by bit.
 
-    `cnnjax.models.build(config)` makes the model and `cnnjax.train.load(model, state["params"], state["rest"])`
-    fills it.
+    `cnnjax.models.build(config)` makes the model of a script's run, and
+    `cnnjax.train.load(model, state.get("average", state["params"]), state["rest"])` fills it: the net that was scored.
 
     Args:
       workdir: the run's folder.

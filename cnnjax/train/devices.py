@@ -115,8 +115,13 @@ def bytes_of(state: Tree) -> tuple[int, int]:
 
 
 def to_host(tree: Tree) -> Tree:
-    """Returns NumPy arrays, whole in each process; all processes must call it."""
-    return jax.tree.map(lambda leaf: np.asarray(readable(leaf)), tree)  # one by one, to save the devices' memory
+    """Returns NumPy arrays, whole in each process, and random keys as they are; all processes must call it."""
+
+    def on_host(leaf: Any) -> Any:
+        whole = readable(leaf)
+        return whole if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(whole)
+
+    return jax.tree.map(on_host, tree)  # one by one, to save the devices' memory
 
 
 def readable(tree: Tree) -> Tree:

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnnjax.errors import UserError
 from cnnjax.train import devices
-from cnnjax.train.examples import Split
+from cnnjax.train.examples import Split, specs
 from cnnjax.train.losses import Loss, Metric, Scalars, batch_values
 from cnnjax.train.reading import Read, Skipped, read_batches
 from cnnjax.train.state import GraphDefs, TrainState, Tree
@@ -58,6 +59,23 @@ class Evaluator:
             return batch_values(loss, metrics, outputs, y)[1]
 
         self._values = values
+
+    def check(self, state: TrainState, name: str, split: Split) -> None:
+        """Raises UserError where a split cannot be evaluated: before anything is trained, and without computing."""
+        rows = self._size
+        x = jax.tree.map(lambda one: jax.ShapeDtypeStruct((rows, *one.shape[1:]), one.dtype), specs(split).x)
+        try:
+            outputs = jax.eval_shape(self._apply, state.evaluated(), state.rest, x)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise UserError(f"the net cannot be evaluated on the examples of `data['{name}']`: {error}.") from error
+        for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
+            if leaf.shape[:1] != (rows,):
+                which = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise UserError(
+                    f"the net must give one row for each example in evaluation; its output {which} has shape "
+                    f"{leaf.shape} for {rows} examples of `data['{name}']`. Give what is not of examples in training "
+                    "mode alone, or broadcast it."
+                )
 
     def scores(self, state: TrainState, split: Split) -> dict[str, float]:
         """Returns the mean over the examples of each value, by name: `loss` and the metrics.

@@ -160,7 +160,8 @@ def _to_split(name: str, given: Any) -> Split:
         examples = Examples(*(_to_arrays(part) for part in given))
         _check(name, examples)
         return examples
-    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not hasattr(given, "shape"):
+    is_source = hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, Mapping)
+    if is_source and not hasattr(given, "shape"):
         if not len(given):
             raise UserError(f"`data['{name}']` is empty: it must have at least one example.")
         if len(given) > MOST_EXAMPLES:

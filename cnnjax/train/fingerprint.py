@@ -41,9 +41,13 @@ HIDDEN = ("__", "_pytree__")
 """How the names of attributes begin that Python and nnx keep for themselves."""
 
 
-def of_function(function: Any) -> str:
-    """Returns `name digest` for a function, an optax transformation, or any object that is called."""
-    described = _Description().of(function)
+def of_function(function: Any, *, parameters: bool = True) -> str:
+    """Returns `name digest` for a function, an optax transformation, or any object that is called.
+
+    The parameters of nets count, as a loss may have a net of its own; but without `parameters`: those of the net that
+    is trained are the checkpoint's.
+    """
+    described = _Description(parameters).of(function)
     return f"{_name(function)} {hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]}"
 
 
@@ -110,7 +114,8 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
 class _Description:
     """Describes a value by JSON values that are equal where the values are; ends at cycles and in deep nesting."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: bool) -> None:
+        self._parameters = parameters
         self._met: dict[int, tuple[int, Any]] = {}  # number by id; the object too, so that no other gets its id
         self._depth = 0
 
@@ -165,8 +170,10 @@ class _Description:
             return _name(value) if _installed(value) else self._of_class(value)
         if isinstance(value, types.ModuleType | types.BuiltinFunctionType | np.ufunc):
             return f"{getattr(value, '__module__', None)}.{value.__name__}"
-        if isinstance(value, nnx.Variable | logging.Logger):
-            return _name(type(value))  # the parameters are compared with the checkpoint's
+        if isinstance(value, nnx.Variable):
+            return [_name(type(value)), self.of(value.get_value()) if self._parameters else None]
+        if isinstance(value, logging.Logger):
+            return _name(type(value))
         if hasattr(value, "__wrapped__"):  # a jitted function, a custom derivative
             return ["wrapped", self.of(value.__wrapped__)]
         hidden = "_" if _installed(type(value)) else HIDDEN  # what a library keeps for itself may be a cache
@@ -181,6 +188,10 @@ class _Description:
         if _installed(function):
             return [_name(function), *values]
         used = {name: function.__globals__.get(name) for name in sorted(_globals_of(function.__code__))}
+        for module in [*used.values(), *cells]:
+            if isinstance(module, types.ModuleType) and not _is_file_of_a_package(module):  # what it uses of one's own
+                names = sorted(set(function.__code__.co_names) & vars(module).keys())
+                used |= {f"{module.__name__}.{name}": getattr(module, name) for name in names}
         return [_name(function), *values, self.of(function.__code__), [[name, self.of(used[name])] for name in used]]
 
     def _of_class(self, owner: type) -> list[Any]:
@@ -206,8 +217,12 @@ def _installed(value: Any) -> bool:
     import sys
 
     module = sys.modules.get(getattr(value, "__module__", None) or "")
+    return module is not None and _is_file_of_a_package(module) and module.__name__ != "__main__"
+
+
+def _is_file_of_a_package(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None)
-    return module is not None and (file is None or file.startswith((*PACKAGES, OWN))) and module.__name__ != "__main__"
+    return file is None or file.startswith((*PACKAGES, OWN))
 
 
 def _filled(cell: types.CellType) -> bool:

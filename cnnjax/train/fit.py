@@ -54,10 +54,11 @@ def fit(
       optimizer: any optax transformation, or a name of `train.optimizers.OPTIMIZERS`; then the options
         `optimizer_options`, `learning_rate`, `schedule`, `warmup`, `weight_decay`, `decay`, `nesterov` and `grad_clip`
         count.
-      prepare: `prepare(x)` turns a batch, uint8 made float32, into the model's input.
+      prepare: `prepare(x)` turns a batch, uint8 made float32, into the model's input, each example by itself: in
+        evaluation the last batch is filled up with zeros, whose outputs are dropped.
       augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare` in training.
-      views: `views(x)`, comes before `prepare` in evaluation: turns `(B, ...)` into V views `(V, B, ...)`, over which
-        the outputs are averaged (logits as probabilities).
+      views: `views(x)`, comes before `prepare` in evaluation: turns `(B, ...)` into V views `(V, B, ...)`, likewise,
+        over which the outputs are averaged (logits as probabilities).
       before_epoch: what to compute before each epoch.
       config: further JSON values for `config.json`, such as what `models.build` needs to build the net again.
       make_update: `make_update(net, optimizer)` returns an update of your own, see `train.make_update`; `loss` and

@@ -65,6 +65,10 @@ class Run:
         self.before_epoch = self._jit_before_epoch()
         self.evaluator: Evaluator = like.evaluator if like and self.skipped is None else self._make_evaluator()
 
+        for name, split in task.splits.items():
+            if name != "train":
+                self.evaluator.check(state, name, split)
+
         self.interval, self.epoch_means = Means(), Means()
         state = self._resume(self.with_extra(self._place(state)[0], 0))
         self.state, shardings = self._place(state)

@@ -81,8 +81,8 @@ def top_k(k: int) -> Metric:
 
 
 def default_metrics(outputs: Arrays, y: Arrays) -> Mapping[str, Metric]:
-    """Returns the accuracy where outputs are logits `(N, C)` and labels classes `(N,)`, else nothing."""
-    return {"accuracy": accuracy} if are_classes(outputs, y) else {}
+    """Returns the accuracy where outputs are logits `(N, C)`, C above 1, and labels classes `(N,)`, else nothing."""
+    return {"accuracy": accuracy} if are_classes(outputs, y) and outputs.shape[-1] > 1 else {}
 
 
 def are_classes(outputs: Arrays, y: Arrays) -> bool:
@@ -120,7 +120,7 @@ def batch_values(
     for name, scalar in values.items():
         if jnp.shape(scalar) != ():
             raise UserError(f"the metric {name!r} must be a scalar, the mean over the batch; was {_described(scalar)}.")
-    return value, {name: jnp.asarray(scalar) for name, scalar in values.items()}
+    return jnp.asarray(value), {name: jnp.asarray(scalar) for name, scalar in values.items()}
 
 
 def _described(result: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -158,7 +159,7 @@ def _checked(name: str, options: Mapping[str, float]) -> Mapping[str, float]:
         if isinstance(known[option], bool):
             fits, text = isinstance(value, bool), "True or False"
         else:
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
             fits = fits and 0 <= value < (1 if share else math.inf)
             text = "a number from 0 to below 1" if share else "a finite number of at least 0"
         if not fits:

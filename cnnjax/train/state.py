@@ -14,6 +14,7 @@ from flax import nnx
 
 from cnnjax.data import rng
 from cnnjax.errors import UserError
+from cnnjax.train.examples import canonical
 
 Tree = Any  # nested dicts of arrays
 
@@ -62,11 +63,14 @@ class GraphDefs(NamedTuple):
 def split(model: nnx.Module) -> tuple[GraphDefs, Tree, Tree]:
     """Splits a module into static structure, parameters, and other state as plain dicts.
 
-    The state of its random layers is left out. The module is read, not changed.
+    The state of its random layers is left out. The module is read, not changed; its arrays are the module's own, so
+    where a training step overwrites them start from `initial`, which copies.
     """
     model = nnx.clone(model)
+    nnx.pop(model, nnx.Intermediate)  # what an earlier call has left
     model.train()
     training, params, rest, streams = _split(model)
+    params, rest = jax.tree.map(_as_array, (params, rest))
     model.eval()
     return GraphDefs(training, nnx.graphdef(model), jax.eval_shape(lambda: streams)), params, rest
 
@@ -93,6 +97,7 @@ def apply_training(
         raise ValueError("key must be a random key, was None: the net has random layers")
     model = nnx.merge(net.training, params, rest, _streams(net, key))
     outputs = model(x)
+    nnx.pop(model, nnx.Intermediate)  # what was sown to be looked at is no state
     return outputs, _split(model)[2]
 
 
@@ -136,8 +141,14 @@ def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
 
 
 def by_name(state: TrainState) -> dict[str, Any]:
-    """Returns the leaves of a state as `{"params/conv1/kernel": leaf, ...}`."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    """Returns the leaves of a state as `{"params/conv1/kernel": leaf, ...}`; of random keys their numbers."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {_name(path): jax.random.key_data(leaf) if is_key(leaf) else leaf for path, leaf in leaves}
+
+
+def is_key(leaf: Any) -> bool:
+    """True for arrays of random keys, which an optimiser may hold."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainState:
@@ -158,7 +169,12 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: TrainState) -> TrainStat
             + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
             + ". Build the model from the config.json beside it, or give another `workdir`."
         )
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+    def restored(array: np.ndarray, leaf: Any) -> Any:
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf)) if is_key(leaf) else array
+
+    leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, map(restored, (arrays[name] for name in wanted), leaves))
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -206,6 +222,11 @@ def _split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree, Tree]:
     graph, *states = nnx.split(model, nnx.Param, nnx.RngState, ...)
     params, streams, rest = map(nnx.to_pure_dict, states)
     return graph, params, rest, streams
+
+
+def _as_array(leaf: Any) -> jax.Array:
+    """Returns what a module holds as an array: NumPy's and Python's numbers too."""
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(canonical(np.asarray(leaf)))
 
 
 def _inference(net: GraphDefs, params: Tree, rest: Tree) -> nnx.Module:

@@ -120,6 +120,8 @@ def make_task(
         json.dumps(config)
     except (TypeError, ValueError) as error:
         raise UserError(f"`config` must hold JSON values alone: {error}.") from None
+    if not isinstance(config, Mapping | None):
+        raise UserError(f"`config` must be a dict of JSON values, was {type(config).__name__}.")
     _check_functions(functions)
     splits, settings = to_splits(data), _options(optimizer, options)
     if workdir is None and settings.profile:
@@ -138,6 +140,11 @@ def make_task(
         _check_unused(settings)
     else:
         _check_labels(net, params, rest, splits, functions)
+    if settings.ema is not None and any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(params)):
+        raise UserError(
+            f"`ema={settings.ema}` needs parameters of float32: an average in halves stands still. Keep them so, and "
+            "compute in halves by the layers' `dtype`."
+        )
     folder = None if workdir is None else _folder(workdir)
     settings = _with_updates_per_call(settings, folder, splits["train"])
     decided = _decided(model, optimizer, settings, splits, functions)
@@ -265,6 +272,8 @@ def _check_functions(functions: Mapping[str, Any]) -> None:
     if metrics is not None and not (isinstance(metrics, Mapping) and all(map(callable, metrics.values()))):
         raise UserError(f"`metrics` must be functions by name, such as {{'accuracy': accuracy}}, was {metrics!r}.")
     for name in metrics or {}:
+        if not isinstance(name, str):
+            raise UserError(f"`metrics` must be named by str, had {name!r}.")
         if name in ("loss", "step", "epoch"):
             raise UserError(f"`metrics` has a function named {name!r}, which the records have already: rename it.")
 
@@ -295,6 +304,11 @@ def _check_labels(
         return apply_inference(net, params, rest, x if prepare is None else prepare(x))
 
     found = jax.eval_shape(outputs, *specs(splits["train"]))
+    if getattr(found, "shape", ())[-1:] == (1,):
+        raise UserError(
+            "the net has one output, of which a softmax is always 1: for two classes give it two, or a `loss` of your "
+            "own such as optax.sigmoid_binary_cross_entropy."
+        )
     for name, one in splits.items():
         y = specs(one).y
         soft = hasattr(y, "shape") and hasattr(found, "shape") and y.shape[1:] == found.shape[1:]
@@ -338,6 +352,10 @@ def _decided(
     return {
         **settings,
         "data": {name: fingerprint.of_data(one) for name, one in splits.items()},
-        "functions": {name: fingerprint.of_function(one) for name, one in named.items() if one is not None},
+        "functions": {
+            name: fingerprint.of_function(one, parameters=name != "model")
+            for name, one in named.items()
+            if one is not None
+        },
         "environment": environment,
     }

@@ -136,6 +136,7 @@ def test_errors() -> None:
     for make, message in [
         (lambda: layers.Conv(1, 6, (5, 5), strides=2, rngs=rngs()), "Conv takes stride=, not strides="),
         (lambda: layers.Conv(1, 6, kernel_size=(5, 5), rngs=rngs()), "missing|kernel_size"),
+        (lambda: layers.Conv(1, 6, (5, 5), bias=False, rngs=rngs()), "Conv takes use_bias=, not bias="),
         (
             lambda: layers.Conv(1, 6, 5, rngs=rngs()),
             r"window must be one int per .*, as \(5, 5\), got 5",
