@@ -47,7 +47,7 @@ def make_batches(
     convolution.
 
     Args:
-      mesh: with the axis `"batch"`.
+      mesh: with the axis `"batch"`, of type `jax.sharding.AxisType.Auto`.
       seed: with the step, decides the augmentation.
       prepare: turns examples, uint8 made float32, into the model's input; `None` leaves them.
       augment: `augment(key, x)` or `augment(key, x, y) -> (x, y)`, comes before `prepare`; `None` for none. Where it
@@ -146,7 +146,7 @@ def make_predict(
 
     Args:
       net: as `split` returns it.
-      mesh: with the axis `"batch"`.
+      mesh: with the axis `"batch"`, of type `jax.sharding.AxisType.Auto`.
       prepare: turns examples into the model's input; `None` leaves them.
       batch_size: examples per device and call; the last batch is padded with zeros, whose outputs are dropped. `None`
         means 256, as in evaluation, and of fewer examples the next power of two per device; each is compiled at its
@@ -155,11 +155,16 @@ def make_predict(
         much each counts, and averages logits as they are.
       probabilities: whether outputs are logits, so that views are averaged as the logarithm of the mean softmax;
         otherwise by the mean of the outputs.
+
+    Raises:
+      ValueError: of `predict`, there is no example.
     """
     apply = make_apply(net, mesh, prepare, views=views, probabilities=probabilities)
 
     def predict(state: TrainState, x: Tree) -> Tree:
         params, n = state.evaluated(), len(jax.tree.leaves(x)[0])
+        if not n:
+            raise ValueError("x must have at least one example, had none")
         size = mesh.size * (batch_size or min(LARGEST_BATCH, power_of_two(-(-n // mesh.size))))
         calls = [(apply(params, state.rest, padded), count) for padded, count in padded_batches(x, size)]
         parts = [jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], outputs) for outputs, count in calls]

@@ -80,6 +80,8 @@ def test_every_example_is_evaluated_once() -> None:
     net, first = state.initial(model, optimizers.optimizer("sgd", 0.1))
     images = tiny.examples(37, 2).x
     predict = step.make_predict(net, devices.data_mesh(), lambda pixels: pixels / 255, batch_size=10)
+    with pytest.raises(ValueError, match="x must have at least one example"):
+        predict(first, np.zeros((0, 4, 4, 1), np.uint8))
     model.eval()
     expected = np.asarray(model(jnp.asarray(images, jnp.float32) / 255))
     np.testing.assert_allclose(predict(first, images), expected, rtol=1e-5, atol=1e-6)
