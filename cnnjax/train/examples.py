@@ -178,7 +178,7 @@ def _to_split(name: str, given: Any) -> Split:
 
 
 def _first(given: Any) -> Any:
-    """Returns the first example of a source that can be read; None where many cannot."""
+    """Returns the first example of a source that can be read; UserError where many cannot."""
     for number in range(min(len(given), MOST_IN_A_ROW)):
         with contextlib.suppress(CorruptExample):
             return given[number]

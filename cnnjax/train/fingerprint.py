@@ -171,7 +171,7 @@ class _Description:
         if isinstance(value, types.ModuleType | types.BuiltinFunctionType | np.ufunc):
             return f"{getattr(value, '__module__', None)}.{value.__name__}"
         if isinstance(value, nnx.Variable):
-            return [_name(type(value)), self.of(value.get_value()) if self._parameters else None]
+            return [_name(type(value)), self.of(value.get_value())] if self._parameters else _name(type(value))
         if isinstance(value, logging.Logger):
             return _name(type(value))
         if hasattr(value, "__wrapped__"):  # a jitted function, a custom derivative
