@@ -13,6 +13,8 @@ from flax import nnx
 from cnnjax import describe, layers, ops
 from tests import nets
 
+pytestmark = pytest.mark.thorough
+
 SIDE, CHANNELS = 12, 3
 Function = Callable[[jax.Array], jax.Array]
 

@@ -10,6 +10,8 @@ from cnnjax import ops
 from cnnjax.ops import activations
 from tests.ops.examples import NAMES, WITHOUT_ARRAYS, example_of
 
+pytestmark = pytest.mark.thorough
+
 #: float32 takes the way of float64, float16 that of bfloat16.
 DTYPES = [("bfloat16", "float64"), pytest.param(("float32", "float16"), marks=pytest.mark.slow)]
 

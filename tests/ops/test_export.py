@@ -11,6 +11,8 @@ from jax import export
 from cnnjax.ops import activations
 from tests.ops.examples import NAMES, Example, example_of
 
+pytestmark = pytest.mark.thorough
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 #: Activation functions that look along an axis or at the shape of a parameter.
 SIZED = ("crelu", "glu", "log_softmax", "maxout", "prelu", "softmax", "sparsemax", "swiglu")

@@ -15,6 +15,8 @@ import pytest
 from cnnjax.train import checkpoint
 from tests import processes
 
+pytestmark = pytest.mark.thorough
+
 FLAGS = ("--epochs=2", "--batch_size=96", "--log_every=1", "--eval_every=2")
 UPDATES = 2 * 14
 

@@ -14,6 +14,8 @@ from jax.scipy.sparse.linalg import bicgstab
 from cnnjax import ops
 from cnnjax.ops.conv import onednn
 
+pytestmark = pytest.mark.thorough
+
 X = jnp.sin(jnp.arange(2 * 8 * 9 * 4.0)).reshape(2, 8, 9, 4)
 W = jnp.cos(jnp.arange(3 * 3 * 4 * 4.0)).reshape(3, 3, 4, 4)
 OPS = {

@@ -10,6 +10,8 @@ from jax.experimental import checkify, jet
 from cnnjax import ops
 from tests.ops.pool.cases import BESIDE_EXAMPLES, INDICES, POOLS, SHAPE, gradient, quick_and_slow, sample
 
+pytestmark = pytest.mark.thorough
+
 ALL, QUICK = list(POOLS), quick_and_slow()
 #: Where tests/ops/test_jax_tools.py and test_export.py do the same with an example of every op.
 BESIDE = quick_and_slow(BESIDE_EXAMPLES)
