@@ -99,13 +99,13 @@ def find_runs(arguments: Sequence[str]) -> list[Run]:
     if not arguments:
         raise UserError("nothing to compare: give the folders of runs, or folders of runs.")
     found: dict[Path, Run] = {}
-    inside = {argument: run_folders(Path(argument)) for argument in arguments}
-    without = [argument for argument, folders in inside.items() if not folders]
-    if len(without) == len(inside):
+    inside = [run_folders(Path(argument)) for argument in arguments]
+    without = [argument for argument, folders in zip(arguments, inside, strict=True) if not folders]
+    if len(without) == len(arguments):
         raise UserError(f"{without[0]} holds no run: neither it nor a folder in it has a config.json.")
     if without:
         print(f"passed over, as they hold no run: {', '.join(without)}")
-    for folders in inside.values():
+    for folders in inside:
         for folder in folders:
             if folder.resolve() in found:
                 raise UserError(f"{folder} is given twice (as {found[folder.resolve()].folder}): leave one out.")

@@ -261,7 +261,7 @@ def map_taps(f: Callable[[jax.Array], jax.Array], x: jax.Array, windows: Windows
 
 
 def summed_columns(x: jax.Array, windows: Windows) -> jax.Array:
-    """Does as `columns`; its derivative, which adds up an element's patches, is accumulated in float32 or better."""
+    """Returns what `columns` returns; its gradient, a sum over the patches of an element, is summed in float32."""
     if x.dtype not in ("bfloat16", "float16"):
         return columns(x, windows)
     return columns(x.astype("float32"), windows).astype(x.dtype)

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnnjax.errors import UserError
-from cnnjax.train.state import TrainState, Tree
+from cnnjax.train.state import TrainState, Tree, is_key
 
 LEAST_SHARDED = 2**14
 """Elements of the smallest array that is sharded: smaller ones would cost more messages than they save memory."""
@@ -119,7 +119,7 @@ def to_host(tree: Tree) -> Tree:
 
     def on_host(leaf: Any) -> Any:
         whole = readable(leaf)
-        return whole if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(whole)
+        return whole if is_key(leaf) else np.asarray(whole)
 
     return jax.tree.map(on_host, tree)  # one by one, to save the devices' memory
 

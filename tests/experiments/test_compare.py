@@ -134,6 +134,7 @@ def test_bad_input_ends_with_a_sentence(tmp_path: Path) -> None:
         ([tmp_path / "file"], f"{tmp_path}/file is no folder"),
         ([tmp_path / "empty"], f"{tmp_path}/empty holds no run: neither it nor a folder in it has a config.json"),
         ([fresh], f"{fresh} has no records yet: wait for the end of its first epoch"),
+        ([seeds, seeds], f"{seeds}/seed0 is given twice (as {seeds}/seed0): leave one out"),
         ([seeds, seeds / "seed0"], f"{seeds}/seed0 is given twice (as {seeds}/seed0): leave one out"),
         ([seeds, other], f"no score in common, so there is nothing to compare ({seeds}/seed0: test_loss"),
     ):

@@ -37,7 +37,7 @@ def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
     x = as_float_array("x", x)
     axis = as_axis(x, axis)
     wide = x.astype(accumulator_dtype(x.dtype))
-    wide = wide - lax.stop_gradient(wide.max(axis, keepdims=True))  # the same point; large numbers would swallow the 1
+    wide = wide - lax.stop_gradient(wide.max(axis, keepdims=True))  # no change: only differences count
     descending = -jnp.sort(-wide, axis)
     count = lax.broadcasted_iota(wide.dtype, wide.shape, axis) + 1
     # the support is the largest entries, as long as each is above the tau that it leads to
